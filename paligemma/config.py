@@ -1,0 +1,326 @@
+"""Sizes of a PaliGemma: three frozen dataclasses, config.json in and out, the published variants.
+
+Source: the PaliGemma reports (arXiv 2407.07726 and 2412.03555) for the variants; Hugging Face
+transformers (PaliGemmaConfig, GemmaConfig, Gemma2Config, SiglipVisionConfig) for config.json and
+for the values that stand in where a published config.json leaves a key out.
+
+Gemma 1 and Gemma 2 are one decoder here: its fields say what differs, never a version name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The SigLIP tower. `image_size` and `patch_size` are in pixels, and images are square."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    image_size: int
+    patch_size: int
+    num_channels: int = 3
+    layer_norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _require_multiple("image_size", self.image_size, "patch_size", self.patch_size)
+        _require_multiple(
+            "vision hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
+        )
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the image."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_image_tokens(self) -> int:
+        return self.grid**2
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The Gemma decoder. Everything from `query_pre_attn_scalar` down is what Gemma 2 adds."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int = 8192
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    query_pre_attn_scalar: float | None = None  # scores are divided by its root; None: head_dim
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+    sliding_window: int | None = None  # columns that layers 0, 2, 4, … see, the own one included
+    sandwich_norms: bool = False  # a norm after attention and after the MLP too: four a layer
+
+    def __post_init__(self) -> None:
+        _require_multiple(
+            "num_attention_heads",
+            self.num_attention_heads,
+            "num_key_value_heads",
+            self.num_key_value_heads,
+        )
+        _require_multiple("head_dim", self.head_dim, "2 (RoPE turns pairs)", 2)
+
+    @property
+    def attention_scale(self) -> float:
+        scalar = self.query_pre_attn_scalar
+        return (self.head_dim if scalar is None else scalar) ** -0.5
+
+
+@dataclass(frozen=True)
+class PaliGemmaConfig:
+    """A whole model. `projection_dim`, the connector's output, is the decoder's width."""
+
+    vision_config: VisionConfig
+    text_config: TextConfig
+    projection_dim: int
+    image_token_index: int
+    pad_token_id: int = 0
+    eos_token_id: int = 1
+    bos_token_id: int = 2
+
+    def __post_init__(self) -> None:
+        if self.projection_dim != self.text_config.hidden_size:
+            raise ValueError(
+                f"projection_dim is {self.projection_dim}, but the decoder's hidden_size is "
+                f"{self.text_config.hidden_size}: image features could not join the text."
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PaliGemmaConfig:
+        """Read the dictionary of a config.json; raise ValueError for what is not built here."""
+        if (kind := values.get("model_type", "paligemma")) != "paligemma":
+            raise ValueError(f"config.json is of a {kind!r} model; only 'paligemma' can be loaded.")
+        vision = _vision_from_dict(values.get("vision_config") or {})
+        text_values = values.get("text_config") or {}
+        text = _text_from_dict(text_values)
+
+        def token(name: str, otherwise: int) -> int:
+            found = values.get(name, text_values.get(name, otherwise))
+            return found[0] if isinstance(found, list) else found
+
+        image_token = values.get("image_token_index", values.get("image_token_id", 256000))
+        return cls(
+            vision_config=vision,
+            text_config=text,
+            projection_dim=values.get("projection_dim", 2048),
+            image_token_index=image_token,
+            pad_token_id=token("pad_token_id", 0),
+            eos_token_id=token("eos_token_id", 1),
+            bos_token_id=token("bos_token_id", 2),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The dictionary of a config.json that transformers loads too."""
+        return {
+            "architectures": ["PaliGemmaForConditionalGeneration"],
+            "model_type": "paligemma",
+            "image_token_index": self.image_token_index,
+            "projection_dim": self.projection_dim,
+            "hidden_size": self.projection_dim,
+            "vocab_size": self.text_config.vocab_size,
+            "pad_token_id": self.pad_token_id,
+            "eos_token_id": self.eos_token_id,
+            "bos_token_id": self.bos_token_id,
+            "tie_word_embeddings": True,
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "hidden_act": "gelu_pytorch_tanh",
+                "vision_use_head": False,
+                **asdict(self.vision_config),
+            },
+            "text_config": {
+                **_text_to_dict(self.text_config),
+                "pad_token_id": self.pad_token_id,
+                "eos_token_id": self.eos_token_id,
+                "bos_token_id": self.bos_token_id,
+            },
+        }
+
+
+def _require_multiple(name: str, value: int, of: str, divisor: int) -> None:
+    if value < 1 or divisor < 1 or value % divisor:
+        raise ValueError(f"{name} is {value}; it must be a positive multiple of {of}, {divisor}.")
+
+
+# What transformers 5.23 assumes where config.json has no such key. The published PaliGemma files
+# do leave keys out: no head_dim in any text_config, no image_size in the 224 px vision_configs.
+_VISION_DEFAULTS = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
+    "num_channels": 3,
+    "layer_norm_eps": 1e-6,
+}
+_TEXT_SHARED = {
+    "vocab_size": 256000,
+    "head_dim": 256,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+}
+_TEXT_DEFAULTS = {
+    "gemma": {
+        **_TEXT_SHARED,
+        "hidden_size": 3072,
+        "intermediate_size": 24576,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+    },
+    "gemma2": {
+        **_TEXT_SHARED,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "query_pre_attn_scalar": 256,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "sliding_window": 4096,
+    },
+}
+_TEXT_MAY_BE_NULL = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
+
+
+def _numbers(part: str, values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The keys of `defaults`, as given or by default; null switches an optional effect off."""
+    chosen = {key: values.get(key, default) for key, default in defaults.items()}
+    for key, value in chosen.items():
+        off = value is None and key in _TEXT_MAY_BE_NULL
+        if not off and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{part}.{key} is {value!r}; it must be a number.")
+    return chosen
+
+
+def _vision_from_dict(values: dict[str, Any]) -> VisionConfig:
+    _require("vision_config.hidden_act", values.get("hidden_act"), ("gelu_pytorch_tanh",))
+    return VisionConfig(**_numbers("vision_config", values, _VISION_DEFAULTS))
+
+
+def _text_from_dict(values: dict[str, Any]) -> TextConfig:
+    kind = values.get("model_type", "gemma")
+    if kind not in _TEXT_DEFAULTS:
+        allowed = ", ".join(map(repr, _TEXT_DEFAULTS))
+        raise ValueError(f"text_config.model_type is {kind!r}; it must be one of {allowed}.")
+
+    rope = values.get("rope_parameters") or {}  # where transformers 5 keeps rope_theta
+    _require("text_config.rope_type", rope.get("rope_type"), ("default",))
+    _require("text_config.rope_scaling", values.get("rope_scaling"), ())
+    _require("text_config.attention_bias", values.get("attention_bias"), (False,))
+    # Gemma 1 reads hidden_act, where a bare "gelu" means the tanh form; Gemma 2 hidden_activation.
+    activation = values.get("hidden_act" if kind == "gemma" else "hidden_activation")
+    spellings = ("gelu_pytorch_tanh", "gelu") if kind == "gemma" else ("gelu_pytorch_tanh",)
+    _require("text_config's activation", activation, spellings)
+
+    given = {"rope_theta": rope.get("rope_theta", 10000.0)} | values
+    numbers = _numbers("text_config", given, _TEXT_DEFAULTS[kind])
+    config = TextConfig(sandwich_norms=kind == "gemma2", **numbers)
+    alternating = [
+        "full_attention" if index % 2 else "sliding_attention"
+        for index in range(config.num_hidden_layers)
+    ]
+    if kind == "gemma2":
+        _require("text_config.layer_types", values.get("layer_types"), (alternating,))
+    return config
+
+
+def _text_to_dict(config: TextConfig) -> dict[str, Any]:
+    values = asdict(config)
+    kind = "gemma2" if values.pop("sandwich_norms") else "gemma"
+    if kind == "gemma2":
+        values["hidden_activation"] = "gelu_pytorch_tanh"
+        if config.query_pre_attn_scalar is None:
+            values["query_pre_attn_scalar"] = config.head_dim
+    else:
+        values["hidden_act"] = "gelu_pytorch_tanh"
+        for key in _TEXT_DEFAULTS["gemma2"].keys() - _TEXT_DEFAULTS["gemma"].keys():
+            if values.pop(key) is not None:
+                raise ValueError(f"config.json cannot say {key} without sandwich_norms.")
+    return {"model_type": kind, **values}
+
+
+def _require(name: str, value: Any, allowed: tuple) -> None:
+    if value is not None and value not in allowed:
+        expected = " or ".join(map(repr, allowed)) or "absent"
+        raise ValueError(f"{name} is {value!r}; it must be {expected}.")
+
+
+# The table of 257216 rows: 256000 text tokens, 1024 <loc>, 128 <seg>, <image>, and padding.
+_gemma = partial(TextConfig, vocab_size=257216)
+_gemma2 = partial(
+    _gemma,
+    attn_logit_softcapping=50.0,
+    final_logit_softcapping=30.0,
+    sliding_window=4096,
+    sandwich_norms=True,
+)
+_DECODERS = {  # layers, heads, key-value heads, head_dim: arXiv 2403.08295 and 2408.00118, table 1
+    "paligemma-3b": _gemma(
+        hidden_size=2048,
+        intermediate_size=16384,
+        num_hidden_layers=18,
+        num_attention_heads=8,
+        num_key_value_heads=1,
+        head_dim=256,
+    ),
+    "paligemma2-3b": _gemma2(
+        hidden_size=2304,
+        intermediate_size=9216,
+        num_hidden_layers=26,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=256,
+        query_pre_attn_scalar=256,
+    ),
+    "paligemma2-10b": _gemma2(
+        hidden_size=3584,
+        intermediate_size=14336,
+        num_hidden_layers=42,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=256,
+        query_pre_attn_scalar=256,
+    ),
+    "paligemma2-28b": _gemma2(
+        hidden_size=4608,
+        intermediate_size=36864,
+        num_hidden_layers=46,
+        num_attention_heads=32,
+        num_key_value_heads=16,
+        head_dim=128,
+        query_pre_attn_scalar=144,
+    ),
+}
+VARIANTS: dict[str, PaliGemmaConfig] = {
+    f"{name}-{size}": PaliGemmaConfig(
+        vision_config=VisionConfig(
+            hidden_size=1152,
+            intermediate_size=4304,
+            num_hidden_layers=27,
+            num_attention_heads=16,
+            image_size=size,
+            patch_size=14,
+        ),
+        text_config=decoder,
+        projection_dim=decoder.hidden_size,
+        image_token_index=257152,
+    )
+    for name, decoder in _DECODERS.items()
+    for size in (224, 448, 896)
+}

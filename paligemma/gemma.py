@@ -1,0 +1,254 @@
+"""The Gemma decoder, first and second generation: RoPE, attention, MLP, block, cache.
+
+    embeddings -> L x [norm, attention, (norm) | norm, MLP, (norm)] -> norm
+
+Source: Gemma (arXiv 2403.08295), Gemma 2 (arXiv 2408.00118). What differs between the two is in
+TextConfig: query scale, softcaps, sliding window on layers 0, 2, 4, …, and the norms in brackets.
+Parameter names are those of transformers 5. The mask and the positions come from the caller, so
+the same decoder serves prefill, decoding and packed training.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paligemma.config import TextConfig
+
+
+class Recorder(Protocol):
+    """Who listens to attention while the model runs."""
+
+    def locate(self, is_image: Tensor) -> None:
+        """Told once a sequence: `is_image` [B, S] marks the columns that hold the picture."""
+
+    def __call__(self, layer: int, weights: Tensor) -> None:
+        """Told by every layer: what each query made of each column, `weights` [B, N, T, S]."""
+
+
+RECORDER: ContextVar[Recorder | None] = ContextVar("RECORDER", default=None)
+
+
+def recorder() -> Recorder | None:
+    """Who listens now; nobody inside torch.compile, which cannot trace a ContextVar."""
+    return None if torch.compiler.is_compiling() else RECORDER.get()
+
+
+class KVCache:
+    """Keys and values of everything read so far: room for `max_length` columns, allocated once.
+
+    `k`, `v` [L, B, K, S, H]; `valid` [B, S] marks the columns that are not padding; `length` is
+    how many columns are filled. Layers write in place; the model advances `length` once a call.
+    """
+
+    def __init__(
+        self,
+        config: TextConfig,
+        batch: int,
+        max_length: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        layers, heads = config.num_hidden_layers, config.num_key_value_heads
+        shape = (layers, batch, heads, max_length, config.head_dim)
+        self.k = torch.zeros(shape, device=device, dtype=dtype)
+        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.valid = torch.zeros(batch, max_length, device=device, dtype=torch.bool)
+        self.length = 0
+
+    @property
+    def max_length(self) -> int:
+        return self.valid.shape[1]
+
+    def reserve(self, valid: Tensor) -> None:
+        """Mark the next columns, `valid` [B, T]; raise ValueError where they have no room."""
+        batch, columns = valid.shape
+        if batch != self.valid.shape[0] or self.length + columns > self.max_length:
+            raise ValueError(
+                f"the cache has room for {self.valid.shape[0]} rows of {self.max_length} columns, "
+                f"{self.length} filled; {batch} rows of {columns} more were given."
+            )
+        self.valid[:, self.length : self.length + columns] = valid
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put `k`, `v` [B, K, T, H] after the filled columns; return all filled ones with them."""
+        end = self.length + k.shape[2]
+        self.k[layer, :, :, self.length : end] = k
+        self.v[layer, :, :, self.length : end] = v
+        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+
+
+def rope_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [B, 1, T, H/2] of `positions` [B, T], in float32."""
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
+    angles = positions[:, None, :, None].float() * (1 / theta ** (pairs / head_dim))
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + H/2) of `x` [B, N, T, H] by its angle."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+
+
+def softcap(x: Tensor, cap: float) -> Tensor:
+    """Squash smoothly into -cap..cap."""
+    return cap * torch.tanh(x / cap)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    scale: float,
+    cap: float | None = None,
+    record: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Mix values by the likeness of queries and keys: `q` [B, N, T, H] -> [B, N, T, H].
+
+    `k`, `v` [B, K, S, H] are each shared by N/K query heads. `mask` [B, 1, T, S] is true where a
+    query may look. Scores are multiplied by `scale`, then softcapped at `cap`. `record` is handed
+    the weights [B, N, T, S].
+    """
+    B, N, T, H = q.shape
+    K, S = k.shape[1:3]
+    if cap is None and record is None:
+        if T == 1:  # heads that share a key are rows of one product: far fewer passes over k and v
+            q = q.reshape(B, K, N // K, H)
+            return F.scaled_dot_product_attention(q, k, v, mask, scale=scale).view(B, N, T, H)
+        return F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=True)
+
+    scores = q.reshape(B, K, N // K * T, H) @ k.transpose(-1, -2)
+    scores = scores.view(B, K, N // K, T, S).float() * scale
+    if cap is not None:
+        scores = softcap(scores, cap)
+    scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1)
+    if record is not None:
+        record(weights.flatten(1, 2))
+    return (weights.to(v.dtype).view(B, K, N // K * T, S) @ v).view(B, N, T, H)
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root mean square, then scale by 1 + weight, in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], 1 + self.weight.float(), self.eps).type_as(x)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with RoPE on queries and keys."""
+
+    def __init__(self, config: TextConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.head_dim
+        self.scale = config.attention_scale
+        self.cap = config.attn_logit_softcapping
+        width = config.hidden_size
+        heads = config.num_attention_heads * config.head_dim
+        kv_heads = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(width, heads, bias=False)
+        self.k_proj = nn.Linear(width, kv_heads, bias=False)
+        self.v_proj = nn.Linear(width, kv_heads, bias=False)
+        self.o_proj = nn.Linear(heads, width, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor,
+        kv_cache: KVCache | None,
+        record: Callable[[Tensor], None] | None,
+    ) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        if kv_cache is not None:
+            k, v = kv_cache.write(self.layer, k, v)
+        mixed = attend(q, k, v, mask, self.scale, self.cap, record)
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """GeGLU: one projection gates the other."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """One layer. A checkpoint's `post_attention_layernorm` follows attention in a sandwich, and
+    stands before the MLP otherwise: the same name for two places, as published."""
+
+    def __init__(self, config: TextConfig, layer: int) -> None:
+        super().__init__()
+        self.is_local = config.sliding_window is not None and layer % 2 == 0
+        self.sandwich = config.sandwich_norms
+        self.self_attn = Attention(config, layer)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        if self.sandwich:
+            self.pre_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, *context) -> Tensor:
+        """`context` is what attention needs besides `x`: rope, mask, kv_cache, record."""
+        attended = self.self_attn(self.input_layernorm(x), *context)
+        if self.sandwich:
+            x = x + self.post_attention_layernorm(attended)
+            return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class GemmaDecoder(nn.Module):
+    """The trunk: embeddings in, the last norm's output out. Holds the (tied) embedding table."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        local_mask: Tensor | None = None,
+        kv_cache: KVCache | None = None,
+    ) -> Tensor:
+        """`x` [B, T, D], already scaled -> [B, T, D].
+
+        `positions` [B, T] count the tokens of each sequence. `mask` [B, 1, T, S] is true where a
+        query may look; S is T, or with a cache its filled columns and T more. `local_mask`, the
+        same shape, is for the sliding layers; leave it out where the window reaches everything.
+        """
+        rope = rope_table(positions, self.config.head_dim, self.config.rope_theta)
+        recording = recorder()
+        for index, layer in enumerate(self.layers):
+            seen = local_mask if layer.is_local and local_mask is not None else mask
+            record = None if recording is None else partial(recording, index)
+            x = layer(x, rope, seen, kv_cache, record)
+        return self.norm(x)

@@ -1,0 +1,202 @@
+"""PaliGemma: SigLIP's patches, through one linear layer, are the first words that Gemma reads.
+
+    pixels -> VisionTower -> connector -> [image tokens][BOS][prefix]["\\n"] -> Gemma -> suffix
+
+Source: PaliGemma (arXiv 2407.07726), PaliGemma 2 (arXiv 2412.03555). Image and prefix see each
+other in both directions; the suffix is causal. Where the original JAX code and transformers
+disagree (softcap, sliding window) this follows transformers, driven by the config.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paligemma.config import PaliGemmaConfig
+from paligemma.gemma import GemmaDecoder, KVCache, recorder, softcap
+from paligemma.siglip import VisionTower
+
+IGNORED = -100  # the label of a token that the loss skips
+
+
+def prefix_lm_mask(
+    attention_mask: Tensor, token_type_ids: Tensor, window: int | None = None
+) -> Tensor:
+    """Who may look at whom: bool `[B, 1, S, S]`, row = query, column = key.
+
+    `attention_mask` [B, S] is 0 for padding; `token_type_ids` [B, S] is 0 for image and prefix, 1
+    for the suffix. Image and prefix see each other; the suffix sees them, and itself up to the
+    query. Nobody sees padding. With a `window`, a query sees only the last `window` columns up to
+    its own, except inside the prefix, which stays whole (as transformers has it).
+    """
+    column = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    distance = column[:, None] - column[None, :]
+    back = distance >= 0
+    if window is not None:
+        back = back & (distance < window)
+    prefix = token_type_ids == 0
+    seen = back | (prefix[:, :, None] & prefix[:, None, :])
+    return (seen & attention_mask.bool()[:, None, :])[:, None]
+
+
+def suffix_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the next token, a mean for each example, then over the batch (big_vision).
+
+    `logits` [B, T, V] at a column predict the label of the next; `labels` [B, T], -100 = ignored.
+    """
+    targets = labels[:, 1:]
+    scores = logits[:, :-1].flatten(0, 1).float()
+    losses = F.cross_entropy(scores, targets.flatten(), ignore_index=IGNORED, reduction="none")
+    counted = (targets != IGNORED).sum(1)
+    return (losses.view_as(targets).sum(1) / counted.clamp(min=1)).mean()
+
+
+class Connector(nn.Module):
+    def __init__(self, config: PaliGemmaConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(features)
+
+
+class PaliGemmaForConditionalGeneration(nn.Module):
+    """The whole model. Encode a picture once (`embed_image`), then `prefill` and `decode`."""
+
+    def __init__(self, config: PaliGemmaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision_tower = VisionTower(config.vision_config)
+        self.multi_modal_projector = Connector(config)
+        self.language_model = GemmaDecoder(config.text_config)
+
+    def embed_image(self, pixel_values: Tensor) -> Tensor:
+        """`pixel_values` [B, 3, R, R] in -1..1 -> image tokens [B, P, D]."""
+        return self.multi_modal_projector(self.vision_tower(pixel_values))
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """`ids` [B, T] -> [B, T, D], times sqrt(D) as the dtype rounds it (Gemma)."""
+        x = self.language_model.embed_tokens(ids)
+        return x * torch.full((), x.shape[-1] ** 0.5, dtype=x.dtype, device=x.device)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`hidden` [..., D] -> scores of every token [..., V], through the tied table."""
+        scores = F.linear(hidden, self.language_model.embed_tokens.weight)
+        cap = self.config.text_config.final_logit_softcapping
+        return scores if cap is None else softcap(scores, cap)
+
+    def prefill(
+        self,
+        input_ids: Tensor,
+        image_features: Tensor,
+        attention_mask: Tensor,
+        kv_cache: KVCache,
+    ) -> Tensor:
+        """Read pictures and prompts; return the logits [B, V] that follow the last column.
+
+        `input_ids` [B, T] with the image token P times in each row, `image_features` [B, P, D],
+        `attention_mask` [B, T]. Shorter prompts are padded on the left.
+        """
+        if not attention_mask[:, -1].all():
+            raise ValueError("a prompt ends in padding; for generation, pad prompts on the left.")
+        hidden = self._read(input_ids, image_features, attention_mask, None, kv_cache)
+        return self.logits(hidden[:, -1])
+
+    def decode(self, ids: Tensor, kv_cache: KVCache) -> Tensor:
+        """Read one more token of the suffix, `ids` [B, 1]; return the logits [B, V] after it."""
+        return self.logits(self._continue(ids, kv_cache)[:, -1])
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        kv_cache: KVCache | None = None,
+        labels: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Return {"logits" [B, T, V], "kv_cache"}, and "loss" where `labels` [B, T] are given.
+
+        `token_type_ids` [B, T]: 0 = image and prefix, 1 = suffix; without it all is prefix. With a
+        cache that holds columns already, `input_ids` [B, 1] continue them and the rest is unread.
+        """
+        if labels is not None and token_type_ids is None:
+            raise ValueError(
+                "labels need token_type_ids: 0 for image and prefix, 1 for the suffix."
+            )
+        if kv_cache is not None and kv_cache.length:
+            hidden = self._continue(input_ids, kv_cache)
+        else:
+            features = None if pixel_values is None else self.embed_image(pixel_values)
+            hidden = self._read(input_ids, features, attention_mask, token_type_ids, kv_cache)
+        output = {"logits": self.logits(hidden), "kv_cache": kv_cache}
+        if labels is not None:
+            output["loss"] = suffix_loss(output["logits"], labels)
+        return output
+
+    def _embed(self, input_ids: Tensor, image_features: Tensor | None) -> Tensor:
+        """Scaled text embeddings [B, T, D] with the image features, unscaled, in their columns."""
+        is_image = input_ids == self.config.image_token_index
+        expected = 0 if image_features is None else image_features.shape[1]
+        if not torch.compiler.is_compiling():
+            counts = is_image.sum(1).tolist()
+            if counts != [expected] * len(counts):
+                raise ValueError(
+                    f"rows of input_ids hold {counts} image tokens (id "
+                    f"{self.config.image_token_index}); each must hold {expected}."
+                )
+        # The table may end before the image token's id, so its own row is never looked up.
+        x = self.embed_tokens(input_ids.masked_fill(is_image, self.config.pad_token_id))
+        if image_features is None:
+            return x
+        if (recording := recorder()) is not None:
+            recording.locate(is_image)
+        return x.masked_scatter(is_image[..., None], image_features.to(x.dtype))
+
+    def _read(
+        self,
+        input_ids: Tensor,
+        image_features: Tensor | None,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        kv_cache: KVCache | None,
+    ) -> Tensor:
+        """Run the decoder over whole sequences, from their first column: [B, T, D]."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(input_ids)
+        x = self._embed(input_ids, image_features)
+        positions = attention_mask.long().cumsum(1)  # from 1, as transformers counts
+        mask = prefix_lm_mask(attention_mask, token_type_ids)
+        window, local_mask = self.config.text_config.sliding_window, None
+        if window is not None and window < x.shape[1]:
+            local_mask = prefix_lm_mask(attention_mask, token_type_ids, window)
+        if kv_cache is not None:
+            kv_cache.reserve(attention_mask.bool())
+        hidden = self.language_model(x, positions, mask, local_mask, kv_cache)
+        if kv_cache is not None:
+            kv_cache.length += x.shape[1]
+        return hidden
+
+    def _continue(self, ids: Tensor, kv_cache: KVCache) -> Tensor:
+        """Run the decoder over one column that follows those in the cache: [B, 1, D]."""
+        if ids.ndim != 2 or ids.shape[1] != 1:
+            raise ValueError(f"a filled cache is continued with ids [B, 1], not {list(ids.shape)}.")
+        kv_cache.reserve(torch.ones_like(ids, dtype=torch.bool))
+        valid = kv_cache.valid[:, : kv_cache.length + 1]
+        window, local_mask = self.config.text_config.sliding_window, None
+        if window is not None and window < valid.shape[1]:
+            local_mask = valid.clone()
+            local_mask[:, :-window] = False
+            local_mask = local_mask[:, None, None]
+        hidden = self.language_model(
+            self.embed_tokens(ids),
+            valid.sum(1, keepdim=True),
+            valid[:, None, None],
+            local_mask,
+            kv_cache,
+        )
+        kv_cache.length += 1
+        return hidden

@@ -1,0 +1,137 @@
+"""Objects in an answer: location and mask tokens to boxes and codes, and back.
+
+An object is written `<locY1><locX1><locY2><locX2>[16 x <segNNN>] label`; objects are joined by
+" ; ". Edges are written on a grid of 1024 lines, line n standing at n / 1023 of the picture's side
+(big_vision `pp/proj/paligemma/segmentation.py`; PaliGemma, arXiv 2407.07726, section 3.2).
+
+    parse("<loc0000><loc0512><loc1023><loc1023> cat")  # [Detection("cat", (0.5005, 0, 1, 1))]
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+LAST_LOC = 1023
+NUM_CODES = 128
+CODES_PER_MASK = 16
+
+Box = tuple[float, float, float, float]
+
+_LOC = r"<loc(?:0[0-9]{3}|10[01][0-9]|102[0-3])>"
+_SEG = r"<seg(?:0[0-9]{2}|1[01][0-9]|12[0-7])>"
+_LABEL = r"[^;<]*(?:<(?!loc|seg)[^;<]*)*"
+_OBJECT = re.compile(
+    rf"(?P<locs>{_LOC}(?:\s*{_LOC}){{3}})(?P<segs>(?:\s*{_SEG})*)\s*(?P<label>{_LABEL})"
+)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object of an answer.
+
+    box: (x1, y1, x2, y2), fractions 0..1 of the picture's width and height, x1 <= x2, y1 <= y2.
+    codes: the 16 mask codes, 0..127, of a segmented object. score: mean probability of its tokens.
+    """
+
+    label: str
+    box: Box
+    codes: tuple[int, ...] | None = None
+    score: float | None = None
+
+    def xyxy(self, width: int, height: int) -> Box:
+        """The box in pixels (not rounded) of a picture of that size."""
+        x1, y1, x2, y2 = self.box
+        return x1 * width, y1 * height, x2 * width, y2 * height
+
+
+def value_to_loc(value: float) -> int:
+    """A fraction 0..1 of a side to the nearest grid line 0..1023; values outside are clipped."""
+    return round(min(max(value, 0.0), 1.0) * LAST_LOC)
+
+
+def loc_to_value(loc: int) -> float:
+    """A grid line 0..1023 to its fraction of the side. Exact: `value_to_loc` gives `loc` back."""
+    return loc / LAST_LOC
+
+
+def format_box(box: Box) -> str:
+    """A box (x1, y1, x2, y2) as its four location tokens, in the model's order y1, x1, y2, x2.
+
+    Raises ValueError unless 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1.
+    """
+    x1, y1, x2, y2 = box
+    if not (0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1):
+        raise ValueError(f"A box is x1 <= x2 and y1 <= y2, all within 0..1; got {box}.")
+    return "".join(f"<loc{value_to_loc(value):04d}>" for value in (y1, x1, y2, x2))
+
+
+def format(detections: Iterable[Detection]) -> str:
+    """The answer text that names these objects; `parse` reads it back (scores are not written).
+
+    Raises ValueError for a box that `format_box` refuses, codes that are not 16 numbers in
+    0..127, and a label that could not be read back.
+    """
+    return " ; ".join(_format_one(detection) for detection in detections)
+
+
+def _format_one(detection: Detection) -> str:
+    label, codes = detection.label, detection.codes or ()
+    if label != label.strip() or not re.fullmatch(_LABEL, label):
+        raise ValueError(
+            f"A label holds no ';', '<loc' or '<seg' and no space at its ends; got {label!r}."
+        )
+    if detection.codes is not None and len(codes) != CODES_PER_MASK:
+        raise ValueError(f"A mask has {CODES_PER_MASK} codes; got {len(codes)}.")
+    if wrong := [code for code in codes if code not in range(NUM_CODES)]:
+        raise ValueError(f"A mask code is a whole number in 0..{NUM_CODES - 1}; got {wrong[0]}.")
+    segs = "".join(f"<seg{int(code):03d}>" for code in codes)
+    return f"{format_box(detection.box)}{segs} {label}".rstrip()
+
+
+def parse(text: str) -> list[Detection]:
+    """The objects in an answer, in order. Never raises: it keeps what is whole.
+
+    Text before a box is skipped, and so are fewer than four locations. Fewer than 16 mask tokens
+    leave a box without codes, a missing label is "", and swapped edges are put in order.
+    """
+    return [detection for detection, _ in _find(text)]
+
+
+def parse_tokens(tokens: Sequence[tuple[str, float]]) -> list[Detection]:
+    """`parse` of the joined token texts, each object with its score.
+
+    tokens: (text, natural-log probability) in order. A score is the mean probability, 0..1, of the
+    tokens that touch the object's locations or label; mask tokens and separators do not count.
+    """
+    ends = list(accumulate(len(text) for text, _ in tokens))
+    detections = []
+    for detection, spans in _find("".join(text for text, _ in tokens)):
+        probabilities = [
+            math.exp(logprob)
+            for (text, logprob), end in zip(tokens, ends, strict=True)
+            if any(max(start, end - len(text)) < min(stop, end) for start, stop in spans)
+        ]
+        score = sum(probabilities) / len(probabilities)
+        detections.append(replace(detection, score=score))
+    return detections
+
+
+def _find(text: str) -> Iterator[tuple[Detection, tuple[tuple[int, int], ...]]]:
+    """Each object, and the character spans (start, stop) of its locations and of its label."""
+    for found in _OBJECT.finditer(text):
+        y1, x1, y2, x2 = (loc_to_value(number) for number in _numbers(found["locs"]))
+        codes = _numbers(found["segs"])[:CODES_PER_MASK]
+        label = found["label"].rstrip()
+        detection = Detection(
+            label=label,
+            box=(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)),
+            codes=codes if len(codes) == CODES_PER_MASK else None,
+        )
+        start = found.start("label")
+        yield detection, (found.span("locs"), (start, start + len(label)))
+
+
+def _numbers(tokens: str) -> tuple[int, ...]:
+    return tuple(int(digits) for digits in re.findall("[0-9]+", tokens))

@@ -1,0 +1,277 @@
+"""PaliGemma in three lines: load a checkpoint, show it a picture, read the reply.
+
+from paligemma import PaliGemma
+pg = PaliGemma.load()
+pg.generate("picture.png", "detect cat").detections
+
+The app, the command line and the tests all call this; below it there are only ids and tensors.
+"""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paligemma.attention import capture_attention
+from paligemma.config import PaliGemmaConfig
+from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.objects import Detection, parse_tokens
+from paligemma.processor import PaliGemmaProcessor, open_image
+from paligemma.sampling import SamplingOptions, stream
+from paligemma.vqvae import MaskCodec
+from paligemma.weights import load_model, read_config
+
+__all__ = ["PaliGemma", "Reply", "SamplingOptions", "Timings", "Token", "open_image"]
+
+BUILT_IN = Path(__file__).parent / "builtin"
+BUILT_IN_KNOWS = (
+    "A small model that this project trained itself, on drawn scenes only: it knows 32 coloured "
+    "pictograms and short words in capitals on plain backgrounds, and answers in English. "
+    "Photographs are outside its world."
+)
+CODEC_FILE = "mask_codec.npz"
+KEPT_PICTURES = 16  # encoded pictures that stay in memory
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of an answer; `text` is what it adds, `logprob` its natural log-probability."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds: to encode the picture, to the first token after that, for the tokens that follow.
+
+    `steps` counts the decoding steps behind `decode_s`. In a batch they are those of the batch.
+    """
+
+    image_s: float
+    prefill_s: float
+    decode_s: float
+    steps: int
+
+    @property
+    def total_s(self) -> float:
+        return self.image_s + self.prefill_s + self.decode_s
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding speed of one row, 0 before the second token."""
+        return self.steps / self.decode_s if self.decode_s else 0.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer so far. `detections` are the objects in `text`; `finished` marks the last one."""
+
+    text: str
+    detections: tuple[Detection, ...]
+    tokens: tuple[Token, ...]
+    timings: Timings
+    finished: bool
+
+
+class PaliGemma:
+    """A loaded checkpoint. Make one with `PaliGemma.load`."""
+
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        model: PaliGemmaForConditionalGeneration,
+        processor: PaliGemmaProcessor,
+        codec_path: Path,
+    ) -> None:
+        self.name, self.description = name, description
+        self.model, self.processor = model, processor
+        self._codec_path = codec_path
+        self._features: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "PaliGemma":
+        """Load a checkpoint folder (config.json, tokenizer.json, *.safetensors).
+
+        `path` None is the built-in model. `device` None is the best this machine has; `dtype` None
+        is bfloat16 on CUDA and float32 elsewhere. Raises ValueError for what cannot be loaded.
+        """
+        folder = BUILT_IN if path is None else Path(path)
+        device = torch.device(device or _best_device())
+        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        config = read_config(folder)
+        processor = PaliGemmaProcessor.from_folder(folder, config)
+        model = load_model(folder, device, dtype)
+        if path is None:
+            name, description = "the built-in model", BUILT_IN_KNOWS
+        else:
+            name = folder.resolve().name
+            millions = sum(weight.numel() for weight in model.parameters()) / 1e6
+            side = config.vision_config.image_size
+            description = f"{millions:,.0f} million parameters, pictures of {side} × {side} pixels."
+        return cls(name, description, model.eval(), processor, folder / CODEC_FILE)
+
+    @property
+    def config(self) -> PaliGemmaConfig:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.language_model.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.language_model.norm.weight.dtype
+
+    @cached_property
+    def codec(self) -> MaskCodec:
+        """The mask codec, read when the first mask is needed. ValueError where there is none."""
+        return MaskCodec.load(self._codec_path)
+
+    def generate(self, image, prompt: str, options: SamplingOptions = SamplingOptions()) -> Reply:
+        """The whole answer about one picture (a path, bytes, PIL image or array)."""
+        *_, reply = self.stream(image, prompt, options)
+        return reply
+
+    def stream(
+        self, image, prompt: str, options: SamplingOptions = SamplingOptions()
+    ) -> Iterator[Reply]:
+        """The answer as it grows, a `Reply` a token. Closing the iterator stops the model."""
+        for (reply,) in self._replies([image], [prompt], options):
+            yield reply
+
+    def batch(
+        self, images: Sequence, prompts: Sequence[str], options: SamplingOptions = SamplingOptions()
+    ) -> list[Reply]:
+        """One answer for each pair of picture and prompt, generated together."""
+        *_, replies = self._replies(images, prompts, options)
+        return replies
+
+    def masks(self, detections: Sequence[Detection]) -> list[np.ndarray | None]:
+        """The soft mask of each detection that has codes, [64, 64] in its box: inside where > 0."""
+        coded = [found.codes for found in detections if found.codes is not None]
+        if not coded:
+            return [None] * len(detections)
+        decoded = iter(self.codec.decode(torch.tensor(coded)).numpy())
+        return [None if found.codes is None else next(decoded) for found in detections]
+
+    def attention(self, image, prompt: str, reply: Reply) -> np.ndarray:
+        """Where the decoder looked as it wrote each token: [tokens, grid, grid].
+
+        The mean over layers and heads of the attention to the picture's patches, from the column
+        that each token was read off. A map sums to at most 1: the rest went to text.
+        """
+        grid = self.config.vision_config.grid
+        if not reply.tokens:
+            return np.zeros((0, grid, grid), np.float32)
+        batch = self.processor(text=[prompt], images=[image])
+        answer = torch.tensor([[token.id for token in reply.tokens]])
+        ids = torch.cat([batch.input_ids, answer], 1).to(self.device)
+        types = torch.cat([torch.zeros_like(batch.input_ids), torch.ones_like(answer)], 1)
+        with torch.inference_mode(), capture_attention(self.model) as maps:
+            self.model(
+                ids,
+                batch.pixel_values.to(self.device, self.dtype),
+                token_type_ids=types.to(self.device),
+            )
+        wrote = slice(batch.input_ids.shape[1] - 1, -1)
+        return maps.mean[0, wrote].float().cpu().numpy().reshape(-1, grid, grid)
+
+    def _replies(
+        self, images: Sequence, prompts: Sequence[str], options: SamplingOptions
+    ) -> Iterator[list[Reply]]:
+        """A growing list with one reply a row; at the end each is finished."""
+        start = perf_counter()
+        batch = self.processor(text=prompts, images=images)
+        features = self._embed(batch.pixel_values)
+        seen = perf_counter()
+        answers = [_Answer(self.processor) for _ in prompts]
+        steps = stream(
+            self.model,
+            batch.input_ids.to(self.device),
+            features,
+            batch.attention_mask.to(self.device),
+            options,
+            self.processor.eos_token_id,
+        )
+        first, replies = None, []
+        for count, step in enumerate(steps):
+            now = perf_counter()
+            first = first or now
+            timings = Timings(seen - start, first - seen, now - first, count)
+            for answer, token, logprob in zip(answers, step.ids, step.logprobs, strict=True):
+                answer.add(token, logprob)
+            replies = [answer.reply(timings, answer.finished) for answer in answers]
+            yield replies
+        if not all(reply.finished for reply in replies):
+            yield [answer.reply(timings, finished=True) for answer in answers]
+
+    @torch.inference_mode()
+    def _embed(self, pixel_values: Tensor) -> Tensor:
+        """Pictures [B, 3, R, R] -> features [B, P, D]; those seen lately are not encoded again."""
+        keys = [hashlib.sha256(picture.numpy().tobytes()).digest() for picture in pixel_values]
+        with self._lock:
+            known = {key: self._features[key] for key in keys if key in self._features}
+        new = [n for n, key in enumerate(keys) if key not in known]
+        new = list({keys[n]: n for n in new}.values())
+        if new:
+            fresh = self.model.embed_image(pixel_values[new].to(self.device, self.dtype))
+            known |= {keys[n]: row for n, row in zip(new, fresh, strict=True)}
+        with self._lock:
+            for key in keys:
+                self._features[key] = known[key]
+                self._features.move_to_end(key)
+            while len(self._features) > KEPT_PICTURES:
+                self._features.popitem(last=False)
+        return torch.stack([known[key] for key in keys])
+
+
+class _Answer:
+    """One row's tokens while they arrive."""
+
+    def __init__(self, processor: PaliGemmaProcessor) -> None:
+        self._processor = processor
+        self._waiting: list[int] = []  # ids whose bytes do not make a character yet
+        self._tokens: list[Token] = []
+        self.finished = False
+
+    def add(self, token: int, logprob: float) -> None:
+        self.finished = self.finished or token == self._processor.eos_token_id
+        if self.finished:
+            return
+        self._waiting.append(token)
+        text = self._processor.decode_pieces(self._waiting)[-1]
+        if text:
+            self._waiting.clear()
+        self._tokens.append(Token(token, text, logprob))
+
+    def reply(self, timings: Timings, finished: bool) -> Reply:
+        return Reply(
+            text="".join(token.text for token in self._tokens),
+            detections=tuple(parse_tokens([(token.text, token.logprob) for token in self._tokens])),
+            tokens=tuple(self._tokens),
+            timings=timings,
+            finished=finished,
+        )
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,379 @@
+"""What goes into the model, and what comes out: pictures to pixels, prompts to ids, ids to text.
+
+The sequence is `[<image> x P][BOS][prefix]["\\n"]`, and for training `[suffix][EOS]` after it. The
+image tokens are built here and never looked for in anybody's text: a prompt in which somebody
+spells `<image>`, `<eos>` or `<loc0001>` is a prompt with those characters in it. One spelling is
+part of the published format and is honoured: four `<locNNNN>` in a row name a region of the
+picture (`caption en <locY1><locX1><locY2><locX2>`). Suffixes are answers, so their `<loc>` and
+`<seg>` become tokens.
+
+Pixels: RGB, resized straight to a square with PIL's bicubic filter (aspect not kept), x/127.5 - 1.
+
+Sources: PaliGemma (arXiv 2407.07726) section 3; big_vision `pp/proj/paligemma`; the ids equal those
+of transformers' `PaliGemmaProcessor`, and the pixels those of its PIL image processor.
+"""
+
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+from tokenizers import Tokenizer
+
+from paligemma.config import PaliGemmaConfig
+
+# ------------------------------------------------------------------------------------ pictures
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")  # plain rasters only
+MAX_PIXELS = 100_000_000  # read from the header, before anything is decoded
+
+_ALLOWED = "allowed are " + ", ".join(FORMATS[:-1]) + f" and {FORMATS[-1]}"
+_TURNS = {  # EXIF orientation -> what brings the picture upright (EXIF 2.32, tag 0x0112)
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_image(
+    source: str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray,
+) -> Image.Image:
+    """Any picture -> a new upright 8-bit RGB `PIL.Image`.
+
+    `source` is a path, the bytes of a file, a binary file object, a PIL image or an array
+    ([height, width] or [height, width, 1 to 4]; see `_to_uint8` for its range). EXIF orientation is
+    applied, transparency lies on white, 16-bit and float pictures are scaled into 8 bits, and of
+    an animation or a multi-page file the first picture is taken.
+
+    Raises ValueError, in one sentence, for everything that is not a whole picture in one of
+    `FORMATS` with 1 to `MAX_PIXELS` pixels.
+    """
+    if isinstance(source, np.ndarray):
+        return _upright_rgb(_from_array(source), "The picture")
+    if isinstance(source, Image.Image):
+        return _upright_rgb(source, "The picture")
+    name, stream = _open_stream(source)
+    with stream, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\b")  # what it hints at is refused below
+        if not stream.read(1):
+            raise ValueError(f"{name} is empty (0 bytes); {_ALLOWED}.")
+        try:
+            image = Image.open(stream, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError(f"{name} is not a picture, or a damaged one; {_ALLOWED}.") from None
+        except Image.DecompressionBombError as error:
+            raise ValueError(
+                f"{name} has far more than the {MAX_PIXELS // 10**6} megapixels that are allowed."
+            ) from error
+        except Exception as error:  # the decoders raise some dozen types on damaged headers
+            raise ValueError(f"{name} is damaged or incomplete and cannot be read.") from error
+        return _upright_rgb(image, name)
+
+
+def _open_stream(source: str | os.PathLike | bytes | BinaryIO) -> tuple[str, BinaryIO]:
+    """(what to call it in a message, an open binary stream)."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(os.fsdecode(source))
+        name = repr(path.name[-60:])
+        try:
+            if path.is_dir():
+                raise ValueError(f"{name} is a folder, not a picture.")
+            if not path.is_file():
+                raise ValueError(f"There is no file {name}.")
+            return name, path.open("rb")
+        except OSError as error:
+            raise ValueError(f"{name} cannot be opened: {error.strerror}.") from error
+    data = source.read() if hasattr(source, "read") else source
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise ValueError(
+            "A picture is a path, bytes, a binary file, a PIL image or a numpy array, "
+            f"not {type(data).__name__}."
+        )
+    return "The file", BytesIO(data)
+
+
+def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    width, height = image.size
+    if width * height == 0:
+        raise ValueError(f"{name} has no pixels: it is {width} x {height}.")
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{name} has {width} x {height} pixels; "
+            f"at most {MAX_PIXELS // 10**6} megapixels are allowed."
+        )
+    try:
+        image.load()
+        turn = _orientation(image)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            image = Image.fromarray(_to_uint8(np.asarray(image)))
+        if image.has_transparency_data:
+            picture = image.convert("RGBA")
+            image = Image.new("RGBA", picture.size, "white")
+            image.alpha_composite(picture)
+        image = image.convert("RGB")  # a copy, also of what is RGB already
+    except Exception as error:  # as above: hostile bytes find every exception a decoder has
+        raise ValueError(f"{name} is damaged or incomplete and cannot be read.") from error
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # a damaged EXIF block says nothing against the picture
+        return None
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (2, 3, 4)):
+        raise ValueError(
+            "A picture array is [height, width] or [height, width, 1 to 4], "
+            f"not {list(array.shape)}."
+        )
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"A picture array holds numbers, not {array.dtype}.")
+    height, width = array.shape[:2]
+    if not 0 < height * width <= MAX_PIXELS:
+        raise ValueError(
+            f"A picture has from 1 to {MAX_PIXELS // 10**6} million pixels, not {width} x {height}."
+        )
+    return Image.fromarray(_to_uint8(array))
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    """Numbers of any kind -> uint8 of the same shape, scaled and never clipped.
+
+    White is the most that uint8, uint16 and bool can hold. For other types it is the first of 1
+    (floats only), 255 and 65535 that holds every value; beyond those, or below zero, the range from
+    the smallest to the largest is stretched over black to white. NaN is as the smallest.
+    """
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if kind == "u" and size == 1:
+        return values
+    scaled = values.astype(np.float32 if size <= 4 else np.float64)
+    known = np.isfinite(scaled)
+    low = float(scaled.min(where=known, initial=np.inf)) if known.any() else 0.0
+    high = float(scaled.max(where=known, initial=-np.inf)) if known.any() else 0.0
+    np.nan_to_num(scaled, copy=False, nan=low, posinf=high, neginf=low)
+    whites = (65535,) if kind == "u" and size == 2 else (255, 65535)
+    whites = (1, *whites) if kind in "bf" else whites
+    white = next((white for white in whites if high <= white), None)
+    if low < 0 or white is None:
+        scaled -= low
+        white = high - low or 1
+    scaled *= 255 / white
+    return np.rint(scaled, out=scaled).astype(np.uint8)
+
+
+# ---------------------------------------------------------------------------------------- text
+
+IMAGE, PAD, EOS, BOS = "<image>", "<pad>", "<eos>", "<bos>"
+MAX_PROMPT_TOKENS = 512  # text tokens of the longest stage of pretraining (arXiv 2407.07726, 3.2)
+MAX_PROMPT_CHARACTERS = 64 * MAX_PROMPT_TOKENS  # refused before tokenising
+
+_LOC = r"<loc(?:0[0-9]{3}|10(?:[01][0-9]|2[0-3]))>"  # 0000 to 1023
+_SEG = r"<seg(?:0[0-9]{2}|1(?:[01][0-9]|2[0-7]))>"  # 000 to 127
+_REGION = rf"(?<!{_LOC})(?:{_LOC}){{4}}(?!{_LOC})"
+_LOCS = [f"<loc{i:04d}>" for i in range(1024)]
+_SEGS = [f"<seg{i:03d}>" for i in range(128)]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model input. Without a suffix rows are padded on the left, with one on the right."""
+
+    input_ids: torch.Tensor  # [B, T] int64
+    attention_mask: torch.Tensor  # [B, T] int64, 0 on padding
+    pixel_values: torch.Tensor  # [B, 3, R, R] float32 in -1..1
+    token_type_ids: torch.Tensor  # [B, T] int64, 1 on suffix and EOS
+    labels: torch.Tensor | None = None  # [B, T] int64, -100 outside suffix and EOS
+
+
+class PaliGemmaProcessor:
+    """Pictures and text <-> tensors, for one tokenizer and one resolution.
+
+    Raises ValueError when the tokenizer lacks a token that PaliGemma needs. The ids are looked up
+    (`image_token_id`, `pad_token_id`, `bos_token_id`, `eos_token_id`); the tokenizer's own padding
+    and truncation are switched off.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, num_image_tokens: int, image_size: int):
+        needed = [IMAGE, PAD, BOS, EOS, "\n", *_LOCS, *_SEGS]
+        missing = [token for token in needed if tokenizer.token_to_id(token) is None]
+        if missing:
+            some = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
+            raise ValueError(f"The tokenizer lacks {len(missing)} needed tokens: {some}.")
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self.tokenizer = tokenizer
+        self.num_image_tokens = num_image_tokens
+        self.image_size = image_size
+        self.image_token_id = tokenizer.token_to_id(IMAGE)
+        self.pad_token_id = tokenizer.token_to_id(PAD)
+        self.bos_token_id = tokenizer.token_to_id(BOS)
+        self.eos_token_id = tokenizer.token_to_id(EOS)
+
+        added = tokenizer.get_added_tokens_decoder().values()
+        special = {token.content for token in added if token.special and token.content.strip()}
+        control = {IMAGE, PAD, BOS, EOS, "<unk>"} | special - {*_LOCS, *_SEGS}
+        spelled = "|".join(map(re.escape, sorted(control)))
+        self._dropped = {tokenizer.token_to_id(token) for token in control}
+        self._forbidden = self._dropped - {tokenizer.token_to_id("<unk>")}
+        self._in_prompt = re.compile(rf"{_REGION}|(?={_LOC}|{_SEG}|{spelled})")
+        self._in_suffix = re.compile(rf"(?={spelled})")
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | os.PathLike, config: PaliGemmaConfig
+    ) -> "PaliGemmaProcessor":
+        """Read `folder`/tokenizer.json and check that it is the one that `config` speaks of.
+
+        Raises ValueError when the file is missing or damaged, lacks a token, has `<image>` at
+        another id than `config.image_token_index`, or has more ids than the embedding table rows.
+        """
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise ValueError(f"There is no tokenizer.json in {str(folder)!r}.")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise ValueError(f"{str(path)!r} is not a tokenizer file: {error}.") from error
+        vision, rows = config.vision_config, config.text_config.vocab_size
+        processor = cls(tokenizer, vision.num_image_tokens, vision.image_size)
+        if processor.image_token_id != config.image_token_index:
+            raise ValueError(
+                f"{str(path)!r} has {IMAGE} at id {processor.image_token_id}, but the config says "
+                f"{config.image_token_index}."
+            )
+        vocabulary = tokenizer.get_vocab()
+        highest = max(i for token, i in vocabulary.items() if token != IMAGE)  # never looked up
+        if highest >= rows:
+            raise ValueError(
+                f"{str(path)!r} has ids up to {highest}, but the embedding table has {rows} rows."
+            )
+        return processor
+
+    def __call__(
+        self, text: Sequence[str], images: Sequence, suffix: Sequence[str] | None = None
+    ) -> Batch:
+        """Prompts and as many pictures (whatever `open_image` takes) -> `Batch`.
+
+        With `suffix`, one answer for each prompt, the batch is one to train on.
+        Raises ValueError for lists of different lengths, and for a text or picture refused.
+        """
+        for name, values in ("text", text), ("images", images), ("suffix", suffix):
+            if values is not None and not isinstance(values, list | tuple):
+                raise ValueError(f"{name} is a list with one entry a row, not {_kind(values)}.")
+        rows = len(text)
+        if not rows or len(images) != rows or (suffix is not None and len(suffix) != rows):
+            answers = "" if suffix is None else f" and {len(suffix)} suffixes"
+            raise ValueError(
+                "A batch has one picture for each prompt (and as many suffixes, if any), "
+                f"not {rows} prompts, {len(images)} pictures{answers}."
+            )
+        prefixes = [self.encode_prompt(prompt) for prompt in text]
+        answers = [[]] * rows if suffix is None else [self.encode_suffix(s) for s in suffix]
+        width = max(len(p) + len(a) for p, a in zip(prefixes, answers, strict=True))
+
+        def pad(row: list[int], value: int) -> list[int]:
+            blank = [value] * (width - len(row))
+            return blank + row if suffix is None else row + blank
+
+        pairs = list(zip(prefixes, answers, strict=True))
+        input_ids = torch.tensor([pad(p + a, self.pad_token_id) for p, a in pairs])
+        attention_mask = torch.tensor([pad([1] * len(p + a), 0) for p, a in pairs])
+        token_type_ids = torch.tensor([pad([0] * len(p) + [1] * len(a), 0) for p, a in pairs])
+        return Batch(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values=self.pixel_values(images),
+            token_type_ids=token_type_ids,
+            labels=None if suffix is None else input_ids.masked_fill(token_type_ids == 0, -100),
+        )
+
+    def pixel_values(self, images: Sequence) -> torch.Tensor:
+        """Pictures (whatever `open_image` takes) -> [B, 3, R, R] float32 in -1..1."""
+        square = (self.image_size, self.image_size)
+        resized = [open_image(image).resize(square, Image.Resampling.BICUBIC) for image in images]
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in resized]))
+        return (pixels.float() / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """A prompt -> the ids `[<image> x P][BOS][text]["\\n"]`; "" is a prompt too.
+
+        Raises ValueError for what is not a str, for NUL and lone surrogates, and for more than
+        `MAX_PROMPT_TOKENS` tokens of text.
+        """
+        if isinstance(text, str) and len(text) > MAX_PROMPT_CHARACTERS:
+            raise ValueError(
+                f"The prompt has {len(text)} characters; at most {MAX_PROMPT_CHARACTERS} are "
+                f"allowed, and at most {MAX_PROMPT_TOKENS} tokens."
+            )
+        ids = self._encode(text, "\n", self._in_prompt, "prompt")
+        if len(ids) > MAX_PROMPT_TOKENS:
+            raise ValueError(
+                f"The prompt has {len(ids)} tokens; at most {MAX_PROMPT_TOKENS} are allowed."
+            )
+        return [self.image_token_id] * self.num_image_tokens + [self.bos_token_id] + ids
+
+    def encode_suffix(self, text: str) -> list[int]:
+        """An answer -> its ids and EOS; `<locNNNN>` and `<segNNN>` become their tokens."""
+        return [*self._encode(text, "", self._in_suffix, "suffix"), self.eos_token_id]
+
+    def _encode(self, text: str, end: str, spelled: re.Pattern, name: str) -> list[int]:
+        """Cut the text inside each spelling of a control token, so that none is recognised."""
+        if not isinstance(text, str):
+            raise ValueError(f"A {name} is a str, not {_kind(text)}.")
+        bad = re.search("[\0\ud800-\udfff]", text)
+        if bad:
+            raise ValueError(
+                f"The {name} has the character U+{ord(bad[0]):04X} at {bad.start()}, "
+                "which is not text."
+            )
+        text += end
+        cuts = [match.start() + 1 for match in spelled.finditer(text) if not match[0]]
+        pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
+        encoded = [self.tokenizer.encode(piece, add_special_tokens=False) for piece in pieces]
+        ids = [i for piece in encoded for i in piece.ids]
+        if not self._forbidden.isdisjoint(ids):  # a spelling that appears only once normalised
+            raise ValueError(f"The {name} spells a control token of the tokenizer.")
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids -> text with its `<loc>` and `<seg>`, without control tokens."""
+        return "".join(self.decode_pieces(ids))
+
+    def decode_pieces(self, ids: Sequence[int]) -> list[str]:
+        """Ids -> the text that each adds; joined they are `decode(ids)`, for every prefix of ids.
+
+        The bytes of one character may be several tokens: it comes with the last of them, and the
+        others (like control tokens) add "". Bytes that still wait for their last one add nothing.
+        """
+        pieces, held = [], []
+        for i in ids:
+            if i not in self._dropped:
+                held.append(i)
+            text = self.tokenizer.decode(held, skip_special_tokens=False)
+            if text.endswith("\ufffd"):
+                text = ""
+            else:
+                held = []
+            pieces.append(text)
+        return pieces
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else type(value).__name__

@@ -1,0 +1,127 @@
+"""The one generation loop: a generator of token ids that knows no text.
+
+Prefill once, then sample and decode in turn, one column of ids a step. Streaming, batch, command
+line and evaluation all consume `stream`; closing the generator stops the model.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import torch
+
+from paligemma.gemma import KVCache
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How to choose tokens. Raises ValueError for a value that is out of range.
+
+    temperature 0 is greedy, and then top_k, top_p and seed play no part. top_k 0 and top_p 1
+    keep every token.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, kind, allowed, is_allowed in (
+            ("max_new_tokens", Integral, "a whole number from 1", lambda n: n >= 1),
+            ("temperature", Real, "0 or from 0.001 to 1000", lambda t: t == 0 or 1e-3 <= t <= 1e3),
+            ("top_k", Integral, "0 (off) or a whole number from 1", lambda k: k >= 0),
+            ("top_p", Real, "above 0 and up to 1", lambda p: 0 < p <= 1),
+            ("seed", Integral, "a whole number from 0 to 2**63 - 1", lambda s: 0 <= s < 2**63),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind) or not is_allowed(value):
+                raise ValueError(f"{name} is {allowed}, not {value!r}.")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One token for each of the B rows.
+
+    logprobs are natural logarithms under the model's own distribution, before temperature, top-k
+    and top-p. A row is finished from the step that gives its EOS on; later it gives EOS again, at
+    log-probability 0.
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    finished: list[bool]
+
+
+def sample(
+    logits: torch.Tensor, options: SamplingOptions, generator: torch.Generator
+) -> torch.Tensor:
+    """logits [B, V] -> ids [B] int64, drawn with `generator` (on the logits' device)."""
+    if options.temperature == 0:
+        return logits.argmax(-1)
+    logits = logits.float()
+    if 0 < options.top_k < logits.shape[-1]:
+        kept = logits.topk(options.top_k)
+        logits = torch.full_like(logits, -math.inf).scatter(-1, kept.indices, kept.values)
+    probabilities = (logits / options.temperature).softmax(-1)
+    if options.top_p < 1:
+        ordered, order = probabilities.sort(-1, descending=True)
+        before = ordered.cumsum(-1) - ordered  # mass of the likelier tokens; 0 for the first
+        ordered = ordered.masked_fill(before >= options.top_p, 0.0)
+        probabilities = torch.zeros_like(ordered).scatter(-1, order, ordered)
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+
+def stream(
+    model,
+    input_ids: torch.Tensor,
+    image_features: torch.Tensor,
+    attention_mask: torch.Tensor,
+    options: SamplingOptions,
+    eos_token_id: int,
+) -> Iterator[Step]:
+    """Generate from input_ids [B, T] (padded on the left) and image_features [B, P, D].
+
+    One `Step` a token. Ends when every row is finished, after `options.max_new_tokens` steps, or
+    when the model's positions are spent. The same seed gives the same ids (on one device, for one
+    batch). Raises ValueError, at once, when the prompt alone takes every position.
+    """
+    text_config = model.config.text_config
+    batch, length = input_ids.shape
+    budget = min(options.max_new_tokens, text_config.max_position_embeddings - length)
+    if budget < 1:
+        raise ValueError(
+            f"The prompt has {length} tokens with its picture; the model has room for at most "
+            f"{text_config.max_position_embeddings}, the answer included."
+        )
+    device, dtype = image_features.device, image_features.dtype
+    generator = torch.Generator(device).manual_seed(int(options.seed))
+
+    # Inference mode ends before each yield: around one it would stay on in the consumer's code.
+    @torch.inference_mode()
+    def choose(logits: torch.Tensor, finished: torch.Tensor):
+        ids = sample(logits, options, generator).masked_fill(finished, eos_token_id)
+        logprobs = logits.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0]
+        step_finished = finished | (ids == eos_token_id)
+        step = Step(
+            ids.tolist(), logprobs.masked_fill(finished, 0.0).tolist(), step_finished.tolist()
+        )
+        return step, ids, step_finished
+
+    prefill = torch.inference_mode()(model.prefill)
+    decode = torch.inference_mode()(model.decode)
+
+    def steps() -> Iterator[Step]:
+        kv_cache = KVCache(text_config, batch, length + budget, device, dtype)
+        logits = prefill(input_ids, image_features, attention_mask, kv_cache)
+        finished = torch.zeros(batch, dtype=torch.bool, device=device)
+        for count in range(1, budget + 1):
+            step, ids, finished = choose(logits, finished)
+            yield step
+            if count == budget or all(step.finished):
+                return
+            logits = decode(ids[:, None], kv_cache)
+
+    return steps()

@@ -1,0 +1,153 @@
+"""What is asked about a scene, and the true answers: the language of the drawn world."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paligemma.objects import Box, Detection, format_box
+from paligemma.objects import format as format_objects
+from paligemma.tasks import TASKS
+from paligemma.training.scenes import COLORS, KINDS, Item, Scene
+
+PIXELS = 128  # boxes end at whole pixels of the small model's picture
+CLOSE = 0.06  # nobody asks which of two sides something is on when it is nearer than this
+NUMBERS = {1: "a", 2: "two", 3: "three", 4: "four"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and its true answer about a scene.
+
+    `kind` is a key of `tasks.TASKS`, or "region": the caption of one box. `found` are the items of
+    a detection or segmentation, in the order of the answer; a segmentation has no `suffix` before
+    `with_codes` has given it one.
+    """
+
+    kind: str
+    prefix: str
+    suffix: str
+    found: tuple[Item, ...] = ()
+
+    def with_codes(self, codes: Sequence[Sequence[int]]) -> "Example":
+        """This segmentation answered: 16 mask codes for each item found."""
+        detections = [
+            Detection(item.kind, whole_pixels(item.box), tuple(int(code) for code in row))
+            for item, row in zip(self.found, codes, strict=True)
+        ]
+        return Example(self.kind, self.prefix, format_objects(detections), self.found)
+
+
+def whole_pixels(box: Box) -> Box:
+    """The box with its edges at whole pixels of the small picture."""
+    return tuple(min(max(round(edge * PIXELS) / PIXELS, 0), 1) for edge in box)
+
+
+def plural(kind: str) -> str:
+    return "mice" if kind == "mouse" else f"{kind}s"
+
+
+def phrase(*words: str, count: int = 1) -> str:
+    """The words, the last a kind, with their number: "a cat", "an orange cat", "two red mice"."""
+    *colors, kind = words
+    number = "an" if count == 1 and words[0][0] in "aeiou" else NUMBERS[count]
+    return " ".join([number, *colors, kind if count == 1 else plural(kind)])
+
+
+def caption(scene: Scene) -> str:
+    """Every group of like things in alphabetical order, and the ground."""
+    groups = sorted(Counter((item.kind, item.color) for item in scene.items).items())
+    phrases = [phrase(color, kind, count=count) for (kind, color), count in groups] or ["nothing"]
+    things = " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
+    return f"{things} on a {scene.background} background"
+
+
+def reading(scene: Scene) -> str:
+    """The written words from top to bottom."""
+    return " ".join(text.text for text in sorted(scene.texts, key=lambda text: text.y))
+
+
+def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """One question and answer of every sort that this scene allows, in random order."""
+    items = scene.items
+    kinds = Counter(item.kind for item in items)
+    colors = Counter(item.color for item in items)
+    alone = [item for item in items if kinds[item.kind] == 1]
+    absent = [kind for kind in KINDS if kind not in kinds]
+    pick = lambda options: options[rng.integers(len(options))]
+    asked = [
+        ("what color is the background?", scene.background),
+        ("how many things are there?", str(len(items))),
+    ]
+    if items:
+        kind = pick(absent) if rng.random() < 0.2 else pick(items).kind
+        asked.append((f"how many {plural(kind)} are there?", str(kinds[kind])))
+        kind, answer = (pick(items).kind, "yes") if rng.random() < 0.5 else (pick(absent), "no")
+        asked.append((f"is there {phrase(kind)}?", answer))
+        item, answer = pick(items), "yes"
+        color = item.color
+        if rng.random() < 0.5:
+            here = {other.color for other in items if other.kind == item.kind}
+            color, answer = pick([color for color in COLORS if color not in here]), "no"
+        asked.append((f"is there {phrase(color, item.kind)}?", answer))
+    if alone:
+        item = pick(alone)
+        asked.append((f"what color is the {item.kind}?", item.color))
+        item = pick(alone)
+        if min(abs(item.x - 0.5), abs(item.y - 0.5)) > CLOSE:
+            where = f"{'top' if item.y < 0.5 else 'bottom'} {'left' if item.x < 0.5 else 'right'}"
+            asked.append((f"where is the {item.kind}?", where))
+    if single := [item for item in items if colors[item.color] == 1]:
+        item = pick(single)
+        asked.append((f"what is {item.color}?", item.kind))
+    if len(alone) > 1:
+        a, b = (alone[n] for n in rng.permutation(len(alone))[:2])
+        if abs(a.x - b.x) > CLOSE:
+            asked.append((f"is the {a.kind} left of the {b.kind}?", "yes" if a.x < b.x else "no"))
+        if abs(a.y - b.y) > CLOSE:
+            asked.append((f"is the {a.kind} above the {b.kind}?", "yes" if a.y < b.y else "no"))
+    rng.shuffle(asked)
+    return [(str(question), str(answer)) for question, answer in asked]
+
+
+def search(scene: Scene, kind: str, rng: np.random.Generator, most: int = 4) -> Example:
+    """A detection or segmentation prompt for one to `most` kinds, absent ones among them.
+
+    Objects are answered in the order of the names asked for, and from top to bottom within one.
+    """
+    present = sorted({item.kind for item in scene.items})
+    absent = [name for name in KINDS if name not in present]
+    count = 1 + int(rng.integers(most))
+    here = min(len(present), 1 + int(rng.binomial(count - 1, 0.7)) - int(rng.random() < 0.12))
+    names = [*rng.permutation(present)[:here], *rng.permutation(absent)[: count - here]]
+    names = [str(name) for name in rng.permutation(names)]
+    found = tuple(
+        item
+        for name in names
+        for item in sorted(scene.items, key=lambda item: item.box[1])
+        if item.kind == name
+    )
+    boxes = [Detection(item.kind, whole_pixels(item.box)) for item in found]
+    suffix = format_objects(boxes) if kind == "detect" else ""
+    return Example(kind, TASKS[kind].prompt(" ; ".join(names)), suffix, found)
+
+
+def examples(scene: Scene, rng: np.random.Generator) -> list[Example]:
+    """What is asked about one scene in training, in random order."""
+    asked = [Example("caption", TASKS["caption"].prompt(), caption(scene))]
+    for question, answer in questions(scene, rng)[:5]:
+        asked.append(Example("ask", TASKS["ask"].prompt(question), answer))
+    if scene.texts or rng.random() < 0.2:
+        asked.append(Example("read", TASKS["read"].prompt(), reading(scene)))
+    asked.append(search(scene, "detect", rng))
+    if rng.random() < 0.6:
+        asked.append(search(scene, "detect", rng))
+    if scene.items:
+        asked.append(search(scene, "segment", rng, most=2))
+    if scene.items and rng.random() < 0.4:
+        item = scene.items[rng.integers(len(scene.items))]
+        where = format_box(whole_pixels(item.box))
+        prefix = f"{TASKS['caption'].prompt()} {where}"
+        asked.append(Example("region", prefix, phrase(item.color, item.kind)))
+    return [asked[n] for n in rng.permutation(len(asked))]

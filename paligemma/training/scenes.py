@@ -1,0 +1,319 @@
+"""The drawn world: pictures rendered from a seed, with everything there is to say about them.
+
+A scene is one to four coloured pictograms, and sometimes words or numbers, on a plain, shaded or
+noisy ground. The pictograms are glyphs of the DejaVu font that matplotlib installs, drawn as
+stickers: dark lines on a lighter filled silhouette, and that silhouette is the object's mask.
+All lengths are fractions of the picture's side, so one scene renders at any size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+
+KINDS = {
+    "anchor": "⚓", "bolt": "⚡", "castle": "♜", "cat": "🐱", "cloud": "☁", "clover": "☘",
+    "cow": "🐮", "crown": "♛", "cup": "☕", "envelope": "✉", "flag": "⚑", "flower": "❀",
+    "gear": "⚙", "hammer": "⚒", "heart": "♥", "horse": "♞", "house": "⌂", "keyboard": "⌨",
+    "monkey": "🐵", "moon": "☽", "mouse": "🐭", "note": "♫", "pencil": "✎", "plane": "✈",
+    "skull": "☠", "smiley": "☺", "snowflake": "❄", "star": "★", "sun": "☀", "telephone": "☎",
+    "umbrella": "☂", "wheel": "☸",
+}  # fmt: skip
+
+# name: (filling, lines)
+COLORS = {
+    "red": ((255, 120, 110), (190, 15, 20)),
+    "orange": ((255, 185, 95), (225, 95, 0)),
+    "yellow": ((255, 245, 120), (205, 165, 0)),
+    "green": ((140, 225, 130), (10, 115, 35)),
+    "blue": ((135, 185, 255), (20, 60, 200)),
+    "purple": ((205, 155, 250), (110, 25, 165)),
+    "pink": ((255, 190, 225), (230, 40, 150)),
+    "brown": ((190, 145, 105), (95, 50, 15)),
+}
+
+BACKGROUNDS = {
+    "white": (250, 250, 250),
+    "gray": (140, 140, 140),
+    "black": (15, 15, 15),
+    "beige": (240, 225, 190),
+    "teal": (20, 130, 135),
+    "navy": (20, 25, 85),
+}
+
+WORDS = (
+    "ABLE ACID APPLE AREA BABY BALL BANK BELL BIRD BLUE BOAT BOOK BREAD BRICK CABLE CAKE CARD "
+    "CHAIR CITY CLAY CLOCK COAL COIN COOK COPY CORN DANCE DESK DOOR DREAM DRUM DUCK DUST EARTH "
+    "EAST EXIT FARM FIELD FIRE FISH FLOUR FORK FROG FRUIT GAME GATE GIFT GLASS GOLD GRASS GREEN "
+    "HAND HAT HELLO HILL HONEY HOTEL ICE IDEA INK IRON JAM JAZZ JOKE JUICE JUMP KEY KING KITE "
+    "KNIFE LAKE LAMP LEAF LEMON LIGHT LION MAP MILK MINT MUSIC NAIL NEST NIGHT NORTH OCEAN OIL "
+    "OPEN OVEN PAGE PAPER PARK PEN PIANO PIZZA POST QUEEN QUIET QUIZ RADIO RAIN RICE RING RIVER "
+    "ROAD ROOF ROPE SALT SAND SHIP SHOE SHOP SILK SNOW SOAP SOUP SOUTH STONE STOP SUGAR TABLE "
+    "TAXI TEA TIGER TOWN TRAIN TREE UNCLE VASE VIEW VOICE WATER WAVE WEST WIND WOOD WOOL YARD "
+    "YEAR ZEBRA ZERO ZONE"
+).split()
+CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+
+SPRITE = 160  # pixels; a pictogram is drawn once at this size, then warped into every picture
+RIM = SPRITE // 12  # pixels around the lines
+GAP = 0.02  # at least this much ground between any two things
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """A pictogram at unit size, its centre at the origin: `lines` [SPRITE, SPRITE] and outlines."""
+
+    lines: np.ndarray
+    outlines: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A pictogram in a scene: centre, larger side and degrees of rotation."""
+
+    kind: str
+    color: str
+    x: float
+    y: float
+    size: float
+    angle: float
+
+    @cached_property
+    def outlines(self) -> list[np.ndarray]:
+        """The silhouette as polygons [n, 2] of (x, y)."""
+        turn = np.radians(self.angle)
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        centre = np.array([self.x, self.y])
+        return [points @ rotation.T * self.size + centre for points in sprite(self.kind).outlines]
+
+    @cached_property
+    def box(self) -> tuple[float, float, float, float]:
+        """(x1, y1, x2, y2), tight around the silhouette."""
+        points = np.concatenate(self.outlines)
+        return (*points.min(0).tolist(), *points.max(0).tolist())
+
+
+@dataclass(frozen=True)
+class Text:
+    """A written word: left end, middle line, letter height and colour."""
+
+    text: str
+    x: float
+    y: float
+    size: float
+    color: tuple[int, int, int]
+
+    @property
+    def character_boxes(self) -> list[tuple[float, float, float, float]]:
+        """(x1, y1, x2, y2) of every character."""
+        ends = [self.x + _font(100).getlength(self.text[:n]) / 100 * self.size
+                for n in range(len(self.text) + 1)]  # fmt: skip
+        top, bottom = self.y - 0.38 * self.size, self.y + 0.38 * self.size
+        return [(a, top, b, bottom) for a, b in pairwise(ends)]
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        boxes = self.character_boxes
+        return boxes[0][0], boxes[0][1], boxes[-1][2], boxes[-1][3]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything in one picture. `ground` is plain, shaded or noisy."""
+
+    background: str
+    ground: str
+    items: tuple[Item, ...]
+    texts: tuple[Text, ...]
+    seed: int
+
+
+@cache
+def _font(size: int, bold: bool = True) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(FONTS / f"DejaVuSans{'-Bold' * bold}.ttf"), size)
+
+
+@cache
+def sprite(kind: str) -> Sprite:
+    """The pictogram called `kind` (or the glyph itself), drawn once."""
+    lines = _glyph(KINDS.get(kind, kind))
+    # the silhouette: gaps closed, holes filled, and a rim around everything
+    wide = cv2.copyMakeBorder(lines, SPRITE, SPRITE, SPRITE, SPRITE, cv2.BORDER_CONSTANT)
+    body = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, _disc(RIM)) > 96
+    body = cv2.dilate(body.astype(np.uint8), _disc(RIM // 2 + 2))
+    contours, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    contours = [c[:, 0] + 0.5 - 1.5 * SPRITE for c in contours if cv2.contourArea(c) > 60]
+    reach = np.concatenate(contours)
+    extent = (reach.max(0) - reach.min(0)).max()
+    middle = (reach.max(0) + reach.min(0)) / 2
+    outlines = [cv2.approxPolyDP(c.astype(np.float32)[:, None], 0.7, True)[:, 0] for c in contours]
+    # the lines keep pace with the outlines: middle to the centre, extent to the whole side
+    shift = np.float32([[1, 0, -middle[0]], [0, 1, -middle[1]]])
+    grow = cv2.getRotationMatrix2D((SPRITE / 2, SPRITE / 2), 0, SPRITE / extent)
+    for warp in (shift, grow):
+        lines = cv2.warpAffine(lines, warp, (SPRITE, SPRITE))
+    return Sprite(lines, tuple((outline - middle) / extent for outline in outlines))
+
+
+def _glyph(character: str) -> np.ndarray:
+    """The character in white on black [SPRITE, SPRITE], in the middle, with room for the rim."""
+    page = Image.new("L", (2 * SPRITE, 2 * SPRITE))
+    font = _font(SPRITE, bold=False)
+    ImageDraw.Draw(page).text((SPRITE, SPRITE), character, font=font, fill=255, anchor="mm")
+    ink = np.asarray(page.crop(page.getbbox()))
+    scale = (SPRITE - 2 * RIM - 2) / max(ink.shape)
+    ink = cv2.resize(ink, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    canvas = np.zeros((SPRITE, SPRITE), np.uint8)
+    top, left = (SPRITE - ink.shape[0]) // 2, (SPRITE - ink.shape[1]) // 2
+    canvas[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    return canvas
+
+
+def _disc(radius: int) -> np.ndarray:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+
+
+def sample(seed: int) -> Scene:
+    """The scene of this seed: the same on every machine."""
+    rng = np.random.default_rng(seed)
+    background = _pick(rng, tuple(BACKGROUNDS))
+    count = 1 + int(rng.integers(4))
+    taken: list[tuple[float, float, float, float]] = []
+    texts, items = [], []
+    for _ in range(_pick(rng, (0,) * 5 + (1,) * 12 + (2,) * 3)):
+        if text := _place_text(rng, background, taken):
+            texts.append(text)
+    things: list[tuple[str, str]] = []
+    for _ in range(count):
+        kind, color = _pick(rng, tuple(KINDS)), _pick(rng, tuple(COLORS))
+        if things and rng.random() < 0.3:  # the same kind again, so that there is more to count
+            kind, other = _pick(rng, things)
+            color = other if rng.random() < 0.5 else color
+        things.append((kind, color))
+    for kind, color in things:
+        if item := _place_item(rng, kind, color, taken):
+            items.append(item)
+    ground = _pick(rng, ("plain", "shaded", "noisy"))
+    return Scene(background, ground, tuple(items), tuple(texts), seed)
+
+
+def _pick(rng: np.random.Generator, options: Sequence) -> Any:
+    return options[rng.integers(len(options))]
+
+
+def _clear(box: tuple, taken: list[tuple]) -> bool:
+    x1, y1, x2, y2 = box
+    inside = min(x1, y1) >= 0.01 and max(x2, y2) <= 0.99
+    return inside and all(
+        x2 + GAP < a or c + GAP < x1 or y2 + GAP < b or d + GAP < y1 for a, b, c, d in taken
+    )
+
+
+def _place_item(rng: np.random.Generator, kind: str, color: str, taken: list) -> Item | None:
+    for attempt in range(60):
+        size = rng.uniform(0.22, 0.44 - 0.0025 * attempt)
+        x, y = rng.uniform(size / 2, 1 - size / 2, 2)
+        item = Item(kind, color, float(x), float(y), float(size), float(rng.uniform(-30, 30)))
+        if _clear(item.box, taken):
+            taken.append(item.box)
+            return item
+    return None
+
+
+def _place_text(rng: np.random.Generator, background: str, taken: list) -> Text | None:
+    what = rng.random()
+    if what < 0.55:
+        string = _pick(rng, WORDS)
+    elif what < 0.85:
+        string = "".join(_pick(rng, CHARACTERS[26:]) for _ in range(rng.integers(1, 5)))
+    else:
+        string = "".join(_pick(rng, CHARACTERS) for _ in range(rng.integers(1, 5)))
+    dark = sum(BACKGROUNDS[background]) < 300
+    low, high = (185, 256) if dark else (0, 70)
+    for _ in range(30):
+        size = float(rng.uniform(0.15, 0.22))
+        color = tuple(int(c) for c in rng.integers(low, high, 3))
+        width = Text(string, 0, 0, size, color).box[2]
+        if width > 0.9:
+            continue
+        x, y = rng.uniform(0.02, 0.98 - width), rng.uniform(0.1, 0.9)
+        text = Text(string, float(x), float(y), size, color)
+        if _clear(text.box, taken):
+            taken.append(text.box)
+            return text
+    return None
+
+
+def render(scene: Scene, size: int = 256) -> Image.Image:
+    """The picture of a scene, `size` × `size`, RGB."""
+    rng = np.random.default_rng(scene.seed + 1)
+    canvas = _ground(scene, size, rng)
+    for item in scene.items:
+        filling, lines = (
+            np.clip(np.array(c) + rng.integers(-12, 13, 3), 0, 255) for c in COLORS[item.color]
+        )
+        _blend(canvas, silhouette(item, size, smooth=True), filling)
+        scale = item.size * size / SPRITE
+        warp = cv2.getRotationMatrix2D((SPRITE / 2, SPRITE / 2), -item.angle, scale)
+        warp[:, 2] += np.array([item.x, item.y]) * size - SPRITE / 2
+        source = sprite(item.kind).lines
+        if scale < 0.6:  # halve first: the warp alone would skip pixels
+            source = cv2.resize(source, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+            warp[:, :2] *= 2
+        _blend(canvas, cv2.warpAffine(source, warp, (size, size), flags=cv2.INTER_LINEAR), lines)
+    picture = Image.fromarray(canvas.round().astype(np.uint8))
+    pen = ImageDraw.Draw(picture)
+    for text in scene.texts:
+        font = _font(round(text.size * size))
+        pen.text((text.x * size, text.y * size), text.text, font=font, fill=text.color, anchor="lm")
+    return picture
+
+
+def _ground(scene: Scene, size: int, rng: np.random.Generator) -> np.ndarray:
+    base = np.array(BACKGROUNDS[scene.background], np.float32) + rng.uniform(-8, 8, 3)
+    canvas = np.broadcast_to(base, (size, size, 3)).astype(np.float32)
+    if scene.ground == "shaded":
+        turn, depth = rng.uniform(0, 2 * np.pi), rng.uniform(15, 35)
+        y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+        canvas += (depth / 2 * (np.cos(turn) * x + np.sin(turn) * y))[..., None]
+    elif scene.ground == "noisy":
+        grain = rng.normal(0, rng.uniform(4, 10), (64, 64, 3)).astype(np.float32)
+        canvas += cv2.resize(grain, (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.clip(canvas, 0, 255)
+
+
+def _blend(canvas: np.ndarray, alpha: np.ndarray, color: np.ndarray) -> None:
+    rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
+    if len(rows) == 0:
+        return
+    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    weight = alpha[window][..., None].astype(np.float32) / 255
+    canvas[window] += weight * (color.astype(np.float32) - canvas[window])
+
+
+def silhouette(item: Item, size: int, smooth: bool = False) -> np.ndarray:
+    """The item's mask [size, size] uint8: 0 or 255, with soft edges if `smooth`."""
+    mask = np.zeros((size, size), np.uint8)
+    # pixel centres lie at half numbers; four bits of sub-pixel position
+    points = [((outline * size - 0.5) * 16).round().astype(np.int32) for outline in item.outlines]
+    cv2.fillPoly(mask, points, 255, cv2.LINE_AA if smooth else cv2.LINE_8, shift=4)
+    return mask
+
+
+def crop(item: Item, box: tuple[float, float, float, float], size: int = 64) -> np.ndarray:
+    """The item's silhouette as `box` cuts it out, stretched to [size, size]: 0…1, soft edges."""
+    corner = np.array(box[:2])
+    stretch = size / np.maximum(np.array(box[2:]) - corner, 1e-6)
+    mask = np.zeros((size, size), np.uint8)
+    points = [((outline - corner) * stretch - 0.5) * 16 for outline in item.outlines]
+    cv2.fillPoly(mask, [p.round().astype(np.int32) for p in points], 255, cv2.LINE_AA, 4)
+    return mask.astype(np.float32) / 255

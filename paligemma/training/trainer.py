@@ -1,0 +1,183 @@
+"""Train the built-in model: the tower first, then everything, on drawn scenes.
+
+    python -m paligemma.training --out DIR
+
+Muon (Jordan et al. 2024; torch.optim.Muon) turns the layers' matrices, AdamW the rest. Every stage
+writes its state every few minutes and goes on from there when it is started again.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.objects import value_to_loc
+from paligemma.processor import PaliGemmaProcessor
+from paligemma.training import checkpoint
+from paligemma.training.codec import cosine
+from paligemma.training.examples import PIXELS
+from paligemma.training.packing import Packed, PackedScenes
+from paligemma.training.tower import Patches, PatchHeads, PatchScenes
+
+PATCH_WEIGHT = 0.125  # of the patch heads' loss while the whole model learns
+WARM_UP = 100  # steps
+SAVE_EVERY = 200  # steps
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training. Rates are the peak; `tower` scales them for the vision tower."""
+
+    name: str
+    steps: int
+    batch: int
+    muon: float
+    adamw: float
+    tower: float = 1.0
+
+
+STAGES = (
+    Stage("tower", steps=1_100, batch=64, muon=8e-3, adamw=3e-3),
+    Stage("whole", steps=4_800, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
+)
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Unit variance through every matrix; the ones that end a residual branch start smaller."""
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            nn.init.constant_(parameter, float("vision_tower" in name and name.endswith("weight")))
+        elif parameter.ndim == 1:
+            nn.init.zeros_(parameter)
+        else:
+            fan_in = parameter[0].numel()
+            ends = any(part in name for part in ("o_proj", "out_proj", "fc2", "down_proj"))
+            nn.init.normal_(parameter, std=fan_in**-0.5 * (0.3 if ends else 1))
+    nn.init.normal_(model.vision_tower.embeddings.position_embedding.weight, std=0.3)
+
+
+def order_locations(model: PaliGemmaForConditionalGeneration, loc_ids: list[int]) -> None:
+    """Start the `<loc>` rows of the table as waves, so that neighbours begin alike."""
+    table = model.language_model.embed_tokens.weight
+    width = table.shape[1]
+    place = torch.linspace(0, 1, len(loc_ids))[:, None]
+    waves = 2 ** torch.linspace(0, 7, width // 2) * torch.pi / 2
+    rows = torch.cat([(place * waves).sin(), (place * waves).cos()], 1)
+    with torch.no_grad():
+        table[loc_ids] = rows * table.std() / rows.std()
+
+
+def soft_targets(processor: PaliGemmaProcessor, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """What counts as right for each token: `ids`, `weights` [V, 7], rows summing to 1.
+
+    A `<loc>` shares its weight with the three pixels on either side (sigma one pixel).
+    """
+    ids = torch.arange(vocabulary)[:, None].repeat(1, 7)
+    weights = torch.zeros(vocabulary, 7)
+    weights[:, 3] = 1
+    locs = [processor.tokenizer.token_to_id(f"<loc{n:04d}>") for n in range(1024)]
+    offsets = torch.arange(-3, 4)
+    for pixel in range(PIXELS + 1):
+        near = (pixel + offsets).clamp(0, PIXELS).tolist()
+        row = locs[value_to_loc(pixel / PIXELS)]
+        ids[row] = torch.tensor([locs[value_to_loc(n / PIXELS)] for n in near])
+        weights[row] = torch.softmax(-0.5 * offsets.float() ** 2, 0)
+    return ids, weights
+
+
+class Trainer:
+    """One stage: the model, its heads, two optimizers, and the loop."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        model: PaliGemmaForConditionalGeneration,
+        heads: PatchHeads,
+        data: PatchScenes | PackedScenes,
+    ):
+        self.stage, self.model, self.heads, self.data = stage, model, heads, data
+        self.soft = soft_targets(data.processor, model.config.text_config.vocab_size)
+        self.tower = torch.compile(model.vision_tower)
+        self.decoder = torch.compile(model.language_model)
+        trained = model.vision_tower if stage.name == "tower" else model
+        matrices, rest = [], [{"params": list(heads.parameters()), "peak": stage.adamw}]
+        for name, parameter in trained.named_parameters():
+            tower = stage.name == "tower" or name.startswith("vision_tower")
+            is_matrix = parameter.ndim == 2 and ".layers." in f".{name}"
+            rate = (stage.muon if is_matrix else stage.adamw) * (stage.tower if tower else 1)
+            (matrices if is_matrix else rest).append({"params": [parameter], "peak": rate})
+        self.optimizers = {
+            "muon": torch.optim.Muon(matrices, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+            "adamw": torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        }
+
+    def loss(self, batch: Patches | Packed) -> tuple[Tensor, Tensor]:
+        """The weighted mean over answer tokens, and the patch heads' loss."""
+        with torch.autocast("cpu", torch.bfloat16):
+            features = self.tower(batch.pixel_values)
+            patch_loss = self.heads(features, batch.patches)
+            if self.stage.name == "tower":
+                return torch.zeros(()), patch_loss
+            x = self.model.embed_tokens(batch.input_ids)
+            images = self.model.multi_modal_projector(features)
+            x = torch.cat([images.to(x.dtype), x[:, images.shape[1] :]], 1)
+            hidden = self.decoder(x, batch.positions, batch.mask())
+            counted = batch.weights > 0
+            logits = self.model.logits(hidden[counted])
+        ids, weights = (table[batch.targets[counted]] for table in self.soft)
+        likely = F.log_softmax(logits.float(), -1).gather(1, ids)
+        importance = batch.weights[counted]
+        return -((likely * weights).sum(1) * importance).sum() / importance.sum(), patch_loss
+
+    def run(self, state_path: Path) -> None:
+        """Take every step that is left, saving to `state_path`."""
+        first = self.load(state_path) if state_path.exists() else 0
+        loader = DataLoader(
+            self.data,
+            batch_size=None,
+            sampler=range(first, self.stage.steps),
+            num_workers=1,
+            prefetch_factor=6,
+        )
+        weight = 1.0 if self.stage.name == "tower" else PATCH_WEIGHT
+        smooth, start = None, time.time()
+        for step, batch in enumerate(loader, first):
+            factor = min(1, (step + 1) / WARM_UP) * cosine(step / self.stage.steps)
+            for optimizer in self.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * factor
+            answer_loss, patch_loss = self.loss(batch)
+            (answer_loss + weight * patch_loss).backward()
+            parameters = [*self.model.parameters(), *self.heads.parameters()]
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+                optimizer.zero_grad()
+            losses = torch.stack([answer_loss.detach(), patch_loss.detach()])
+            smooth = losses if smooth is None else 0.98 * smooth + 0.02 * losses
+            if (step + 1) % 50 == 0:
+                rate = (step + 1 - first) * self.stage.batch / (time.time() - start)
+                print(f"{self.stage.name} {step + 1}/{self.stage.steps} answers {smooth[0]:.4f} "
+                      f"patches {smooth[1]:.4f} {rate:.0f} pictures/s", flush=True)  # fmt: skip
+            if (step + 1) % SAVE_EVERY == 0 or step + 1 == self.stage.steps:
+                self.save(state_path, step + 1)
+
+    def save(self, path: Path, step: int) -> None:
+        state = {"step": step, "model": self.model.state_dict(), "heads": self.heads.state_dict()}
+        state |= {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        checkpoint.save(path, state)
+
+    def load(self, path: Path) -> int:
+        """Read the state; return the number of steps it has taken."""
+        state = checkpoint.load(path)
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])
+        return state["step"]

@@ -1,0 +1,160 @@
+"""config.json in and out, checked against transformers, and the published variants."""
+
+import dataclasses
+
+import pytest
+import torch
+from reference import CONFIGS
+
+from paligemma.config import VARIANTS, PaliGemmaConfig
+from paligemma.model import PaliGemmaForConditionalGeneration
+
+# As published with google/paligemma-3b-pt-224: no image_size, no head_dim, no rope_theta.
+PUBLISHED_1 = {
+    "architectures": ["PaliGemmaForConditionalGeneration"],
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "hidden_size": 2048,
+    "image_token_index": 257152,
+    "model_type": "paligemma",
+    "pad_token_id": 0,
+    "projection_dim": 2048,
+    "text_config": {
+        "hidden_size": 2048,
+        "intermediate_size": 16384,
+        "model_type": "gemma",
+        "num_attention_heads": 8,
+        "num_hidden_layers": 18,
+        "num_image_tokens": 256,
+        "num_key_value_heads": 1,
+        "torch_dtype": "float32",
+        "vocab_size": 257216,
+    },
+    "vision_config": {
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "model_type": "siglip_vision_model",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 27,
+        "num_image_tokens": 256,
+        "patch_size": 14,
+        "projection_dim": 2048,
+        "projector_hidden_act": "gelu_fast",
+        "vision_use_head": False,
+    },
+}
+# The manner of google/paligemma2-3b-pt-448.
+PUBLISHED_2 = {
+    **PUBLISHED_1,
+    "_vocab_size": 257152,
+    "projection_dim": 2304,
+    "text_config": {
+        "attn_logit_softcapping": 50.0,
+        "cache_implementation": "hybrid",
+        "eos_token_id": [1, 107],
+        "final_logit_softcapping": 30.0,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "model_type": "gemma2",
+        "num_attention_heads": 8,
+        "num_hidden_layers": 26,
+        "num_image_tokens": 1024,
+        "num_key_value_heads": 4,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "torch_dtype": "bfloat16",
+        "vocab_size": 257216,
+    },
+    "vision_config": {**PUBLISHED_1["vision_config"], "image_size": 448},
+}
+
+
+def transformers_config(values: dict) -> PaliGemmaConfig:
+    """`values` by way of transformers' own class, which fills in its own defaults."""
+    transformers = pytest.importorskip("transformers")
+    return PaliGemmaConfig.from_dict(transformers.PaliGemmaConfig(**values).to_dict())
+
+
+def test_published_files_are_the_variants():
+    assert PaliGemmaConfig.from_dict(PUBLISHED_1) == VARIANTS["paligemma-3b-224"]
+    assert PaliGemmaConfig.from_dict(PUBLISHED_2) == VARIANTS["paligemma2-3b-448"]
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma2"])
+def test_absent_keys_mean_what_transformers_means(kind):
+    width = {"gemma": 3072, "gemma2": 2304}[kind]
+    bare = {
+        "text_config": {"model_type": kind},
+        "vision_config": {"model_type": "siglip_vision_model"},
+        "projection_dim": width,
+    }
+    assert PaliGemmaConfig.from_dict(bare) == transformers_config(bare)
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), *VARIANTS.values()])
+def test_round_trip_and_transformers_agree(config):
+    assert PaliGemmaConfig.from_dict(config.to_dict()) == config
+    assert transformers_config(config.to_dict()) == config
+
+
+def test_variants_are_those_of_the_papers():
+    assert len(VARIANTS) == 12
+    tokens = {name: v.vision_config.num_image_tokens for name, v in VARIANTS.items()}
+    assert {tokens[f"paligemma-3b-{size}"] for size in (224, 448, 896)} == {256, 1024, 4096}
+    with torch.device("meta"):
+        sizes = {
+            name: sum(p.numel() for p in PaliGemmaForConditionalGeneration(config).parameters())
+            for name, config in VARIANTS.items()
+            if name.endswith("-224")
+        }
+    billions = {name: round(size / 1e9, 1) for name, size in sizes.items()}
+    assert billions == {
+        "paligemma-3b-224": 2.9,
+        "paligemma2-3b-224": 3.0,
+        "paligemma2-10b-224": 9.7,
+        "paligemma2-28b-224": 27.7,
+    }
+    assert VARIANTS["paligemma2-28b-224"].text_config.attention_scale == 144**-0.5
+    assert VARIANTS["paligemma-3b-224"].text_config.attention_scale == 256**-0.5
+
+
+def changed(part: str, **values) -> dict:
+    return {**PUBLISHED_2, part: {**PUBLISHED_2[part], **values}}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({**PUBLISHED_2, "model_type": "llava"}, "llava"),
+        ({**PUBLISHED_2, "projection_dim": 2048}, "2048.*2304"),
+        (changed("text_config", model_type="llama"), "'gemma', 'gemma2'"),
+        (changed("text_config", hidden_activation="silu"), "silu"),
+        (changed("text_config", attention_bias=True), "attention_bias"),
+        (changed("text_config", layer_types=["full_attention"] * 26), "layer_types"),
+        (changed("text_config", rope_scaling={"factor": 2.0}), "rope_scaling"),
+        (changed("text_config", num_key_value_heads=3), "num_key_value_heads, 3"),
+        (changed("text_config", hidden_size="wide"), "hidden_size is 'wide'"),
+        (changed("text_config", head_dim=None), "head_dim is None"),
+        (changed("vision_config", image_size=225), "image_size is 225"),
+        (changed("vision_config", image_size=[224, 224]), "image_size"),
+        (changed("vision_config", hidden_act="relu"), "relu"),
+    ],
+)
+def test_what_is_not_built_is_refused(values, words):
+    with pytest.raises(ValueError, match=words):
+        PaliGemmaConfig.from_dict(values)
+
+
+def test_a_null_switches_an_effect_off():
+    values = changed("text_config", sliding_window=None, attn_logit_softcapping=None)
+    text = PaliGemmaConfig.from_dict(values).text_config
+    assert text.sliding_window is None and text.attn_logit_softcapping is None
+
+
+def test_a_mix_that_config_json_cannot_say_is_refused():
+    config = CONFIGS["gemma1"]
+    mixed = dataclasses.replace(config.text_config, sliding_window=5)
+    with pytest.raises(ValueError, match="sliding_window"):
+        dataclasses.replace(config, text_config=mixed).to_dict()

@@ -1,0 +1,58 @@
+"""Prompts of every task, from what a person types."""
+
+import pytest
+
+from paligemma.tasks import TASKS
+
+
+def test_tab_order_and_keys():
+    assert list(TASKS) == ["caption", "ask", "read", "detect", "segment"]
+    assert all(task.key == key for key, task in TASKS.items())
+
+
+@pytest.mark.parametrize(
+    "key, text, prompt",
+    [
+        ("caption", "", "caption en"),
+        ("caption", "typed in another tab", "caption en"),
+        ("read", "", "ocr"),
+        ("ask", "what colour is it?", "answer en what colour is it?"),
+        ("ask", "  how many,\nor none; {0}? ", "answer en how many, or none; {0}?"),
+        ("detect", "cat", "detect cat"),
+        ("detect", "cat, dog", "detect cat ; dog"),
+        ("detect", "cat; dog", "detect cat ; dog"),
+        ("detect", "cat ; dog", "detect cat ; dog"),
+        ("detect", ", cat,, black\tdog ;", "detect cat ; black dog"),
+        ("segment", "driver's seat,T-shirt (red)", "segment driver's seat ; T-shirt (red)"),
+    ],
+)
+def test_prompt(key, text, prompt):
+    assert TASKS[key].prompt(text) == prompt
+
+
+def test_language():
+    assert TASKS["caption"].prompt(language="de") == "caption de"
+    assert TASKS["ask"].prompt("was?", language="zh-Hans") == "answer zh-Hans was?"
+
+
+@pytest.mark.parametrize("key", [key for key, task in TASKS.items() if task.needs])
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_needed_text_is_asked_for(key, text):
+    with pytest.raises(ValueError, match=TASKS[key].needs):
+        TASKS[key].prompt(text)
+
+
+def test_separators_alone_name_nothing():
+    with pytest.raises(ValueError, match="names of things"):
+        TASKS["detect"].prompt(" , ; ")
+
+
+@pytest.mark.parametrize("language", ["", "en\n", "e n", "<loc0001>", "1"])
+def test_language_must_be_a_code(language):
+    with pytest.raises(ValueError, match="language"):
+        TASKS["caption"].prompt(language=language)
+
+
+def test_what_comes_back():
+    assert [task.answers for task in TASKS.values()] == ["text", "text", "text", "boxes", "masks"]
+    assert [key for key, task in TASKS.items() if not task.needs] == ["caption", "read"]

@@ -1,0 +1,257 @@
+"""Drawing, pixel by pixel: the right pixels change, and the input picture never does."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageColor
+
+from paligemma.objects import Detection
+from visualize import (
+    attention_legend,
+    color_map,
+    color_of,
+    draw_attention,
+    draw_boxes,
+    draw_masks,
+    paste_mask,
+)
+from visualize.attention import COLORS
+from visualize.boxes import draw_chips
+from visualize.colors import PALETTE, ink_on
+
+FULL = np.ones((64, 64), np.float32)
+LEFT_HALF = np.where(np.arange(64) < 32, 1.0, -1.0) * FULL
+INNER = (0.25, 0.25, 0.75, 0.75)
+SIZES = [(1, 1), (1, 400), (400, 1), (7, 5), (33, 17), (128, 128), (640, 480), (4500, 3000)]
+
+
+def photo(width, height, mode="RGB"):
+    y, x = np.mgrid[:height, :width]
+    rgb = np.stack([x * 3 % 256, y * 5 % 256, (x + y) % 256], axis=-1).astype(np.uint8)
+    return Image.fromarray(rgb).convert(mode)
+
+
+def black(width, height):
+    return Image.new("RGB", (width, height))
+
+
+def changed(before, after):
+    return (np.array(before.convert("RGB")) != np.array(after)).any(axis=-1)
+
+
+DRAWINGS = {
+    "boxes": lambda p: draw_boxes(p, [Detection("cat", INNER, score=0.9)]),
+    "masks": lambda p: draw_masks(p, [Detection("cat", INNER)] * 2, [LEFT_HALF, None]),
+    "attention": lambda p: draw_attention(p, np.eye(8)),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK"])
+def test_input_is_unchanged_and_output_is_rgb(draw, mode):
+    picture = photo(90, 60, mode)
+    before = picture.tobytes()
+    drawn = draw(picture)
+    assert picture.tobytes() == before and picture.mode == mode
+    assert (drawn.mode, drawn.size) == ("RGB", picture.size)
+    assert changed(picture, drawn).any()
+
+
+@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_any_size(draw, size):
+    assert draw(photo(*size)).size == size
+
+
+@pytest.mark.parametrize("draw", [draw_boxes, lambda p, d: draw_masks(p, d, [])])
+def test_nothing_found_leaves_the_picture(draw):
+    picture = photo(50, 40)
+    drawn = draw(picture, [])
+    assert drawn is not picture and drawn.tobytes() == picture.tobytes()
+
+
+def test_box_edges_are_at_the_right_pixels():
+    drawn = np.array(draw_boxes(black(40, 20), [Detection("", INNER)]))
+    edge = np.zeros((20, 40), bool)
+    edge[5:15, 10:30] = True
+    edge[6:14, 11:29] = False
+    assert (drawn[edge] == color_of("")).all() and not drawn[~edge].any()
+
+
+def test_whole_picture_box_lies_on_its_border():
+    drawn = np.array(draw_boxes(black(30, 30), [Detection("", (0, 0, 1, 1))])).any(axis=-1)
+    assert drawn[0].all() and drawn[-1].all() and drawn[:, 0].all() and drawn[:, -1].all()
+    assert not drawn[1:-1, 1:-1].any()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 0), (1, 1, 1, 1), (0.5, 0, 0.5, 1), (0, 1, 1, 1)])
+@pytest.mark.parametrize("size", [(1, 1), (64, 48), (640, 480)])
+def test_box_without_size_is_still_seen(box, size):
+    assert np.array(draw_boxes(black(*size), [Detection("", box)])).any()
+
+
+def test_line_width_grows_with_the_picture():
+    def line(side):
+        column = np.array(draw_boxes(black(side, side), [Detection("", INNER)]))[:, side // 2]
+        return int(column.any(axis=-1).sum()) / 2
+
+    assert [line(side) for side in (64, 320, 1600)] == [1, 2, 10]
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0.1, 0.1), (0.9, 0.9, 1, 1), (0.9, 0, 1, 0.1), INNER])
+@pytest.mark.parametrize("label", ["cat", "a label much too long for its picture " * 9])
+def test_chips_stay_whole_inside_the_picture(box, label):
+    """The chip is a rectangle with all four sides, and nothing is drawn outside of it."""
+    drawn = np.array(draw_chips_on(black(300, 200), [Detection(label, box)]))
+    chip = np.argwhere((drawn == color_of(label)).all(axis=-1))
+    (top, left), (bottom, right) = chip.min(axis=0), chip.max(axis=0)
+    frame = [drawn[top, left : right + 1], drawn[bottom, left : right + 1]]
+    frame += [drawn[top : bottom + 1, left], drawn[top : bottom + 1, right]]
+    assert all((side == color_of(label)).all() for side in frame)
+    outside = drawn.copy()
+    outside[top : bottom + 1, left : right + 1] = 0
+    assert not outside.any()
+
+
+def draw_chips_on(canvas, detections):
+    draw_chips(canvas, detections)
+    return canvas
+
+
+def test_repeated_boxes_show_each_label():
+    one, two = [Detection("cat", INNER)], [Detection("cat", INNER)] * 2
+    chip = np.array(draw_chips_on(black(300, 200), one)).any(axis=-1).sum()
+    assert np.array(draw_chips_on(black(300, 200), two)).any(axis=-1).sum() == 2 * chip
+
+
+def test_score_is_written():
+    plain, scored = (
+        draw_chips_on(black(300, 200), [Detection("cat", INNER, score=s)]) for s in (None, 0.9)
+    )
+    assert scored.getbbox()[2] > plain.getbbox()[2]
+
+
+@pytest.mark.parametrize("label", ["\ud800", "\0", "a\nb", "猫", "🐈", "x" * 100_000, "مرحبا"])
+def test_any_label_is_drawn(label):
+    draw_boxes(black(200, 100), [Detection(label, INNER)])
+
+
+def test_colors_are_stable_and_apart():
+    assert color_map(["cat"]) == {"cat": "#d55e00"}
+    labels = ["cat", "dog", "bird", "tree", "car", "hat", "cat", "cup"]
+    colors = color_map(labels)
+    assert list(colors) == list(dict.fromkeys(labels)) and len(set(colors.values())) == 7
+    assert all(color_map(labels[:n]).items() <= colors.items() for n in range(len(labels)))
+    assert color_of("cat") == ImageColor.getrgb(colors["cat"])
+    assert max(map(list(color_map(map(str, range(70))).values()).count, PALETTE)) == 10
+
+
+def luminance(color):
+    c = np.array(ImageColor.getrgb(color)) / 255
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [
+        0.2126,
+        0.7152,
+        0.0722,
+    ]
+
+
+@pytest.mark.parametrize("color", PALETTE)
+def test_ink_is_readable(color):
+    low, high = sorted([luminance(color), luminance(ink_on(color))])
+    assert (high + 0.05) / (low + 0.05) >= 4.5
+
+
+@pytest.mark.parametrize("size", [(64, 64), (200, 130), (1000, 700)])
+def test_mask_is_stretched_bilinearly_as_torch_does(size):
+    width, height = size
+    mask = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    soft = torch.nn.functional.interpolate(
+        torch.from_numpy(mask)[None, None], (height, width), mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+    pasted = paste_mask(mask, (0, 0, 1, 1), width, height)
+    assert pasted.shape == (height, width) and pasted.dtype == bool
+    sure = np.abs(soft) > 1e-5
+    assert (pasted == (soft > 0))[sure].all() and sure.mean() > 0.99
+
+
+def test_mask_lies_in_its_box():
+    pasted = paste_mask(LEFT_HALF, (0.2, 0.5, 0.6, 0.9), 100, 50)
+    expected = np.zeros((50, 100), bool)
+    expected[25:45, 20:40] = True
+    assert (pasted == expected).all()
+
+
+@pytest.mark.parametrize(
+    "box", [(0.5, 0, 0.5, 1), (0, 0.5, 1, 0.5), (1, 1, 1, 1), (0, 0, 0.004, 1)]
+)
+def test_mask_in_a_box_without_size_is_empty(box):
+    assert not paste_mask(FULL, box, 100, 50).any()
+    picture = photo(100, 50)
+    assert not changed(picture, draw_masks(picture, [Detection("", box)], [FULL])).any()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_mask_on_any_size(size):
+    width, height = size
+    assert paste_mask(FULL, (0, 0, 1, 1), width, height).all()
+    assert not paste_mask(-FULL, (0, 0, 1, 1), width, height).any()
+
+
+def test_mask_fill_and_outline():
+    grey = Image.new("RGB", (80, 80), (100, 100, 100))
+    drawn = np.array(draw_masks(grey, [Detection("", INNER)], [LEFT_HALF]))
+    color = np.array(color_of(""))
+    outline, fill = np.zeros((2, 80, 80), bool)
+    outline[20:60, 20:40] = True
+    fill[21:59, 21:39] = True
+    outline &= ~fill
+    assert (drawn[outline] == color).all()
+    assert (drawn[fill] == np.rint(0.55 * 100 + 0.45 * color)).all()
+    assert (drawn[~outline & ~fill] == 100).all()
+
+
+def test_object_without_a_mask_keeps_its_box():
+    picture, found = photo(80, 80), [Detection("cat", INNER)]
+    assert draw_masks(picture, found, [None]).tobytes() == draw_boxes(picture, found).tobytes()
+
+
+def test_masks_must_match_detections():
+    with pytest.raises(ValueError, match="got 0 for 1"):
+        draw_masks(photo(8, 8), [Detection("", INNER)], [])
+
+
+def test_attention_colours_follow_the_scale():
+    heat = np.zeros((8, 8))
+    heat[2, 5] = 0.03
+    drawn = np.array(draw_attention(photo(80, 80), heat, opacity=1.0)).astype(int)
+    assert (drawn[70, 5] == COLORS[0]).all()
+    assert np.abs(drawn[25, 55] - COLORS[255]).max() <= 12
+    brightest = np.unravel_index(drawn.sum(axis=-1).argmax(), (80, 80))
+    assert 23 <= brightest[0] <= 26 and 53 <= brightest[1] <= 56
+
+
+def test_attention_of_nothing_and_opacity():
+    picture = photo(30, 20)
+    assert draw_attention(picture, np.eye(4), opacity=0).tobytes() == picture.tobytes()
+    assert (np.array(draw_attention(picture, np.zeros((4, 4)), opacity=1)) == COLORS[0]).all()
+    doubled = draw_attention(picture, 2 * np.eye(4))
+    assert doubled.tobytes() == draw_attention(picture, np.eye(4)).tobytes()
+
+
+@pytest.mark.parametrize("opacity", [-0.1, 1.1, float("nan")])
+def test_attention_refuses_other_opacities(opacity):
+    with pytest.raises(ValueError, match="Opacity"):
+        draw_attention(photo(8, 8), np.eye(4), opacity)
+
+
+@pytest.mark.parametrize(
+    "heat", [np.ones(4), np.ones((2, 4, 4)), np.full((4, 4), np.nan), -np.eye(4)]
+)
+def test_attention_refuses_other_maps(heat):
+    with pytest.raises(ValueError, match="map"):
+        draw_attention(photo(8, 8), heat)
+
+
+def test_attention_legend_runs_over_the_colours():
+    legend = np.array(attention_legend(0.25, width=256))
+    assert (legend[0] == COLORS).all() and (legend[13:] < 128).any()

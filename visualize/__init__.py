@@ -1,0 +1,16 @@
+"""Drawing on pictures: a picture and values in, a new picture out, the input unchanged."""
+
+from .attention import attention_legend, draw_attention
+from .boxes import draw_boxes
+from .colors import color_map, color_of
+from .masks import draw_masks, paste_mask
+
+__all__ = [
+    "attention_legend",
+    "color_map",
+    "color_of",
+    "draw_attention",
+    "draw_boxes",
+    "draw_masks",
+    "paste_mask",
+]
