@@ -25,7 +25,7 @@ from paligemma.config import PaliGemmaConfig
 from paligemma.model import PaliGemmaForConditionalGeneration
 from paligemma.objects import Detection, parse_tokens
 from paligemma.processor import PaliGemmaProcessor, open_image
-from paligemma.sampling import SamplingOptions, stream
+from paligemma.sampling import SamplingOptions, Step, stream
 from paligemma.vqvae import MaskCodec
 from paligemma.weights import load_model, read_config
 
@@ -210,11 +210,14 @@ class PaliGemma:
             options,
             self.processor.eos_token_id,
         )
-        first, replies = None, []
-        for count, step in enumerate(steps):
-            now = perf_counter()
-            first = first or now
-            timings = Timings(seen - start, first - seen, now - first, count)
+        prefill = decode = 0.0
+        replies: list[Reply] = []
+        for count, (spent, step) in enumerate(_timed(steps)):
+            if count == 0:
+                prefill = spent
+            else:
+                decode += spent
+            timings = Timings(seen - start, prefill, decode, count)
             for answer, token, logprob in zip(answers, step.ids, step.logprobs, strict=True):
                 answer.add(token, logprob)
             replies = [answer.reply(timings, answer.finished) for answer in answers]
@@ -269,6 +272,16 @@ class _Answer:
             timings=timings,
             finished=finished,
         )
+
+
+def _timed(steps: Iterator[Step]) -> Iterator[tuple[float, Step]]:
+    """Each step with the seconds it took the model: a consumer's own time does not count."""
+    while True:
+        start = perf_counter()
+        step = next(steps, None)
+        if step is None:
+            return
+        yield perf_counter() - start, step
 
 
 def _best_device() -> str:

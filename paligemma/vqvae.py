@@ -84,7 +84,7 @@ class MaskCodec(nn.Module):
                 *arrays["codebook"].shape,
             )
             codec.load_state_dict(arrays)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, IndexError, TypeError, RuntimeError) as error:
             raise ValueError(f"{path} is not a PaliGemma mask codec: {error}.") from error
         return codec.eval().requires_grad_(False)
 

@@ -29,12 +29,24 @@ UNSEEN_SHAPES = list("☏☚☮♔♗♘♙♩♻✇✍✓✗✚✪✻✽❁❂�
 
 
 def evaluate(pg: PaliGemma, scenes: int, first: int) -> dict[str, float | int]:
-    """Every score of `pg` on `scenes` scenes with seeds from `first` on."""
+    """Every score of `pg` on `scenes` scenes with seeds from `first` on.
+
+    A score is 0 where the scenes gave nothing to ask. ValueError for fewer than one scene and for
+    a seed below 0.
+    """
+    if scenes < 1:
+        raise ValueError(f"A model is measured on at least one scene, not {scenes}.")
+    if first < 0:
+        raise ValueError(f"A seed is a whole number from 0, not {first}.")
     drawn = [sample(first + n) for n in range(scenes)]
     scores: dict[str, float | int] = {"scenes": scenes}
     for name, measure in MEASURES.items():
         scores |= measure(pg, drawn, np.random.default_rng(first), name)
     return scores
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0
 
 
 def answers(
@@ -55,7 +67,7 @@ def _exact(truth: Callable[[Scene], str], prompt: str, only: Callable[[Scene], b
     def measure(pg: PaliGemma, scenes: Sequence[Scene], _, name: str) -> dict:
         asked = [(scene, prompt) for scene in scenes if only(scene)]
         right = [reply.text == truth(scene) for scene, reply in answers(pg, asked, name)]
-        return {f"{name}_exact": float(np.mean(right)), f"{name}_asked": len(right)}
+        return {f"{name}_exact": _mean(right), f"{name}_asked": len(right)}
 
     return measure
 
@@ -65,7 +77,7 @@ def _questions(pg: PaliGemma, scenes: Sequence[Scene], rng, name: str) -> dict:
     prompts = [(scene, TASKS["ask"].prompt(question)) for scene, (question, _) in asked]
     texts = [reply.text for _, reply in answers(pg, prompts, name)]
     right = [text == answer for text, (_, (_, answer)) in zip(texts, asked, strict=True)]
-    return {"ask_accuracy": float(np.mean(right)), "ask_asked": len(right)}
+    return {"ask_accuracy": _mean(right), "ask_asked": len(right)}
 
 
 def _detect(pg: PaliGemma, scenes: Sequence[Scene], rng, name: str) -> dict:
@@ -92,7 +104,7 @@ def _segment(pg: PaliGemma, scenes: Sequence[Scene], rng, name: str) -> dict:
                 continue
             mask = paste_mask(soft[m], reply.detections[m].box, SIZE, SIZE)
             overlaps.append(mask_iou(mask, silhouette(item, SIZE) > 0))
-    return {"segment_miou": float(np.mean(overlaps)), "segment_objects": len(overlaps)}
+    return {"segment_miou": _mean(overlaps), "segment_objects": len(overlaps)}
 
 
 def _codec(pg: PaliGemma, scenes: Sequence[Scene], rng, name: str) -> dict:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 
 def save(path: Path, state: Any) -> None:
-    """Write a tree of dicts, lists, tensors and plain values; the old file stays until it is done."""
+    """Write a tree of dicts, lists, tensors and plain values; the old file stays till then."""
     tensors: dict[str, torch.Tensor] = {}
 
     def strip(node: Any) -> Any:

@@ -1,0 +1,95 @@
+"""Draw the example pictures: python examples/draw.py (from the project's folder).
+
+The scenes are composed by hand from the drawn world; training never draws them.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from paligemma.training.scenes import Item, Scene, Text, render
+
+HERE = Path(__file__).parent
+WHITE, INK = (250, 250, 250), (20, 20, 30)
+SIZE = 640  # pixels a side
+
+SCENES = {
+    "planes": Scene(
+        "black", "plain",
+        (Item("plane", "green", 0.26, 0.28, 0.40, -18),
+         Item("plane", "green", 0.70, 0.36, 0.36, 12),
+         Item("heart", "pink", 0.48, 0.76, 0.36, 8)),
+        (), 1,
+    ),
+    "zoo": Scene(
+        "beige", "shaded",
+        (Item("cat", "orange", 0.25, 0.30, 0.38, -8),
+         Item("monkey", "brown", 0.73, 0.31, 0.40, 10),
+         Item("cat", "blue", 0.70, 0.77, 0.34, 14)),
+        (Text("ZOO", 0.05, 0.76, 0.18, INK),), 2,
+    ),
+    "weather": Scene(
+        "navy", "plain",
+        (Item("cloud", "blue", 0.28, 0.24, 0.42, 0),
+         Item("umbrella", "red", 0.30, 0.70, 0.42, 14),
+         Item("sun", "yellow", 0.74, 0.28, 0.38, 10),
+         Item("snowflake", "pink", 0.74, 0.74, 0.36, 5)),
+        (), 3,
+    ),
+    "harbour": Scene(
+        "teal", "noisy",
+        (Item("anchor", "red", 0.27, 0.33, 0.40, -12),
+         Item("wheel", "brown", 0.72, 0.70, 0.40, 9)),
+        (Text("SHIP", 0.50, 0.24, 0.17, WHITE),), 4,
+    ),
+    "tea": Scene(
+        "white", "plain",
+        (Item("cup", "green", 0.30, 0.66, 0.42, 4),
+         Item("clover", "green", 0.74, 0.70, 0.36, -14)),
+        (Text("TEA", 0.10, 0.22, 0.22, (120, 20, 20)), Text("42", 0.62, 0.30, 0.20, INK)), 5,
+    ),
+    "faces": Scene(
+        "gray", "plain",
+        (Item("smiley", "yellow", 0.27, 0.29, 0.40, 0),
+         Item("smiley", "purple", 0.72, 0.31, 0.36, 15),
+         Item("mouse", "pink", 0.28, 0.74, 0.38, -6),
+         Item("skull", "red", 0.73, 0.75, 0.36, 6)),
+        (), 6,
+    ),
+    "castle": Scene(
+        "black", "shaded",
+        (Item("castle", "orange", 0.28, 0.62, 0.44, 0),
+         Item("crown", "yellow", 0.72, 0.68, 0.40, -10),
+         Item("moon", "blue", 0.78, 0.25, 0.32, 8)),
+        (Text("KING", 0.08, 0.20, 0.18, WHITE),), 7,
+    ),
+    "music": Scene(
+        "white", "noisy",
+        (Item("note", "purple", 0.24, 0.32, 0.36, -8),
+         Item("note", "purple", 0.52, 0.70, 0.36, 12),
+         Item("star", "red", 0.76, 0.28, 0.36, 10),
+         Item("note", "purple", 0.84, 0.74, 0.26, 4)),
+        (), 8,
+    ),
+}  # fmt: skip
+
+PROMPTS = [
+    ("zoo", "detect", "cat ; monkey"),
+    ("planes", "caption", ""),
+    ("harbour", "segment", "anchor ; wheel"),
+    ("faces", "ask", "what color is the mouse?"),
+    ("tea", "read", ""),
+    ("weather", "segment", "umbrella ; cloud"),
+    ("music", "ask", "how many notes are there?"),
+    ("castle", "detect", "crown ; castle ; moon"),
+    ("weather", "caption", ""),
+    ("harbour", "read", ""),
+]
+
+if __name__ == "__main__":
+    for name, scene in SCENES.items():
+        render(scene, SIZE).save(HERE / f"{name}.png", optimize=True)
+    rows = [{"image": f"{name}.png", "task": task, "text": text} for name, task, text in PROMPTS]
+    (HERE / "prompts.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

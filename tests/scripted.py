@@ -1,0 +1,49 @@
+"""A model that answers from a script, for tests of the app that need exact answers."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from paligemma.objects import parse
+from paligemma.pipeline import Reply, SamplingOptions, Timings, Token, open_image
+
+
+class Scripted:
+    """Has what the app uses of `PaliGemma`.
+
+    answers: the tokens for each prompt; any other prompt is answered with nothing.
+    pause: seconds a token takes. `log` holds (prompt, tokens given, how it ended) of every stream.
+    """
+
+    name = "a scripted model"
+    description = "It says what a test wrote down."
+
+    def __init__(self, answers: Mapping[str, Sequence[str]], pause: float = 0.0):
+        self.answers, self.pause, self.log = answers, pause, []
+
+    def stream(self, image, prompt: str, options: SamplingOptions) -> Iterator[Reply]:
+        open_image(image)
+        script = list(self.answers.get(prompt, ()))[: options.max_new_tokens]
+        given, end, started = 0, "closed", time.perf_counter()
+        try:
+            for given in range(len(script) + 1):
+                tokens = tuple(Token(n, text, -0.1) for n, text in enumerate(script[:given]))
+                text = "".join(token.text for token in tokens).strip()
+                spent = Timings(0.01, 0.01, time.perf_counter() - started, given)
+                yield Reply(text, tuple(parse(text)), tokens, spent, given == len(script))
+                time.sleep(self.pause)
+            end = "finished"
+        finally:
+            self.log.append((prompt, given, end))
+
+    def masks(self, detections) -> list[np.ndarray | None]:
+        y, x = np.mgrid[-1:1:64j, -1:1:64j]
+        disc = (1 - np.hypot(x, y)).astype(np.float32)
+        return [None if found.codes is None else disc for found in detections]
+
+    def attention(self, image, prompt: str, reply: Reply) -> np.ndarray:
+        maps = np.full((len(reply.tokens), 8, 8), 1e-3, np.float32)
+        for n, heat in enumerate(maps):
+            heat[n % 8, (3 * n) % 8] = 0.3
+        return maps

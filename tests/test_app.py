@@ -1,0 +1,284 @@
+"""The demo over HTTP, as programs use it: every tab and sentence, hostile files, visitors."""
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from hostile import ANSWERED, hostile_files
+from PIL import Image
+from scripted import Scripted
+
+import app
+from paligemma.pipeline import PaliGemma, SamplingOptions
+from paligemma.tasks import TASKS
+
+BUILTIN = Path(app.__file__).parent / "paligemma" / "builtin" / "model.safetensors"
+SETTINGS = (128, 0, 0, 1, 0)
+LOCS = ["<loc0000>", "<loc0512>", "<loc1023>", "<loc1023>"]
+SEGS = [f"<seg{n:03d}>" for n in range(16)]
+EVIL = '<img src=x onerror="alert(1)"> **bold**'
+ANSWERS = {
+    "caption en": ["a", " red", " cat"],
+    "answer en what is it?": ["cat"],
+    "answer en evil": [EVIL],
+    "ocr": ["EXIT"],
+    "detect cat ; dog": [*LOCS, " cat", " ;", *LOCS, " cat", " ;", *LOCS, " dog"],
+    "detect nonsense": ["no", " box"],
+    "detect evil": [*LOCS, " ", EVIL],
+    "detect thin": [LOCS[0], LOCS[0], LOCS[0], LOCS[0], " thin"],
+    "segment cat": [*LOCS, *SEGS, " cat", " ;", *LOCS, *SEGS[:3], " half"],
+    "answer en count": [str(n) for n in range(100)],
+}
+VALUES = {"caption": [], "ask": ["what is it?"], "read": [], "detect": ["cat, dog"],
+          "segment": ["cat"]}  # fmt: skip
+ODDLY_SHAPED = {"one_pixel", "one_wide_5000_high", "5000_wide_one_high", "megapixels_24"}
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # gradio's use of pandas
+
+
+@pytest.fixture(scope="module")
+def pg():
+    return Scripted(ANSWERS)
+
+
+def launched(model):
+    demo = app.build_app(model)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **app.LOOK)
+    yield url
+    demo.close()
+
+
+@pytest.fixture(scope="module")
+def url(pg):
+    yield from launched(pg)
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    return Client(url, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "picture.png"
+    Image.new("RGB", (60, 40), "navy").save(path)
+    return handle_file(path)
+
+
+def ask(client, key, picture, *values):
+    return client.predict(picture, *values, *SETTINGS, api_name=f"/{key}")
+
+
+def sentence(client, key, picture, *values):
+    with pytest.raises(AppError) as caught:
+        client.predict(picture, *values, api_name=f"/{key}")
+    return str(caught.value)
+
+
+def test_a_tab_and_an_endpoint_for_every_task(pg, client):
+    demo = app.build_app(pg)
+    tabs = [block.id for block in demo.blocks.values() if isinstance(block, gr.Tab)]
+    assert tabs == [*TASKS, "attention"]
+    named = client.view_api(return_format="dict")["named_endpoints"]
+    assert list(named) == [f"/{key}" for key in tabs]
+
+
+def test_text_answers(client, picture):
+    for key, words in ("caption", "a red cat"), ("ask", "cat"), ("read", "EXIT"):
+        raw, line = ask(client, key, picture, *VALUES[key])
+        assert raw == words
+        assert re.fullmatch(r"Done\. \d+\.\d\d s · \d+ tokens?( · \d+ tokens/s)?", line)
+
+
+def test_boxes(client, picture):
+    raw, seen, line = ask(client, "detect", picture, "cat, dog")
+    assert raw.startswith("<loc0000><loc0512>")
+    assert [a["label"] for a in seen["value"]["annotations"]] == ["cat", "cat", "dog"]
+    assert set(seen["color_map"]) == {"cat", "dog"}
+    assert line.startswith("Found 3 things.")
+    layer = Image.open(seen["value"]["annotations"][0]["image"]).getchannel("A")
+    assert layer.size == Image.open(seen["value"]["image"]).size == (640, 427)
+    assert layer.getpixel((100, 200)) == 0, "outside"
+    assert layer.getpixel((480, 200)) < 60, "inside"
+    assert layer.getpixel((320, 200)) == 255, "on the outline"
+
+
+def test_a_box_without_area_is_still_seen(client, picture):
+    _, seen, _ = ask(client, "detect", picture, "thin")
+    assert Image.open(seen["value"]["annotations"][0]["image"]).getchannel("A").getextrema()[1] > 0
+
+
+def test_masks_and_a_box_where_the_codes_are_not_whole(client, picture):
+    _, seen, line = ask(client, "segment", picture, "cat")
+    cat, half = (Image.open(a["image"]).getchannel("A") for a in seen["value"]["annotations"])
+    assert cat.getpixel((480, 213)) in range(120, 136), "a mask is half see-through"
+    assert cat.getpixel((325, 5)) == 0, "the corner of the box is outside the disc"
+    assert half.getpixel((325, 5)) > 0
+    assert line.startswith("Found 2 things.")
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "line"),
+    [
+        ("ask", ["?"], "The model stayed silent: it finds nothing to say or to read here. "),
+        ("detect", ["x"], "Nothing found: the model sees none of that in this picture. "),
+        ("segment", ["x"], "Nothing found: the model sees none of that in this picture. "),
+        ("detect", ["nonsense"], "There is no whole box in the answer: see the model's own words."),
+    ],
+)
+def test_empty_answers_get_a_friendly_word(client, picture, key, values, line):
+    assert ask(client, key, picture, *values)[-1].startswith(line)
+
+
+def test_attention(client, picture):
+    tokens, heat, line = ask(client, "attention", picture, "caption en")
+    assert tokens["choices"] == [["1 a", 0], ["2 red", 1], ["3 cat", 2]]
+    assert Image.open(heat).size == (640, 427)
+    assert line == "36% of this token's attention is on the picture, 30.0% on its brightest patch."
+    assert "stayed silent" in ask(client, "attention", picture, "anything")[-1]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "words"),
+    [
+        ("ask", ["", *SETTINGS], "Ask needs a question about the picture"),
+        ("ask", [None, *SETTINGS], "Ask needs a question about the picture"),
+        ("detect", [" ; , ", *SETTINGS], "Detect needs names of things to find"),
+        ("attention", [" ", *SETTINGS], "There is no prompt yet: write one, such as detect cat."),
+        ("read", [0, 0, 0, 1, 0], "max_new_tokens is a whole number from 1, not 0."),
+        ("read", [9, -1, 0, 1, 0], "temperature is 0 or from 0.001 to 1000, not -1."),
+        ("read", [9, 0, 0, 1, None], "seed is a whole number from 0 to 2**63 - 1, not None."),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(client, picture, key, values, words):
+    assert sentence(client, key, picture, *values).startswith(words)
+
+
+def test_no_picture_yet(client):
+    for key, values in [*VALUES.items(), ("attention", ["ocr"])]:
+        words = "There is no picture yet: upload one, paste one, or pick an example."
+        assert sentence(client, key, None, *values, *SETTINGS) == words
+
+
+def test_messages_are_never_html():
+    with pytest.raises(gr.Error) as caught, app.sentences():
+        raise ValueError("no '<b>' & co")
+    assert caught.value.message == "no '&lt;b&gt;' &amp; co"
+
+
+def test_other_errors_are_not_swallowed():
+    with pytest.raises(ZeroDivisionError), app.sentences():
+        raise ZeroDivisionError
+
+
+def test_model_text_stays_text(client, picture):
+    assert ask(client, "ask", picture, "evil")[0] == EVIL
+    raw, seen, line = ask(client, "detect", picture, "evil")
+    assert seen["value"]["annotations"][0]["label"] == EVIL
+    assert EVIL in raw
+    assert EVIL not in line, "the line is Markdown"
+
+
+def test_every_hostile_file_ends_in_an_answer_or_a_sentence(client, picture, tmp_path):
+    outcomes = {}
+    files = hostile_files(tmp_path)
+    for name, path in files.items():
+        if path.is_file():  # clients upload nothing else
+            key = "detect" if name in ODDLY_SHAPED else "caption"
+            try:
+                outcomes[name] = ask(client, key, handle_file(path), *VALUES[key])[-1]
+            except AppError as error:
+                outcomes[name] = str(error)
+    for name, words in outcomes.items():
+        assert re.fullmatch(r"\S[^\n]+ [^\n]+", words) and len(words) < 300, name
+        assert "Error" not in words and "Traceback" not in words, name
+        assert words.startswith(("Found", "Done.")) == (name in ANSWERED), (name, words)
+    assert len(outcomes) >= 50
+    assert ask(client, "caption", picture)[0] == "a red cat", "the app goes on"
+
+
+def test_closing_the_run_stops_the_model(picture):
+    pg = Scripted(ANSWERS, pause=0.05)
+    server = launched(pg)
+    client = Client(next(server), verbose=False)
+    job = client.submit(picture, "count", *SETTINGS, api_name="/ask")
+    while len(job.outputs()) < 5:
+        time.sleep(0.02)
+    seen = len(job.outputs())
+    job.cancel()
+    deadline = time.monotonic() + 10
+    while not pg.log and time.monotonic() < deadline:
+        time.sleep(0.02)
+    [(prompt, given, end)] = pg.log
+    assert (prompt, end) == ("answer en count", "closed")
+    assert given < seen + 10 < 100, "within a few tokens, the way of the request included"
+    assert client.predict(picture, *SETTINGS, api_name="/read")[0] == "EXIT"
+    server.close()
+
+
+def test_visitors_do_not_meet(url, tmp_path):
+    def visit(n):
+        path = tmp_path / f"{n}.png"
+        Image.new("RGB", (100 + n, 100), "navy").save(path)
+        client, picture = Client(url, verbose=False), handle_file(path)
+        raw, seen, _ = ask(client, "detect", picture, ("cat, dog", "thin")[n % 2])
+        _, heat, _ = ask(client, "attention", picture, ("ocr", "caption en")[n % 2])
+        shown = Image.open(seen["value"]["image"])
+        assert shown.size == Image.open(heat).size == (640, round(640 * 100 / (100 + n)))
+        return raw[-4:].strip()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(visit, range(4))) == ["dog", "thin"] * 2
+
+
+def test_the_examples():
+    if not (app.EXAMPLES / "prompts.json").exists():
+        pytest.skip("examples/prompts.json is not there")
+    rows = app.load_examples()
+    assert len(rows) >= 8
+    assert {row["task"] for row in rows} == set(TASKS)
+    for row in rows:
+        assert TASKS[row["task"]].prompt(row["text"])
+        assert Image.open(row["image"]).mode == "RGB"
+
+
+def test_without_examples_the_page_still_builds(pg, monkeypatch, tmp_path):
+    monkeypatch.setattr(app, "EXAMPLES", tmp_path)
+    assert app.build_app(pg)
+
+
+def test_command_line(pg, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(PaliGemma, "load", lambda path: seen.update(model=path) or pg)
+    monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: seen.update(options))
+    monkeypatch.setattr("sys.argv", ["app.py", "--model", "folder", "--port", "1234", "--share"])
+    app.main()
+    assert (seen["model"], seen["server_port"], seen["share"]) == ("folder", 1234, True)
+    assert seen["server_name"] == "127.0.0.1"
+
+
+@pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in model is not there")
+def test_the_built_in_model_answers_in_every_tab():
+    server = launched(PaliGemma.load())
+    client = Client(next(server), verbose=False)
+    for row in app.load_examples():
+        values = [row["text"]] if TASKS[row["task"]].needs else []
+        raw, *_, line = ask(client, row["task"], handle_file(row["image"]), *values)
+        assert raw and line.startswith(("Done.", "Found"))
+    row = app.load_examples()[0]
+    tokens, _, line = ask(client, "attention", handle_file(row["image"]), "caption en")
+    assert tokens["choices"] and "of this token's attention" in line
+    server.close()
+
+
+def test_settings_are_the_fields_of_sampling_options(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    [_, text, *settings] = endpoints["/detect"]["parameters"]
+    assert text["parameter_name"] == "text"
+    defaults = {setting["parameter_name"]: setting["parameter_default"] for setting in settings}
+    assert defaults == asdict(SamplingOptions())

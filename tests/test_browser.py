@@ -1,0 +1,223 @@
+"""The demo in a real browser: examples, boxes, masks, stopping and uploads."""
+
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from PIL import Image
+from scripted import Scripted
+
+import app
+from paligemma.objects import Detection
+from paligemma.objects import format as write
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # gradio's use of pandas
+]
+FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync""".split()
+
+EVIL = "<img src=x onerror=alert(1)>"
+CODES = tuple(range(16))
+THINGS = [Detection("cat", (0.1, 0.1, 0.4, 0.5)), Detection(EVIL, (0.5, 0.5, 0.9, 0.9))]
+ANSWERS = {  # by prompt; "how many?" takes some seconds unless it is stopped
+    "detect cat ; dog": write(THINGS),
+    "segment cat": write([Detection("cat", (0.1, 0.1, 0.4, 0.5), CODES)]),
+    "answer en how many?": "0123456789" * 50,
+    "caption en": "two things",
+    "ocr": "",
+}
+EXAMPLES = [("detect", "cat ; dog"), ("segment", "cat"), ("ask", "how many?"), ("caption", ""),
+            ("read", "")]  # fmt: skip
+PATIENCE = 20_000  # milliseconds
+sync_api.expect.set_options(timeout=PATIENCE)
+expect = sync_api.expect
+
+
+@pytest.fixture(scope="module")
+def pg():
+    scripts = {prompt: re.findall("<[a-z0-9]+>|.", text) for prompt, text in ANSWERS.items()}
+    return Scripted(scripts, pause=0.05)
+
+
+@pytest.fixture(scope="module")
+def url(pg, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("examples")
+    rows = []
+    for n, (task, text) in enumerate(EXAMPLES):
+        Image.new("RGB", (200, 150), (40 * n, 120, 90)).save(folder / f"{n}.png")
+        rows.append({"image": f"{n}.png", "task": task, "text": text})
+    (folder / "prompts.json").write_text(json.dumps(rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "EXAMPLES", folder)
+        demo = app.build_app(pg)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **app.LOOK)
+    yield url
+    demo.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=[1440, 390])
+def page(request, browser, url):
+    page = browser.new_page(viewport={"width": request.param, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    wrong, hosts = [], set()
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+    page.on("request", lambda call: hosts.add(urlsplit(call.url).hostname))
+    page.goto(url)
+    yield page
+    page.close()
+    assert not wrong
+    assert hosts - {None} == {"127.0.0.1"}, "nothing comes from outside"
+
+
+def panel(page):
+    return page.get_by_role("tabpanel").filter(visible=True)
+
+
+def line(page):
+    return panel(page).locator(".prose.line")
+
+
+def press(page, name):
+    panel(page).get_by_role("button", name=name, exact=True).click()
+
+
+def example(page, name):
+    page.locator("#examples").get_by_role("button", name=name).click()
+    expect(page.get_by_role("tab", selected=True)).to_have_text(name.split(":")[0])
+
+
+def at_rest(page):
+    expect(panel(page).locator("button.primary")).to_be_enabled()
+    expect(panel(page).get_by_role("button", name="Stop")).to_be_disabled()
+
+
+def until(true):
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_visit(page, pg):
+    example(page, "Detect: cat ; dog")
+    expect(line(page)).to_contain_text("Found 2 things.")
+    expect(panel(page).locator("img.mask")).to_have_count(2)
+    legend = panel(page).locator(".legend-item")
+    assert legend.all_inner_texts() == ["cat", EVIL]
+    assert page.locator('img[src="x"]').count() == 0, "a label is text"
+    at_rest(page)
+
+    page.get_by_role("tab", name="Segment").click()
+    panel(page).get_by_label("Names of things to outline").fill("cat")
+    press(page, "Segment")
+    expect(line(page)).to_contain_text("Found 1 thing.")
+    expect(panel(page).locator("img.mask")).to_have_count(1)
+    assert panel(page).locator("img.mask").evaluate("mask => mask.naturalWidth") == 640
+
+    page.get_by_role("tab", name="Ask").click()
+    panel(page).get_by_role("textbox").first.fill("how many?")
+    panel(page).get_by_role("textbox").first.press("Enter")
+    expect(line(page)).to_contain_text("tokens/s")
+    press(page, "Stop")
+    expect(line(page)).to_contain_text("Stopped.")
+    at_rest(page)
+    words = panel(page).get_by_label("The model's words")
+    shown = words.input_value()
+    assert 0 < len(shown) < 128
+    time.sleep(0.5)
+    assert words.input_value() == shown, "nothing comes after the stop"
+    prompt, given, end = pg.log[-1]
+    assert (prompt, end) == ("answer en how many?", "closed")
+    assert given < 128
+
+    example(page, "Read")
+    expect(line(page)).to_contain_text("The model stayed silent")
+    overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(overflow) <= 0, "the page is as wide as the screen"
+
+
+def test_attention(page):
+    page.get_by_role("tab", name="Attention").click()
+    panel(page).get_by_label("A prompt, just as the model gets it").fill("caption en")
+    press(page, "Show attention")
+    expect(line(page)).to_contain_text("36% of this token's attention is on the picture")
+    glow = panel(page).locator("#heat img")
+    before = glow.get_attribute("src")
+    panel(page).get_by_label("3 o", exact=True).check()
+    expect(glow).not_to_have_attribute("src", before)
+    at_rest(page)
+
+
+def test_uploads(page, tmp_path):
+    files = page.locator("input[type=file]").first
+    page.get_by_label("Remove Image").click()
+    page.get_by_role("tab", name="Caption").click()
+    press(page, "Caption")
+    expect(page.locator(".toast-body").first).to_contain_text("There is no picture yet")
+    page.get_by_label("Close").first.click()
+    at_rest(page)
+    expect(line(page)).to_have_text("")
+
+    (tmp_path / "note.png").write_text("not a picture")
+    files.set_input_files(tmp_path / "note.png")
+    expect(page.locator(".toast-body").first).to_contain_text("'note.png' is not a picture")
+    expect(page.locator("#picture img")).to_have_count(0)
+    page.get_by_label("Close").first.click()
+
+    Image.new("RGB", (30, 20), "teal").save(tmp_path / "page.tif")
+    files.set_input_files(tmp_path / "page.tif")
+    shown = page.locator("#picture img")
+    expect(shown).to_have_js_property("naturalWidth", 30)
+    press(page, "Caption")
+    expect(line(page)).to_contain_text("Done.")
+    expect(panel(page).get_by_label("The model's words")).to_have_value("two things")
+
+
+def test_the_shipped_examples_from_another_folder(browser, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    pg = Scripted({})
+    demo = app.build_app(pg)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **app.LOOK)
+    page = browser.new_page()
+    page.goto(url)
+    for n, row in enumerate(app.load_examples()):
+        page.locator("#examples button").nth(n).click()
+        expect(page.get_by_role("tab", selected=True)).to_have_text(app.TASKS[row["task"]].label)
+        until(lambda: len(pg.log) == n + 1)  # noqa: B023
+        expect(line(page)).to_contain_text("0 tokens")
+        at_rest(page)
+        name = Path(row["image"]).name
+        expect(page.locator("#picture img")).to_have_attribute("src", re.compile(f"{name}$"))
+        expect(page.locator("#picture img")).not_to_have_js_property("naturalWidth", 0)
+        if app.TASKS[row["task"]].needs:
+            expect(panel(page).get_by_role("textbox").first).to_have_value(row["text"])
+    page.close()
+    demo.close()
+
+
+def test_leaving_stops_the_model(browser, url, pg):
+    page = browser.new_page()
+    page.goto(url)
+    example(page, "Ask: how many?")
+    expect(line(page)).to_contain_text("tokens/s")
+    runs = len(pg.log)
+    page.close()
+    until(lambda: len(pg.log) > runs)
+    assert pg.log[-1][2] == "closed"

@@ -1,0 +1,203 @@
+"""python -m paligemma: what it prints and writes; a mistake is one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from scripted import Scripted
+
+from paligemma.__main__ import main
+from paligemma.evaluation import drawn
+from paligemma.pipeline import PaliGemma, SamplingOptions
+
+ROOT = Path(__file__).parents[1]
+LOCS = ["<loc0256>", "<loc0256>", "<loc0768>", "<loc0768>"]
+SEGS = [f"<seg{n:03d}>" for n in range(16)]
+ANSWERS = {
+    "caption en": ["a", " red", " cat"],
+    "detect cat": [*LOCS, " cat"],
+    "segment cat": [*LOCS, *SEGS, " cat"],
+    "answer en où?": ["là", " ☃"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return str(tiny.write(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("pictures") / "gray.png"
+    Image.new("RGB", (120, 80), "gray").save(path)
+    return str(path)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """The built-in model, answering from `ANSWERS`."""
+    monkeypatch.setattr(PaliGemma, "load", lambda path=None: Scripted(ANSWERS))
+
+
+# --- generate -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", ANSWERS)
+def test_the_answer_is_printed(scripted, picture, capsys, prompt):
+    assert main(["generate", "--image", picture, "--prompt", prompt]) == 0
+    out, err = capsys.readouterr()
+    assert out == "".join(ANSWERS[prompt]) + "\n" and err == ""
+
+
+def test_a_folder_answers_as_its_pipeline_does(folder, picture, capsys):
+    asked = ["generate", "--model", folder, "--image", picture, "--prompt", "ocr"]
+    options = ["--max-new-tokens", "6", "--temperature", "1", "--top-k", "50", "--seed", "3"]
+    assert main([*asked, *options, "--top-p", "0.9"]) == 0
+    chosen = SamplingOptions(max_new_tokens=6, temperature=1, top_k=50, top_p=0.9, seed=3)
+    expected = PaliGemma.load(folder).generate(picture, "ocr", chosen).text
+    assert capsys.readouterr().out == expected + "\n"
+    assert main([*asked, "--max-new-tokens", "6"]) == 0
+    assert capsys.readouterr().out != expected + "\n"
+
+
+def test_json_is_the_whole_reply(folder, picture, capsys):
+    asked = ["generate", "--model", folder, "--image", picture, "--prompt", "ocr", "--json"]
+    assert main([*asked, "--max-new-tokens", "5"]) == 0
+    reply = json.loads(capsys.readouterr().out)
+    assert set(reply) == {"text", "detections", "tokens", "timings", "finished"}
+    assert reply["finished"] is True and len(reply["tokens"]) == 5
+    assert set(reply["tokens"][0]) == {"id", "text", "logprob"}
+    assert reply["text"] == "".join(token["text"] for token in reply["tokens"])
+    assert set(reply["timings"]) == {"image_s", "prefill_s", "decode_s", "steps"}
+
+
+def test_json_holds_the_objects(scripted, picture, capsys):
+    assert main(["generate", "--image", picture, "--prompt", "segment cat", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["detections"]
+    assert found["label"] == "cat" and found["codes"] == [*range(16)]
+    assert found["box"] == pytest.approx([256 / 1023, 256 / 1023, 768 / 1023, 768 / 1023])
+    assert main(["generate", "--image", picture, "--prompt", "answer en où?", "--json"]) == 0
+    assert "là ☃" in capsys.readouterr().out  # as it is, not as \\u escapes
+
+
+def pixels(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_out_has_boxes_and_masks_drawn_on_the_picture(scripted, picture, tmp_path, capsys):
+    changed = {}
+    for prompt in ("detect cat", "segment cat", "caption en"):
+        path = tmp_path / "out.png"
+        assert main(["generate", "--image", picture, "--prompt", prompt, "--out", str(path)]) == 0
+        changed[prompt] = np.abs(pixels(path) - pixels(picture)).max(-1) > 8
+    assert capsys.readouterr().out.count("\n") == 3
+    boxes, masks = changed["detect cat"], changed["segment cat"]
+    assert boxes.shape == (80, 120) and not changed["caption en"].any()
+    assert boxes[20:60, 29:32].any(1).all() and not boxes[30:50, 40:80].any()  # an outline
+    assert masks[30:50, 40:80].mean() > 0.9 and not masks[65:].any()  # a filling
+    assert pixels(picture).std() == 0  # the picture itself is as it was
+
+
+def test_out_takes_other_formats_too(scripted, picture, tmp_path):
+    path = tmp_path / "out.jpg"
+    assert main(["generate", "--image", picture, "--prompt", "detect cat", "--out", str(path)]) == 0
+    with Image.open(path) as image:
+        assert image.format == "JPEG" and image.size == (120, 80)
+
+
+# --- Mistakes -------------------------------------------------------------------------------------
+
+
+def complaint(capsys, *argv: str) -> str:
+    """The one line that a mistake leaves on stderr."""
+    assert main(list(argv)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("paligemma: ") and err.endswith("\n") and err.count("\n") == 1
+    return err
+
+
+MISTAKES = {
+    "no picture": (["--image", "nowhere.png"], "There is no file 'nowhere.png'"),
+    "a folder for a picture": (["--image", "."], "not a picture"),
+    "text for a picture": (["--image", __file__], "is not a picture"),
+    "no model": (["--model", "nowhere"], "nowhere is not a folder"),
+    "another folder": (["--model", str(ROOT / "tests")], "has no config.json"),
+    "below zero": (["--temperature=-1"], "temperature is 0 or from"),
+    "not a number": (["--temperature", "nan"], "temperature is 0 or from"),
+    "no tokens": (["--max-new-tokens", "0"], "max_new_tokens is"),
+    "top_p of nothing": (["--top-p", "0"], "top_p is"),
+    "top_k below zero": (["--top-k=-1"], "top_k is"),
+    "a seed below zero": (["--seed=-1"], "seed is"),
+    "a prompt too long": (["--prompt", "cat " * 600], "The prompt has"),
+}
+
+
+@pytest.mark.parametrize("argv, expected", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line(folder, picture, capsys, argv, expected):
+    asked = ["--image", picture, "--prompt", "ocr", "--model", folder]
+    assert expected in complaint(capsys, "generate", *asked, *argv)
+
+
+@pytest.mark.parametrize("name", ["no/such/folder.png", "out.nonsense", "out", "taken.png"])
+def test_a_picture_that_cannot_be_written(scripted, picture, tmp_path, capsys, name):
+    (tmp_path / "taken.png").mkdir()
+    argv = ["--image", picture, "--prompt", "detect cat", "--out", str(tmp_path / name)]
+    assert "cannot be written to" in complaint(capsys, "generate", *argv)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.png"]
+
+
+def test_masks_without_a_codec(folder, picture, tmp_path, capsys, monkeypatch):
+    model = PaliGemma.load(folder)
+    model._codec_path = tmp_path / "nowhere.npz"
+    speaker = Scripted(ANSWERS)
+    speaker.masks = model.masks
+    monkeypatch.setattr(PaliGemma, "load", lambda path=None: speaker)
+    argv = ["--image", picture, "--prompt", "segment cat", "--out", str(tmp_path / "out.png")]
+    assert "no mask codec" in complaint(capsys, "generate", *argv)
+
+
+@pytest.mark.parametrize("argv", [[], ["generate"], ["nonsense"], ["evaluate", "--scenes", "many"]])
+def test_words_that_are_no_command(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2 and "usage: python -m paligemma" in capsys.readouterr().err
+
+
+def test_from_a_shell():
+    command = [sys.executable, "-m", "paligemma", "generate", "--prompt", "ocr", "--image"]
+    done = subprocess.run([*command, "nowhere.png"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "paligemma: There is no file 'nowhere.png'.\n"
+
+
+# --- evaluate -------------------------------------------------------------------------------------
+
+
+def test_evaluate_prints_a_table_and_then_json(folder, capsys, monkeypatch):
+    monkeypatch.setattr(drawn, "LONGEST", SamplingOptions(max_new_tokens=8))
+    assert main(["evaluate", "--model", folder, "--scenes", "3"]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    scores = json.loads(last, parse_constant=pytest.fail)  # NaN is no JSON
+    assert [line.split()[0] for line in table] == list(scores)
+    assert scores["scenes"] == scores["caption_asked"] == scores["detect_asked"] == 3
+    for line, score in zip(table, scores.values(), strict=True):
+        assert float(line.split()[1]) == pytest.approx(score, abs=5e-4)
+    assert all(0 <= score <= 1 for name, score in scores.items() if isinstance(score, float))
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        (["--scenes", "0"], "at least one scene"),
+        (["--first=-5"], "from 0, not -5"),
+        (["--model", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_evaluate_with_a_mistake(folder, capsys, argv, expected):
+    assert expected in complaint(capsys, "evaluate", "--model", folder, "--scenes", "1", *argv)

@@ -1,0 +1,84 @@
+"""The shipped pictures get true answers from the shipped model; the scripts beside them run."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paligemma.evaluation.metrics import box_iou, mask_iou, pair
+from paligemma.objects import Detection
+from paligemma.pipeline import PaliGemma
+from paligemma.tasks import TASKS
+from paligemma.training.examples import caption, reading
+from paligemma.training.scenes import render, silhouette
+from visualize import paste_mask
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCENES = runpy.run_path(str(EXAMPLES / "draw.py"))["SCENES"]
+ROWS = json.loads((EXAMPLES / "prompts.json").read_text(encoding="utf-8"))
+SPOKEN = {
+    ("faces", "what color is the mouse?"): "pink",
+    ("music", "how many notes are there?"): "3",
+}
+
+
+@pytest.fixture(scope="module")
+def pg() -> PaliGemma:
+    return PaliGemma.load()
+
+
+def rows_of(*tasks: str):
+    rows = [(Path(row["image"]).stem, row["task"], row["text"]) for row in ROWS]
+    return pytest.mark.parametrize(
+        ("name", "task", "text"),
+        [pytest.param(*row, id=" ".join(row)) for row in rows if row[1] in tasks],
+    )
+
+
+def ask(pg: PaliGemma, name: str, task: str, text: str):
+    return pg.generate(EXAMPLES / f"{name}.png", TASKS[task].prompt(text))
+
+
+def test_there_are_examples_of_every_task():
+    assert len(ROWS) >= 8
+    assert {row["task"] for row in ROWS} == set(TASKS)
+
+
+@rows_of("caption", "read", "ask")
+def test_words(pg, name, task, text):
+    scene = SCENES[name]
+    truth = {"caption": caption(scene), "read": reading(scene), "ask": SPOKEN.get((name, text))}
+    assert ask(pg, name, task, text).text == truth[task]
+
+
+@rows_of("detect", "segment")
+def test_objects(pg, name, task, text):
+    names = [label.strip() for label in text.split(";")]
+    items = [item for item in SCENES[name].items if item.kind in names]
+    true = [Detection(item.kind, item.box) for item in items]
+    found = ask(pg, name, task, text).detections
+    assert len(found) == len(true)
+    soft = pg.masks(found)
+    for item, truth, match in zip(items, true, pair(true, found), strict=True):
+        assert match is not None, f"no {item.kind}"
+        assert box_iou(truth.box, found[match].box) > 0.7
+        if task == "segment":
+            mask = paste_mask(soft[match], found[match].box, 256, 256)
+            assert mask_iou(mask, silhouette(item, 256) > 0) > 0.6
+
+
+def test_quickstart(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / "quickstart.py"), run_name="__main__")
+    assert "cat at [" in capsys.readouterr().out
+    assert {file.name for file in tmp_path.iterdir()} == {"boxes.png", "masks.png", "attention.png"}
+
+
+def test_pictures_are_the_scripts():
+    for name, scene in SCENES.items():
+        with Image.open(EXAMPLES / f"{name}.png") as kept:
+            drawn = np.asarray(render(scene, kept.width)).astype(int)
+            assert np.abs(drawn - np.asarray(kept)).mean() < 0.5

@@ -1,0 +1,71 @@
+"""A whole checkpoint folder, tiny and random: real tokenizer, mask codec, config and weights.
+
+Not a test file: the tests of training, of the pipeline and of the command line share it. Weights
+are as large as those of `reference`, so that answers wander through the vocabulary.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from reference import ours
+from tokenizers import Tokenizer
+
+from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
+from paligemma.processor import PaliGemmaProcessor
+from paligemma.training import tokenizer
+from paligemma.training.__main__ import sentences
+from paligemma.vqvae import MaskCodec
+from paligemma.weights import save_model
+
+VISION = VisionConfig(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    image_size=32,
+    patch_size=8,
+)
+P, GRID = VISION.num_image_tokens, VISION.grid
+
+
+@cache
+def _trained() -> str:
+    return tokenizer.train(sentences(150, seed=0)).to_str()
+
+
+def words() -> Tokenizer:
+    """The built-in model's tokenizer, of fewer sentences; a new one each time."""
+    return Tokenizer.from_str(_trained())
+
+
+def config(**text) -> PaliGemmaConfig:
+    sizes = {
+        "vocab_size": words().get_vocab_size(),
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
+    image = words().token_to_id("<image>")
+    return PaliGemmaConfig(VISION, TextConfig(**sizes | text), 48, image)
+
+
+def processor() -> PaliGemmaProcessor:
+    return PaliGemmaProcessor(words(), P, VISION.image_size)
+
+
+def codec(encoder=(3, 4, 5, 6), decoder=(7, 6, 5, 4), seed=0) -> MaskCodec:
+    """Random, and all its widths differ."""
+    torch.manual_seed(seed)
+    return MaskCodec(encoder, decoder, codebook_size=128, code_width=8).eval()
+
+
+def write(folder: Path, **text) -> Path:
+    """A folder that `PaliGemma.load` takes."""
+    save_model(ours(config(**text)), folder)
+    words().save(str(folder / "tokenizer.json"))
+    codec().save(folder / "mask_codec.npz")
+    return folder
