@@ -411,8 +411,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--share", action="store_true", help="a public link through gradio.live")
     args = parser.parse_args()
-    demo = build_app(PaliGemma.load(args.model))
-    demo.launch(server_name=args.host, server_port=args.port, share=args.share, **LOOK)
+    try:
+        pg = PaliGemma.load(args.model)
+    except ValueError as error:
+        parser.exit(2, f"app.py: {error}\n")
+    build_app(pg).launch(server_name=args.host, server_port=args.port, share=args.share, **LOOK)
 
 
 if __name__ == "__main__":

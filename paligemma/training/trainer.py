@@ -44,7 +44,7 @@ class Stage:
 
 STAGES = (
     Stage("tower", steps=1_100, batch=64, muon=8e-3, adamw=3e-3),
-    Stage("whole", steps=4_000, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
+    Stage("whole", steps=4_200, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
 )
 
 
