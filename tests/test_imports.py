@@ -17,7 +17,7 @@ ROWS = (
     ("sampling", "weights", "attention"),
     ("pipeline", "training.scenes", "training.checkpoint", "training.tokenizer"),
     ("training.examples", "training.codec", "evaluation.metrics"),
-    ("training.tower",),
+    ("training.tower", "training.names"),
     ("training.packing", "evaluation.drawn"),
     ("training.trainer",),
     ("training.__main__", "__main__"),

@@ -15,6 +15,7 @@ from torch import nn
 
 from paligemma.training import checkpoint, codec, tokenizer, trainer
 from paligemma.training.examples import Example
+from paligemma.training.names import NameHead, kind_numbers, places
 from paligemma.training.packing import PADDING, WEIGHTS, Packed, PackedScenes
 from paligemma.training.scenes import CHARACTERS, COLORS, KINDS, Item, Scene, Text, silhouette
 from paligemma.training.tower import PatchHeads, PatchScenes, patch_labels
@@ -34,7 +35,7 @@ def packed(*rows, alone: bool = False, length: int = 80) -> Packed:
     columns = zip(*(data._row(list(row), alone) for row in rows), strict=True)
     pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     arrays = (torch.from_numpy(np.stack(column)) for column in columns)
-    return Packed(*arrays, pixels.expand(len(rows), -1, -1, -1), patches=None)
+    return Packed(*arrays, pixels.expand(len(rows), -1, -1, -1), patches=None, places=None)
 
 
 # --- Packing --------------------------------------------------------------------------------------
@@ -71,7 +72,7 @@ def test_who_may_look_at_whom(table):
     segments = torch.tensor([[numbers[c if c == "P" else c.lower()] for c in head]])
     is_suffix = torch.tensor([[c in "AB" for c in head]])
     rest = dict.fromkeys(("input_ids", "positions", "targets", "weights", "pixel_values"))
-    mask = Packed(segments=segments, is_suffix=is_suffix, patches=None, **rest).mask()
+    mask = Packed(segments=segments, is_suffix=is_suffix, patches=None, places=None, **rest).mask()
     assert mask.dtype == torch.bool and mask.shape == (1, 1, len(head), len(head))
     for seen, (name, *expected) in zip(mask[0, 0].int().tolist(), rows, strict=True):
         assert seen == list(map(int, expected)), name
@@ -523,3 +524,39 @@ def test_transformers_reads_the_same_ids(tmp_path):
         ids = tiny.words().encode(text, add_special_tokens=False).ids
         assert theirs(text, add_special_tokens=False).input_ids == ids
         assert theirs.decode(ids) == tiny.words().decode(ids, skip_special_tokens=False)
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def test_names_in_a_prompt_are_known_in_every_spelling():
+    words = tokenizer.train(["detect cat", "how many cats are there", "what is red"] * 50)
+    table = kind_numbers(words)
+    number = list(KINDS).index("cat") + 1
+    for text in (" cat", " cats"):
+        assert table[words.token_to_id(text.replace(" ", "▁"))] == number
+    assert table[words.token_to_id("\n")] == 0
+    assert set(table.tolist()) == {0, number}
+
+
+def test_places_are_those_of_the_topmost():
+    low = Item("cat", "red", 0.5, 0.8, 0.2, 0)
+    high = Item("cat", "blue", 0.4, 0.2, 0.2, 0)
+    scene = Scene("white", "plain", (high, low), (), 0)
+    table = places([scene])
+    assert table.shape == (1, len(KINDS), 5)
+    row = table[0, list(KINDS).index("cat")]
+    assert row[0] == 1
+    assert row[1:].tolist() == pytest.approx(high.box)
+    assert table.sum() == pytest.approx(float(row.sum()))
+
+
+def test_the_names_head_asks_only_names():
+    head = NameHead(8)
+    named = torch.zeros(1, 5, dtype=torch.long)
+    named[0, 2] = 1
+    table = torch.zeros(1, len(KINDS), 5)
+    hidden = torch.randn(1, 5, 8, requires_grad=True)
+    head(hidden, named, table).backward()
+    assert hidden.grad[0, 2].abs().sum() > 0
+    assert hidden.grad[0, [0, 1, 3, 4]].abs().sum() == 0

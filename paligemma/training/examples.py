@@ -116,12 +116,11 @@ def search(scene: Scene, kind: str, rng: np.random.Generator, most: int = 4) -> 
 
     Objects are answered in the order of the names asked for, and from top to bottom within one.
     """
-    present = sorted({item.kind for item in scene.items})
-    absent = [name for name in KINDS if name not in present]
-    count = 1 + int(rng.integers(most))
-    here = min(len(present), 1 + int(rng.binomial(count - 1, 0.7)) - int(rng.random() < 0.12))
-    names = [*rng.permutation(present)[:here], *rng.permutation(absent)[: count - here]]
-    names = [str(name) for name in rng.permutation(names)]
+    present = [str(kind) for kind in rng.permutation(sorted({i.kind for i in scene.items}))]
+    absent = [str(kind) for kind in rng.permutation([k for k in KINDS if k not in present])]
+    names = []
+    for _ in range(1 + min(rng.integers(most), rng.integers(most))):  # fewer more often
+        names.append((present if present and rng.random() < 0.75 else absent).pop())
     found = tuple(
         item
         for name in names

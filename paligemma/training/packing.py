@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from paligemma.config import PaliGemmaConfig
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.training.examples import Example, examples, whole_pixels
+from paligemma.training.names import places
 from paligemma.training.scenes import crop
 from paligemma.training.tower import PatchLabels, draw, look
 from paligemma.vqvae import MaskCodec
@@ -31,7 +32,8 @@ class Packed:
 
     `segments` [B, T]: 0 picture, 1… the question a token belongs to, -1 padding. `is_suffix`
     [B, T]. `weights` [B, T]: how much predicting the *next* token counts. `targets` [B, T].
-    `patches`: what each patch shows, for the tower's heads.
+    `patches`: what each patch shows, for the tower's heads. `places` [B, kinds, 5]: what is where,
+    for the names' head.
     """
 
     input_ids: Tensor
@@ -42,6 +44,7 @@ class Packed:
     weights: Tensor
     pixel_values: Tensor
     patches: PatchLabels
+    places: Tensor
 
     def mask(self) -> Tensor:
         """Who may look at whom: bool [B, 1, T, T]."""
@@ -82,6 +85,7 @@ class PackedScenes(Dataset):
         return Packed(
             *(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)),
             *look(scenes, self.processor, self.config.vision_config.grid),
+            places(scenes),
         )
 
     def _row(self, asked: list[Example], alone: bool = False) -> tuple[np.ndarray, ...]:

@@ -120,3 +120,17 @@ class PatchHeads(nn.Module):
         box = F.l1_loss(self.box(features), labels.box[covered])
         mask = F.binary_cross_entropy_with_logits(self.mask(features), labels.mask[covered])
         return 2 * kind + color + 10 * box + mask + 4 * character
+
+
+def word_loss(
+    images: Tensor, table: Tensor, words: Sequence[Tensor], labels: PatchLabels
+) -> Tensor:
+    """How well image tokens [B, P, D] say, in the words' own rows of `table`, what they show.
+
+    `words` are the ids of the kinds' names and of the colours'. A patch that looks like its word is
+    found by that word: what pairs of picture and text teach SigLIP, a patch at a time.
+    """
+    covered = labels.kind > 0
+    shown = images[covered].float()
+    pairs = zip(words, (labels.kind, labels.color), strict=True)
+    return sum(F.cross_entropy(shown @ table[ids].T, what[covered] - 1) for ids, what in pairs)

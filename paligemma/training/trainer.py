@@ -16,23 +16,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from paligemma.gemma import GemmaDecoder, rope_table
 from paligemma.model import PaliGemmaForConditionalGeneration
 from paligemma.objects import value_to_loc
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.training import checkpoint
 from paligemma.training.codec import cosine
 from paligemma.training.examples import PIXELS
+from paligemma.training.names import LAYER, NameHead, kind_numbers
 from paligemma.training.packing import Packed, PackedScenes
-from paligemma.training.tower import Patches, PatchHeads, PatchScenes
+from paligemma.training.scenes import COLORS, KINDS
+from paligemma.training.tower import Patches, PatchHeads, PatchScenes, word_loss
 
 PATCH_WEIGHT = 0.125  # of the patch heads' loss while the whole model learns
+WORD_WEIGHT = 0.25  # of the loss that makes image tokens look like their words
+NAME_WEIGHT = 1.0  # of the names' head
 WARM_UP = 100  # steps
 SAVE_EVERY = 200  # steps
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of training. Rates are the peak; `tower` scales them for the vision tower."""
+    """One stage of training. Rates are peaks; `tower` scales them for the tower."""
 
     name: str
     steps: int
@@ -44,12 +49,16 @@ class Stage:
 
 STAGES = (
     Stage("tower", steps=1_100, batch=64, muon=8e-3, adamw=3e-3),
-    Stage("whole", steps=4_200, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
+    Stage("whole", steps=4_000, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
 )
 
 
 def initialise(model: nn.Module, seed: int) -> None:
-    """Unit variance through every matrix; the ones that end a residual branch start smaller."""
+    """Unit variance through every matrix but two sorts, which start smaller.
+
+    Those are the ones that end a residual branch, and the decoder's queries: a text token that
+    looks at everything evenly can learn to look at the picture, one that looks at itself cannot.
+    """
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "norm" in name:
@@ -59,7 +68,8 @@ def initialise(model: nn.Module, seed: int) -> None:
         else:
             fan_in = parameter[0].numel()
             ends = any(part in name for part in ("o_proj", "out_proj", "fc2", "down_proj"))
-            nn.init.normal_(parameter, std=fan_in**-0.5 * (0.3 if ends else 1))
+            scale = 0.3 if ends or ("language_model" in name and "q_proj" in name) else 1
+            nn.init.normal_(parameter, std=fan_in**-0.5 * scale)
     nn.init.normal_(model.vision_tower.embeddings.position_embedding.weight, std=0.3)
 
 
@@ -92,6 +102,18 @@ def soft_targets(processor: PaliGemmaProcessor, vocabulary: int) -> tuple[Tensor
     return ids, weights
 
 
+def _trunk(
+    decoder: GemmaDecoder, x: Tensor, positions: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What `decoder` returns, and its hidden states after layer `LAYER`: both [B, T, D]."""
+    rope = rope_table(positions, decoder.config.head_dim, decoder.config.rope_theta)
+    half_way = x
+    for number, layer in enumerate(decoder.layers):
+        x = layer(x, rope, mask, None, None)
+        half_way = x if number <= LAYER else half_way
+    return decoder.norm(x), half_way
+
+
 class Trainer:
     """One stage: the model, its heads, two optimizers, and the loop."""
 
@@ -104,10 +126,15 @@ class Trainer:
     ):
         self.stage, self.model, self.heads, self.data = stage, model, heads, data
         self.soft = soft_targets(data.processor, model.config.text_config.vocab_size)
+        self.names = NameHead(model.config.text_config.hidden_size)
+        self.kinds = kind_numbers(data.processor.tokenizer)
+        token = data.processor.tokenizer.token_to_id
+        self.words = [torch.tensor([token(f"▁{w}") for w in names]) for names in (KINDS, COLORS)]
         self.tower = torch.compile(model.vision_tower)
-        self.decoder = torch.compile(model.language_model)
+        self.trunk = torch.compile(_trunk)
         trained = model.vision_tower if stage.name == "tower" else model
-        matrices, rest = [], [{"params": list(heads.parameters()), "peak": stage.adamw}]
+        helpers = [*heads.parameters(), *self.names.parameters()]
+        matrices, rest = [], [{"params": helpers, "peak": stage.adamw}]
         for name, parameter in trained.named_parameters():
             tower = stage.name == "tower" or name.startswith("vision_tower")
             is_matrix = parameter.ndim == 2 and ".layers." in f".{name}"
@@ -119,7 +146,7 @@ class Trainer:
         }
 
     def loss(self, batch: Patches | Packed) -> tuple[Tensor, Tensor]:
-        """The weighted mean over answer tokens, and the patch heads' loss."""
+        """The weighted mean over answer tokens, and what the throw-away heads add to it."""
         with torch.autocast("cpu", torch.bfloat16):
             features = self.tower(batch.pixel_values)
             patch_loss = self.heads(features, batch.patches)
@@ -127,14 +154,21 @@ class Trainer:
                 return torch.zeros(()), patch_loss
             x = self.model.embed_tokens(batch.input_ids)
             images = self.model.multi_modal_projector(features)
+            table = self.model.language_model.embed_tokens.weight
+            said = word_loss(images, table, self.words, batch.patches)
             x = torch.cat([images.to(x.dtype), x[:, images.shape[1] :]], 1)
-            hidden = self.decoder(x, batch.positions, batch.mask())
+            decoder = self.model.language_model
+            hidden, half_way = self.trunk(decoder, x, batch.positions, batch.mask())
+            named = self.kinds[batch.input_ids] * ~batch.is_suffix
+            placed = self.names(half_way, named, batch.places)
             counted = batch.weights > 0
             logits = self.model.logits(hidden[counted])
-        ids, weights = (table[batch.targets[counted]] for table in self.soft)
+        ids, weights = (each[batch.targets[counted]] for each in self.soft)
         likely = F.log_softmax(logits.float(), -1).gather(1, ids)
         importance = batch.weights[counted]
-        return -((likely * weights).sum(1) * importance).sum() / importance.sum(), patch_loss
+        answer_loss = -((likely * weights).sum(1) * importance).sum() / importance.sum()
+        helped = PATCH_WEIGHT * patch_loss + WORD_WEIGHT * said + NAME_WEIGHT * placed
+        return answer_loss, helped
 
     def run(self, state_path: Path) -> None:
         """Take every step that is left, saving to `state_path`."""
@@ -148,7 +182,6 @@ class Trainer:
             prefetch_factor=3,
             worker_init_fn=lambda _: os.nice(10),  # draw in what time the model's threads leave
         )
-        weight = 1.0 if self.stage.name == "tower" else PATCH_WEIGHT
         smooth, start = None, time.time()
         for step, batch in enumerate(loader, first):
             factor = min(1, (step + 1) / WARM_UP) * cosine(step / self.stage.steps)
@@ -156,8 +189,8 @@ class Trainer:
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * factor
             answer_loss, patch_loss = self.loss(batch)
-            (answer_loss + weight * patch_loss).backward()
-            parameters = [*self.model.parameters(), *self.heads.parameters()]
+            (answer_loss + patch_loss).backward()
+            parameters = [p for m in (self.model, self.heads, self.names) for p in m.parameters()]
             nn.utils.clip_grad_norm_(parameters, 1.0)
             for optimizer in self.optimizers.values():
                 optimizer.step()
@@ -172,7 +205,8 @@ class Trainer:
                 self.save(state_path, step + 1)
 
     def save(self, path: Path, step: int) -> None:
-        state = {"step": step, "model": self.model.state_dict(), "heads": self.heads.state_dict()}
+        state = {"step": step, "model": self.model.state_dict()}
+        state |= {"heads": self.heads.state_dict(), "names": self.names.state_dict()}
         state |= {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         checkpoint.save(path, state)
 
@@ -181,6 +215,7 @@ class Trainer:
         state = checkpoint.load(path)
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
+        self.names.load_state_dict(state["names"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])
         return state["step"]
