@@ -76,15 +76,15 @@ SCENES = {
 }  # fmt: skip
 
 PROMPTS = [
-    ("zoo", "detect", "cat ; monkey"),
-    ("planes", "caption", ""),
-    ("harbour", "segment", "anchor ; wheel"),
-    ("faces", "ask", "what color is the mouse?"),
-    ("tea", "read", ""),
-    ("weather", "segment", "umbrella ; cloud"),
-    ("music", "ask", "how many notes are there?"),
-    ("castle", "detect", "crown ; castle ; moon"),
-    ("weather", "caption", ""),
+    ("harbour", "detect", "anchor ; wheel"),
+    ("castle", "segment", "crown ; moon"),
+    ("harbour", "caption", ""),
+    ("castle", "read", ""),
+    ("tea", "ask", "what color is the clover?"),
+    ("faces", "detect", "mouse ; skull ; smiley"),
+    ("tea", "segment", "cup"),
+    ("weather", "ask", "how many suns are there?"),
+    ("planes", "detect", "heart ; plane"),
     ("harbour", "read", ""),
 ]
 

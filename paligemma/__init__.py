@@ -2,7 +2,7 @@
 
     from paligemma import PaliGemma
     pg = PaliGemma.load()
-    print(pg.generate("examples/planes.png", "caption en").text)
+    print(pg.generate("examples/harbour.png", "caption en").text)
 
 Shapes are written with one alphabet everywhere: B batch, T query positions, S key positions,
 N heads, K key/value heads, H head dimension, D width, P image tokens, V vocabulary.

@@ -20,8 +20,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SCENES = runpy.run_path(str(EXAMPLES / "draw.py"))["SCENES"]
 ROWS = json.loads((EXAMPLES / "prompts.json").read_text(encoding="utf-8"))
 SPOKEN = {
-    ("faces", "what color is the mouse?"): "pink",
-    ("music", "how many notes are there?"): "3",
+    ("tea", "what color is the clover?"): "green",
+    ("weather", "how many suns are there?"): "1",
 }
 
 
@@ -73,7 +73,7 @@ def test_objects(pg, name, task, text):
 def test_quickstart(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "quickstart.py"), run_name="__main__")
-    assert "cat at [" in capsys.readouterr().out
+    assert "anchor at [" in capsys.readouterr().out
     assert {file.name for file in tmp_path.iterdir()} == {"boxes.png", "masks.png", "attention.png"}
 
 
