@@ -35,7 +35,7 @@ BUILT_IN = Path(__file__).parent / "builtin"
 BUILT_IN_KNOWS = (
     "A small model that this project trained itself, on drawn scenes only: it knows 32 coloured "
     "pictograms and short words in capitals on plain backgrounds, and answers in English. "
-    "Photographs are outside its world."
+    "Photographs are outside its world, and crowded scenes often confuse it."
 )
 CODEC_FILE = "mask_codec.npz"
 KEPT_PICTURES = 16  # encoded pictures that stay in memory
