@@ -233,9 +233,9 @@ def test_only_the_latest_pictures_are_kept(pg, monkeypatch):
     one = SamplingOptions(max_new_tokens=1)
     for seed in range(KEPT_PICTURES + 1):
         pg.generate(picture(seed), "ocr", one)
-        pg.generate(picture(1), "ocr", one)  # asked for again and again: it stays
+        pg.generate(picture(0), "ocr", one)  # asked for again and again: it stays
     assert len(encoded) == KEPT_PICTURES + 1
-    pg.generate(picture(0), "ocr", one)
+    pg.generate(picture(1), "ocr", one)
     assert len(encoded) == KEPT_PICTURES + 2
     images = [picture(seed) for seed in range(KEPT_PICTURES + 4)]  # more than are kept, at once
     assert len(pg.batch(images, ["ocr"] * len(images), one)) == KEPT_PICTURES + 4

@@ -85,8 +85,8 @@ def main() -> None:
     )
     processor = PaliGemmaProcessor(words, VISION.num_image_tokens, VISION.image_size)
     model = PaliGemmaForConditionalGeneration(config)
-    heads = PatchHeads(VISION.hidden_size)
     initialise(model, seed)
+    heads = PatchHeads(VISION.hidden_size)
     order_locations(model, [words.token_to_id(f"<loc{n:04d}>") for n in range(1024)])
     masks = MaskCodec.load(out / "mask_codec.npz")
     data = (

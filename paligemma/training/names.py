@@ -51,6 +51,7 @@ class NameHead(nn.Module):
         said = self.place(hidden[rows, columns]).float()
         true = places[rows, named[rows, columns] - 1]
         there = true[:, 0]
-        presence = F.binary_cross_entropy_with_logits(said[:, 0], there)
+        presence = F.binary_cross_entropy_with_logits(said[:, 0], there, reduction="sum")
         off = (said[:, 1:] - true[:, 1:]).abs().mean(1)
-        return presence + 5 * (off * there).sum() / there.sum().clamp(min=1)
+        away = (off * there).sum() / there.sum().clamp(min=1)
+        return presence / max(len(rows), 1) + 5 * away

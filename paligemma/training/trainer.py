@@ -114,6 +114,11 @@ def _trunk(
     return decoder.norm(x), half_way
 
 
+def _step_back(_: int) -> None:
+    """A worker draws pictures in what time the model's threads leave."""
+    os.nice(10)
+
+
 class Trainer:
     """One stage: the model, its heads, two optimizers, and the loop."""
 
@@ -180,7 +185,7 @@ class Trainer:
             sampler=range(first, self.stage.steps),
             num_workers=2,
             prefetch_factor=3,
-            worker_init_fn=lambda _: os.nice(10),  # draw in what time the model's threads leave
+            worker_init_fn=_step_back,
         )
         smooth, start = None, time.time()
         for step, batch in enumerate(loader, first):
