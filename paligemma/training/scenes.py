@@ -302,18 +302,22 @@ def _blend(canvas: np.ndarray, alpha: np.ndarray, color: np.ndarray) -> None:
 
 def silhouette(item: Item, size: int, smooth: bool = False) -> np.ndarray:
     """The item's mask [size, size] uint8: 0 or 255, with soft edges if `smooth`."""
-    mask = np.zeros((size, size), np.uint8)
-    # pixel centres lie at half numbers; four bits of sub-pixel position
-    points = [((outline * size - 0.5) * 16).round().astype(np.int32) for outline in item.outlines]
-    cv2.fillPoly(mask, points, 255, cv2.LINE_AA if smooth else cv2.LINE_8, shift=4)
-    return mask
+    outlines = [outline * size for outline in item.outlines]
+    return _fill(outlines, size, cv2.LINE_AA if smooth else cv2.LINE_8)
 
 
 def crop(item: Item, box: tuple[float, float, float, float], size: int = 64) -> np.ndarray:
     """The item's silhouette as `box` cuts it out, stretched to [size, size]: 0…1, soft edges."""
     corner = np.array(box[:2])
     stretch = size / np.maximum(np.array(box[2:]) - corner, 1e-6)
+    outlines = [(outline - corner) * stretch for outline in item.outlines]
+    return _fill(outlines, size, cv2.LINE_AA).astype(np.float32) / 255
+
+
+def _fill(outlines: Sequence[np.ndarray], size: int, line: int) -> np.ndarray:
+    """Polygons of (x, y) in pixels, filled together: [size, size] uint8."""
     mask = np.zeros((size, size), np.uint8)
-    points = [((outline - corner) * stretch - 0.5) * 16 for outline in item.outlines]
-    cv2.fillPoly(mask, [p.round().astype(np.int32) for p in points], 255, cv2.LINE_AA, 4)
-    return mask.astype(np.float32) / 255
+    # pixel centres lie at half numbers; four bits of sub-pixel position
+    points = [((outline - 0.5) * 16).round().astype(np.int32) for outline in outlines]
+    cv2.fillPoly(mask, points, 255, line, shift=4)
+    return mask
