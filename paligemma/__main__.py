@@ -1,4 +1,4 @@
-"""The command line: python -m paligemma {generate, evaluate}.
+"""The command line: python -m paligemma {generate, convert, evaluate}.
 
 A user's mistake is one line on stderr and exit code 2.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 def generate(arguments: argparse.Namespace) -> None:
     """Answer one prompt about one picture."""
-    from paligemma.pipeline import PaliGemma, SamplingOptions, open_image
+    from paligemma.pipeline import SamplingOptions, open_image
     from visualize import draw_boxes, draw_masks
 
     options = SamplingOptions(
@@ -23,7 +23,7 @@ def generate(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     image = open_image(arguments.image)
-    pg = PaliGemma.load(arguments.model)
+    pg = _load(arguments)
     shown, reply = "", None
     for reply in pg.stream(image, arguments.prompt, options):
         if not arguments.json:
@@ -42,12 +42,42 @@ def generate(arguments: argparse.Namespace) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     """Measure a model on drawn scenes it has not seen: a table, then one JSON line."""
     from paligemma.evaluation.drawn import evaluate
-    from paligemma.pipeline import PaliGemma
 
-    scores = evaluate(PaliGemma.load(arguments.model), arguments.scenes, arguments.first)
+    scores = evaluate(_load(arguments), arguments.scenes, arguments.first)
     for name, score in scores.items():
         print(f"{name:28} {score:.3f}" if isinstance(score, float) else f"{name:28} {score}")
     print(json.dumps(scores))
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """Write a checkpoint in another layout or dtype."""
+    from paligemma.checkpoints import find
+    from paligemma.convert import convert
+    from paligemma.devices import read_dtype
+
+    found = find(arguments.source, arguments.tokenizer)
+    dtype = None if arguments.dtype is None else read_dtype(arguments.dtype)
+    convert(found, arguments.destination, dtype)
+    print(f"Wrote {arguments.destination}.")
+
+
+def _load(arguments: argparse.Namespace):
+    from paligemma.pipeline import PaliGemma
+
+    return PaliGemma.load(
+        arguments.model, arguments.device, arguments.dtype, arguments.tokenizer, arguments.codec
+    )
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    """The options that say which model answers, and where it runs."""
+    command.add_argument(
+        "--model", help="a folder, an .npz or owner/model of the hub (default: the built-in model)"
+    )
+    command.add_argument("--device", help="cpu, cuda, cuda:1, mps, or auto: over all and the disk")
+    command.add_argument("--dtype", help="float32, bfloat16 or float16")
+    command.add_argument("--tokenizer", help="a tokenizer.json, where the weights have none")
+    command.add_argument("--codec", help="the .npz of the mask codec, where the weights have none")
 
 
 def _save(picture, path: Path) -> None:
@@ -64,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     one = commands.add_parser("generate", help="answer one prompt about one picture")
     one.add_argument("--image", required=True, type=Path)
     one.add_argument("--prompt", required=True, help='such as "caption en" or "detect cat ; dog"')
-    one.add_argument("--model", help="a checkpoint folder (default: the built-in model)")
+    _add_model(one)
     one.add_argument("--json", action="store_true", help="print the whole reply as JSON")
     one.add_argument("--out", type=Path, help="write the picture with boxes and masks drawn on it")
     one.add_argument("--max-new-tokens", type=int, default=128)
@@ -75,10 +105,17 @@ def main(argv: list[str] | None = None) -> int:
     one.set_defaults(run=generate)
 
     score = commands.add_parser("evaluate", help="measure a model on drawn scenes it has not seen")
-    score.add_argument("--model", help="a checkpoint folder (default: the built-in model)")
+    _add_model(score)
     score.add_argument("--scenes", type=int, default=500)
     score.add_argument("--first", type=int, default=1_000_000, help="seed of the first scene")
     score.set_defaults(run=evaluate)
+
+    change = commands.add_parser("convert", help="write a checkpoint in another layout or dtype")
+    change.add_argument("source", help="a folder, an .npz, owner/model of the hub, or built-in")
+    change.add_argument("destination", type=Path, help="a new folder (safetensors) or .npz")
+    change.add_argument("--dtype", help="float32, bfloat16 or float16 (default: as it is)")
+    change.add_argument("--tokenizer", help="a tokenizer.json, where the source has none")
+    change.set_defaults(run=convert)
 
     arguments = parser.parse_args(argv)
     try:

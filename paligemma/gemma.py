@@ -41,8 +41,9 @@ def recorder() -> Recorder | None:
 class KVCache:
     """Keys and values of everything read so far: room for `max_length` columns, allocated once.
 
-    `k`, `v` [L, B, K, S, H]; `valid` [B, S] marks the columns that are not padding; `length` is
-    how many columns are filled. Layers write in place; the model advances `length` once a call.
+    `k`, `v`: for each layer [B, K, S, H]; `valid` [B, S] marks the columns that are not padding;
+    `length` is how many columns are filled. Layers write in place; the model advances `length`
+    once a call.
     """
 
     def __init__(
@@ -55,8 +56,8 @@ class KVCache:
     ) -> None:
         layers, heads = config.num_hidden_layers, config.num_key_value_heads
         shape = (layers, batch, heads, max_length, config.head_dim)
-        self.k = torch.zeros(shape, device=device, dtype=dtype)
-        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.k = list(torch.zeros(shape, device=device, dtype=dtype))
+        self.v = list(torch.zeros(shape, device=device, dtype=dtype))
         self.valid = torch.zeros(batch, max_length, device=device, dtype=torch.bool)
         self.length = 0
 
@@ -77,9 +78,11 @@ class KVCache:
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put `k`, `v` [B, K, T, H] after the filled columns; return all filled ones with them."""
         end = self.length + k.shape[2]
-        self.k[layer, :, :, self.length : end] = k
-        self.v[layer, :, :, self.length : end] = v
-        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+        # a layer that lives on another device takes its part of the cache there, once
+        self.k[layer], self.v[layer] = self.k[layer].to(k.device), self.v[layer].to(v.device)
+        self.k[layer][:, :, self.length : end] = k
+        self.v[layer][:, :, self.length : end] = v
+        return self.k[layer][:, :, :end], self.v[layer][:, :, :end]
 
 
 def rope_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:

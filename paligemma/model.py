@@ -82,7 +82,8 @@ class PaliGemmaForConditionalGeneration(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`hidden` [..., D] -> scores of every token [..., V], through the tied table."""
-        scores = F.linear(hidden, self.language_model.embed_tokens.weight)
+        table = self.language_model.embed_tokens.weight
+        scores = F.linear(hidden.to(table.device), table)  # the last layer may live elsewhere
         cap = self.config.text_config.final_logit_softcapping
         return scores if cap is None else softcap(scores, cap)
 
@@ -152,7 +153,7 @@ class PaliGemmaForConditionalGeneration(nn.Module):
             return x
         if (recording := recorder()) is not None:
             recording.locate(is_image)
-        return x.masked_scatter(is_image[..., None], image_features.to(x.dtype))
+        return x.masked_scatter(is_image[..., None], image_features.to(x))
 
     def _read(
         self,

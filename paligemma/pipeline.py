@@ -20,24 +20,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paligemma import checkpoints, hub
 from paligemma.attention import capture_attention
+from paligemma.catalog import PUBLISHED
+from paligemma.checkpoints import BUILT_IN, Checkpoint
 from paligemma.config import PaliGemmaConfig
+from paligemma.devices import (
+    Spread,
+    best_device,
+    best_dtype,
+    gigabytes,
+    needed_bytes,
+    place,
+    read_device,
+    read_dtype,
+    refuse_float16,
+)
 from paligemma.model import PaliGemmaForConditionalGeneration
 from paligemma.objects import Detection, parse_tokens
 from paligemma.processor import PaliGemmaProcessor, open_image
 from paligemma.sampling import SamplingOptions, Step, stream
 from paligemma.vqvae import MaskCodec
-from paligemma.weights import load_model, read_config
+from paligemma.weights import load_model
 
-__all__ = ["PaliGemma", "Reply", "SamplingOptions", "Timings", "Token", "open_image"]
+__all__ = [
+    "BUILT_IN",
+    "PUBLISHED",
+    "PaliGemma",
+    "Reply",
+    "SamplingOptions",
+    "Timings",
+    "Token",
+    "gigabytes",
+    "needed_bytes",
+    "open_image",
+]
 
-BUILT_IN = Path(__file__).parent / "builtin"
 BUILT_IN_KNOWS = (
     "A small model that this project trained itself, on drawn scenes only: it knows 32 coloured "
     "pictograms and short words in capitals on plain backgrounds, and answers in English. "
     "Photographs are outside its world, and crowded scenes often confuse it."
 )
-CODEC_FILE = "mask_codec.npz"
 KEPT_PICTURES = 16  # encoded pictures that stay in memory
 
 
@@ -92,40 +115,50 @@ class PaliGemma:
         description: str,
         model: PaliGemmaForConditionalGeneration,
         processor: PaliGemmaProcessor,
-        codec_path: Path,
+        codec_path: Path | None,
     ) -> None:
         self.name, self.description = name, description
         self.model, self.processor = model, processor
-        self._codec_path = codec_path
+        self._codec_path = codec_path  # None: the published codec, fetched when it is needed
         self._features: OrderedDict[bytes, Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
     def load(
         cls,
-        path: str | Path | None = None,
+        source: str | Path | None = None,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: str | torch.dtype | None = None,
+        tokenizer: str | Path | None = None,
+        codec: str | Path | None = None,
     ) -> "PaliGemma":
-        """Load a checkpoint folder (config.json, tokenizer.json, *.safetensors).
+        """Load a checkpoint: see `checkpoints.find` for what `source`, `tokenizer`, `codec` may be.
 
-        `path` None is the built-in model. `device` None is the best this machine has; `dtype` None
-        is bfloat16 on CUDA and float32 elsewhere. Raises ValueError for what cannot be loaded.
+        `device` None is the best one that this machine has and the model fits, "auto" all of them
+        and the disk. `dtype` None is bfloat16 where the device computes in it, else float32; the
+        built-in model is small, and always float32. Raise ValueError for what cannot be loaded.
         """
-        folder = BUILT_IN if path is None else Path(path)
-        device = torch.device(device or _best_device())
-        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-        config = read_config(folder)
-        processor = PaliGemmaProcessor.from_folder(folder, config)
-        model = load_model(folder, device, dtype)
-        if path is None:
-            name, description = "the built-in model", BUILT_IN_KNOWS
+        return cls.open(checkpoints.find(source, tokenizer, codec), device, dtype)
+
+    @classmethod
+    def open(
+        cls,
+        found: Checkpoint,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> "PaliGemma":
+        """Load what `checkpoints.find` found; the rest is as in `load`."""
+        where, dtype = plan(found, device, dtype)
+        model = load_model(found.path, where, dtype)
+        if found.is_built_in:
+            description = BUILT_IN_KNOWS
         else:
-            name = folder.resolve().name
-            millions = sum(weight.numel() for weight in model.parameters()) / 1e6
-            side = config.vision_config.image_size
-            description = f"{millions:,.0f} million parameters, pictures of {side} × {side} pixels."
-        return cls(name, description, model.eval(), processor, folder / CODEC_FILE)
+            side = found.config.vision_config.image_size
+            description = (
+                f"{found.config.num_parameters / 1e6:,.0f} million parameters, "
+                f"pictures of {side} × {side} pixels."
+            )
+        return cls(found.name, description, model.eval(), found.processor, found.codec)
 
     @property
     def config(self) -> PaliGemmaConfig:
@@ -141,8 +174,8 @@ class PaliGemma:
 
     @cached_property
     def codec(self) -> MaskCodec:
-        """The mask codec, read when the first mask is needed. ValueError where there is none."""
-        return MaskCodec.load(self._codec_path)
+        """The mask codec, fetched and read when the first mask is needed; ValueError without it."""
+        return MaskCodec.load(self._codec_path or hub.fetch_codec())
 
     def generate(self, image, prompt: str, options: SamplingOptions = SamplingOptions()) -> Reply:
         """The whole answer about one picture (a path, bytes, PIL image or array)."""
@@ -284,7 +317,21 @@ def _timed(steps: Iterator[Step]) -> Iterator[tuple[float, Step]]:
         yield perf_counter() - start, step
 
 
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def plan(
+    found: Checkpoint,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    freed: int = 0,
+) -> tuple[torch.device | Spread, torch.dtype]:
+    """Where and in which dtype a checkpoint will run. Raise ValueError where it cannot.
+
+    `freed` bytes of memory will be free on top by then.
+    """
+    wanted = None if device in (None, "auto") else read_device(device)
+    if dtype is None and found.is_built_in:
+        dtype = torch.float32
+    dtype = best_dtype(wanted or best_device()) if dtype is None else read_dtype(dtype)
+    refuse_float16(found.config, dtype, found.name)
+    if device == "auto":
+        return Spread(), dtype
+    return place(found.config, wanted, dtype, freed), dtype

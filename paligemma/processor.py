@@ -375,5 +375,32 @@ class PaliGemmaProcessor:
         return pieces
 
 
+def processor_files(config: PaliGemmaConfig) -> dict[str, dict]:
+    """What transformers' AutoProcessor reads besides tokenizer.json; this project does not."""
+    side = config.vision_config.image_size
+    return {
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "processor_class": "PaliGemmaProcessor",
+            "pad_token": PAD,
+            "eos_token": EOS,
+            "bos_token": BOS,
+            "unk_token": "<unk>",
+            "extra_special_tokens": {"image_token": IMAGE},
+            "padding_side": "left",
+            "clean_up_tokenization_spaces": False,
+        },
+        "preprocessor_config.json": {
+            "image_processor_type": "SiglipImageProcessor",
+            "processor_class": "PaliGemmaProcessor",
+            "size": {"height": side, "width": side},
+            "resample": 3,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+            "image_seq_length": config.vision_config.num_image_tokens,
+        },
+    }
+
+
 def _kind(value: object) -> str:
     return "None" if value is None else type(value).__name__

@@ -12,10 +12,12 @@ ROOT = Path(__file__).parents[1]
 ROWS = (
     ("", "evaluation", "training"),  # the packages themselves: words and names, no rooms
     ("config", "objects", "tasks"),  # without torch
-    ("siglip", "gemma", "vqvae"),
-    ("model", "processor"),
+    ("siglip", "gemma", "vqvae", "catalog", "devices", "big_vision"),
+    ("model", "processor", "hub"),
     ("sampling", "weights", "attention"),
-    ("pipeline", "training.scenes", "training.checkpoint", "training.tokenizer"),
+    ("checkpoints",),
+    ("pipeline", "convert"),
+    ("training.scenes", "training.checkpoint", "training.tokenizer", "training.muon"),
     ("training.examples", "training.codec", "evaluation.metrics"),
     ("training.tower", "training.names"),
     ("training.packing", "evaluation.drawn"),

@@ -16,8 +16,9 @@ from PIL import Image
 from tiny import GRID, P
 
 from paligemma.attention import capture_attention
+from paligemma.checkpoints import BUILT_IN_FOLDER as BUILT_IN
 from paligemma.objects import Detection, parse
-from paligemma.pipeline import BUILT_IN, KEPT_PICTURES, PaliGemma, SamplingOptions
+from paligemma.pipeline import KEPT_PICTURES, PaliGemma, SamplingOptions
 from paligemma.tasks import TASKS
 from paligemma.training.examples import questions, search
 from paligemma.training.scenes import render, sample

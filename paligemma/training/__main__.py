@@ -9,7 +9,7 @@ import torch
 
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma.model import PaliGemmaForConditionalGeneration
-from paligemma.processor import PaliGemmaProcessor
+from paligemma.processor import PaliGemmaProcessor, processor_files
 from paligemma.training import codec, tokenizer
 from paligemma.training.examples import examples
 from paligemma.training.packing import PackedScenes
@@ -23,30 +23,6 @@ VISION = VisionConfig(
     hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3,
     image_size=128, patch_size=16,
 )  # fmt: skip
-
-# What transformers' AutoProcessor reads besides tokenizer.json; this project does not.
-FOR_TRANSFORMERS = {
-    "tokenizer_config.json": {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "processor_class": "PaliGemmaProcessor",
-        "pad_token": "<pad>",
-        "eos_token": "<eos>",
-        "bos_token": "<bos>",
-        "unk_token": "<unk>",
-        "extra_special_tokens": {"image_token": "<image>"},
-        "padding_side": "left",
-        "clean_up_tokenization_spaces": False,
-    },
-    "preprocessor_config.json": {
-        "image_processor_type": "SiglipImageProcessor",
-        "processor_class": "PaliGemmaProcessor",
-        "size": {"height": VISION.image_size, "width": VISION.image_size},
-        "resample": 3,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "image_seq_length": VISION.num_image_tokens,
-    },
-}
 
 
 def text_config(vocabulary: int) -> TextConfig:
@@ -71,6 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out, seed = arguments.out, arguments.seed
     out.mkdir(parents=True, exist_ok=True)
+    torch.set_flush_denormal(True)  # numbers too small to matter take many times as long
 
     if not (out / "mask_codec.npz").exists():
         codec.fit(out / "mask_codec.npz", seed=seed)
@@ -96,7 +73,7 @@ def main() -> None:
     for stage, scenes in zip(STAGES, data, strict=True):
         Trainer(stage, model, heads, scenes).run(out / f"{stage.name}.state")
     save_model(model.to(torch.bfloat16), out)
-    for name, values in FOR_TRANSFORMERS.items():
+    for name, values in processor_files(config).items():
         (out / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 

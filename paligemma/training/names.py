@@ -35,7 +35,7 @@ def kind_numbers(tokenizer: Tokenizer) -> Tensor:
     table = torch.zeros(tokenizer.get_vocab_size(), dtype=torch.long)
     for token, number in tokenizer.get_vocab().items():
         if token.startswith("▁"):
-            table[number] = numbers.get(token.strip("▁?,"), 0)
+            table[number] = numbers.get(token[1:], 0)
     return table
 
 

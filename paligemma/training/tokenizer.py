@@ -1,14 +1,14 @@
 """Train the built-in tokenizer: BPE with byte fallback on the language of the drawn world.
 
 The layout is Gemma's: spaces become "▁", "\\n" is a token of its own, and the table ends with 1024
-`<loc>`, 128 `<seg>` and `<image>`. Written words are capitals, and capitals never merge: the model
-reads them letter by letter.
+`<loc>`, 128 `<seg>` and `<image>`. A word is one token, whatever mark stands behind it. Written
+words are capitals, and neither capitals nor digits merge: the model reads them one by one.
 """
 
 import json
 from collections.abc import Iterable
 
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
@@ -43,7 +43,12 @@ def train(texts: Iterable[str]) -> Tokenizer:
 
 def _dress(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split("▁", "merged_with_next"),
+            pre_tokenizers.Split(Regex(r"[0-9?!.,]"), "isolated"),
+        ]
+    )
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     )

@@ -116,6 +116,8 @@ class PatchHeads(nn.Module):
         characters = self.characters(features).unflatten(-1, (4, -1))
         character = F.cross_entropy(characters.flatten(0, 2), labels.characters.flatten())
         features = features[covered]
+        if len(features) == 0:  # no picture of the batch shows a thing
+            return 2 * kind + 4 * character
         color = F.cross_entropy(self.color(features), labels.color[covered])
         box = F.l1_loss(self.box(features), labels.box[covered])
         mask = F.binary_cross_entropy_with_logits(self.mask(features), labels.mask[covered])
@@ -127,10 +129,13 @@ def word_loss(
 ) -> Tensor:
     """How well image tokens [B, P, D] say, in the words' own rows of `table`, what they show.
 
-    `words` are the ids of the kinds' names and of the colours'. A patch that looks like its word is
-    found by that word: what pairs of picture and text teach SigLIP, a patch at a time.
+    `words` are the ids of the kinds' names, of their plurals and of the colours'. A patch that
+    looks like its word is found by that word: what pairs of picture and text teach SigLIP, a patch
+    at a time.
     """
     covered = labels.kind > 0
     shown = images[covered].float()
-    pairs = zip(words, (labels.kind, labels.color), strict=True)
+    if len(shown) == 0:
+        return torch.zeros(())
+    pairs = zip(words, (labels.kind, labels.kind, labels.color), strict=True)
     return sum(F.cross_entropy(shown @ table[ids].T, what[covered] - 1) for ids, what in pairs)

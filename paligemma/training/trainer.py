@@ -2,8 +2,8 @@
 
     python -m paligemma.training --out DIR
 
-Muon (Jordan et al. 2024; torch.optim.Muon) turns the layers' matrices, AdamW the rest. Every stage
-writes its state every few minutes and goes on from there when it is started again.
+Muon turns the layers' matrices, AdamW the rest; bfloat16 is used where the CPU computes in it.
+Every stage writes its state every few minutes and goes on from there when it is started again.
 """
 
 import os
@@ -22,7 +22,8 @@ from paligemma.objects import value_to_loc
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.training import checkpoint
 from paligemma.training.codec import cosine
-from paligemma.training.examples import PIXELS
+from paligemma.training.examples import PIXELS, plural
+from paligemma.training.muon import Muon
 from paligemma.training.names import LAYER, NameHead, kind_numbers
 from paligemma.training.packing import Packed, PackedScenes
 from paligemma.training.scenes import COLORS, KINDS
@@ -32,6 +33,7 @@ PATCH_WEIGHT = 0.125  # of the patch heads' loss while the whole model learns
 WORD_WEIGHT = 0.25  # of the loss that makes image tokens look like their words
 NAME_WEIGHT = 1.0  # of the names' head
 WARM_UP = 100  # steps
+NATIVE_BFLOAT16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
 SAVE_EVERY = 200  # steps
 
 
@@ -49,7 +51,7 @@ class Stage:
 
 STAGES = (
     Stage("tower", steps=1_100, batch=64, muon=8e-3, adamw=3e-3),
-    Stage("whole", steps=4_000, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
+    Stage("whole", steps=3_400, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
 )
 
 
@@ -134,7 +136,8 @@ class Trainer:
         self.names = NameHead(model.config.text_config.hidden_size)
         self.kinds = kind_numbers(data.processor.tokenizer)
         token = data.processor.tokenizer.token_to_id
-        self.words = [torch.tensor([token(f"▁{w}") for w in names]) for names in (KINDS, COLORS)]
+        names = (KINDS, [plural(kind) for kind in KINDS], COLORS)
+        self.words = [torch.tensor([token(f"▁{word}") for word in row]) for row in names]
         self.tower = torch.compile(model.vision_tower)
         self.trunk = torch.compile(_trunk)
         trained = model.vision_tower if stage.name == "tower" else model
@@ -146,13 +149,13 @@ class Trainer:
             rate = (stage.muon if is_matrix else stage.adamw) * (stage.tower if tower else 1)
             (matrices if is_matrix else rest).append({"params": [parameter], "peak": rate})
         self.optimizers = {
-            "muon": torch.optim.Muon(matrices, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+            "muon": Muon(matrices),
             "adamw": torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
         }
 
     def loss(self, batch: Patches | Packed) -> tuple[Tensor, Tensor]:
         """The weighted mean over answer tokens, and what the throw-away heads add to it."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=NATIVE_BFLOAT16):
             features = self.tower(batch.pixel_values)
             patch_loss = self.heads(features, batch.patches)
             if self.stage.name == "tower":
@@ -177,7 +180,6 @@ class Trainer:
 
     def run(self, state_path: Path) -> None:
         """Take every step that is left, saving to `state_path`."""
-        torch.set_flush_denormal(True)  # numbers too small to matter take many times as long
         first = self.load(state_path) if state_path.exists() else 0
         loader = DataLoader(
             self.data,

@@ -1,0 +1,41 @@
+"""From any layout to another: safetensors folder or big_vision .npz, in any dtype."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from paligemma.checkpoints import Checkpoint
+from paligemma.processor import processor_files
+from paligemma.weights import CONFIG, INDEX, load_model, save_model, save_npz
+
+
+def convert(found: Checkpoint, destination: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write a checkpoint as `destination`: an `.npz`, else a folder that transformers loads.
+
+    `dtype` None keeps the file's own. tokenizer.json goes along, and config.json too: beside an
+    .npz it says what the arrays cannot. Raise ValueError where something is in the way.
+    """
+    destination = Path(destination)
+    folder = destination.parent if destination.suffix == ".npz" else destination
+    for taken in (destination, folder / CONFIG, folder / "tokenizer.json"):
+        if taken.is_file():
+            raise ValueError(f"{taken} exists already; choose another place.")
+    model = load_model(found.path, "cpu", dtype)
+    if destination.suffix == ".npz":
+        save_npz(model, destination)
+        _write(folder / CONFIG, model.config.to_dict())
+    else:
+        save_model(model, destination)
+        for name, values in processor_files(found.config).items():
+            _write(folder / name, values)
+    found.processor.tokenizer.save(str(folder / "tokenizer.json"))
+    if found.path.is_dir():  # the source's own files know better
+        for file in found.path.glob("*.json"):
+            if file.name not in (CONFIG, INDEX):
+                shutil.copyfile(file, folder / file.name)
+
+
+def _write(path: Path, values: dict) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
