@@ -1,17 +1,21 @@
 """The demo: one picture, a tab for each task of `paligemma.tasks`, and where the decoder looked.
 
-    python app.py [--model PATH] [--host 127.0.0.1] [--port 7860] [--share]
+    python app.py [--model M] [--dtype D] [--device D] [--host 127.0.0.1] [--port 7860] [--share]
 
-`build_app(pg)` is the whole page; `pg` is a `paligemma.pipeline.PaliGemma`. A picture reaches the
+`build_app(Seat(pg))` is the whole page; `pg` is a `paligemma.pipeline.PaliGemma`, and the seat lets
+a visitor change it for another, for everybody. A picture reaches the
 handlers as the path of the uploaded file and is read by the pipeline's guarded `open_image` alone,
 so every file ends in an answer or in one sentence. Nothing is kept between calls except in the
-visitor's own page, and all model calls wait in one line (`concurrency_id`).
+visitor's own page, and all that needs the model waits in one line (`concurrency_id`): answers, and
+the change to another model.
 """
 
 import argparse
 import json
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +28,9 @@ import gradio as gr
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
+from paligemma.catalog import PUBLISHED
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
+from paligemma.seat import Seat
 from paligemma.tasks import TASKS, Task
 from visualize import color_map, draw_attention, paste_mask
 
@@ -125,12 +131,12 @@ def verdict(task: Task, reply: Reply) -> str:
 
 
 def answer(
-    pg: PaliGemma, panel: Panel, picture: dict | None, text: str | None = None, **options
+    seat: Seat, panel: Panel, picture: dict | None, text: str | None = None, **options
 ) -> Iterator[dict]:
     """Stream one answer into its panel, an object at a time as soon as it is whole."""
     with sentences():
         image, options = open_image(picture_path(picture)), SamplingOptions(**options)
-        prompt = panel.task.prompt(str(text or ""))
+        prompt, pg = panel.task.prompt(str(text or "")), seat.pg
         yield {panel.raw: "", panel.line: WAITING} | ({panel.seen: None} if panel.seen else {})
         shown, drawn = fit(image), None
         with closing(pg.stream(image, prompt, options)) as replies:  # once closed, the model stops
@@ -147,9 +153,9 @@ def answer(
                 yield update
 
 
-def look(pg: PaliGemma, picture: dict | None, prompt: str | None, **options) -> Iterator[tuple]:
+def look(seat: Seat, picture: dict | None, prompt: str | None, **options) -> Iterator[tuple]:
     """Stream the attention tab: what it remembers, its tokens, its picture and its line."""
-    prompt, same = str(prompt or "").strip(), gr.skip()
+    prompt, same, pg = str(prompt or "").strip(), gr.skip(), seat.pg
     with sentences():
         image, options = open_image(picture_path(picture)), SamplingOptions(**options)
         if not prompt:
@@ -186,6 +192,55 @@ def check(picture: dict | None):
     return gr.skip() if Path(path).suffix.lower() in BROWSERS_SHOW else image
 
 
+# ------------------------------------------------------------------------------- another model
+
+
+def fetch(seat: Seat, source: str | None) -> Iterator[tuple]:
+    """Find a model, downloading it with a bar; stream what was found and the line."""
+    source, told = str(source or "").strip(), [0, 1]
+    closed = False
+
+    def report(done: int, total: int) -> None:
+        if closed:
+            raise ValueError("The download was stopped.")
+        told[:] = done, total
+
+    with sentences(), ThreadPoolExecutor(1) as worker:
+        if not source:
+            raise ValueError("No model is named yet: pick one, or write a folder or owner/model.")
+        finding = worker.submit(seat.find, source, report)
+        try:
+            while not finding.done():
+                yield gr.skip(), bar(*told, f"Fetching {source}")
+                time.sleep(0.2)
+        finally:
+            closed = True
+        yield finding.result(), f"Loading {escape(source)}…"
+
+
+def change(seat: Seat, found) -> str:
+    """Load what `fetch` found in the old model's place."""
+    with sentences():
+        start = time.perf_counter()
+        seat.change(found)
+        return f"Loaded {escape(seat.pg.name)} in {time.perf_counter() - start:.1f} s."
+
+
+def bar(done: int, total: int, words: str) -> str:
+    amount = f" {done / 1e6:,.0f} of {total / 1e6:,.0f} MB" if done else ""
+    value = f' value="{done / total:.3f}"' if done else ""
+    return f'<progress max="1"{value}></progress> {escape(words)}{amount}…'
+
+
+def choices() -> list[tuple[str, str]]:
+    """The picker's rows: what a person reads, and what is loaded."""
+    published = [
+        (f"{row.id} ({2 * row.config.num_parameters / 1e9:.0f} GB in bfloat16)", row.id)
+        for row in PUBLISHED
+    ]
+    return [("the built-in model", "built-in"), *published]
+
+
 # ------------------------------------------------------------------------------------- the page
 
 
@@ -196,13 +251,15 @@ def load_examples() -> list[dict[str, str]]:
     return [row | {"image": str(EXAMPLES / row["image"])} for row in rows]
 
 
-def header(pg: PaliGemma) -> str:
+def header(seat: Seat) -> str:
+    if (pg := seat.pg) is None:
+        return "<h1>PaliGemma</h1><p>Another model is being loaded.</p>"
     stickers = zip("☀☂⚓❀♜☎☘", (48, 275, 220, 325, 25, 3, 125), strict=True)
     row = "".join(f'<i style="--hue:{hue}">{glyph}\ufe0e</i>' for glyph, hue in stickers)
     return (
         f'<div class="glyphs" aria-hidden="true">{row}</div><h1>PaliGemma</h1>'
         f"<p>Show it a picture and ask. Answering now: <b>{escape(pg.name)}</b>. "
-        f"{escape(pg.description)}</p>"
+        f"{escape(pg.description)}<br><small>{escape(pg.facts)}</small></p>"
     )
 
 
@@ -250,13 +307,33 @@ def settings_panel() -> dict[str, gr.components.Component]:
         }
 
 
-def build_app(pg: PaliGemma) -> gr.Blocks:
-    """The page over a loaded model; launch it with `**LOOK`."""
+def model_panel(own: bool) -> tuple[gr.Dropdown, gr.Button, gr.Button, gr.Markdown]:
+    """The picker. `own`: a folder or a model that is not in the list may be named too."""
+    with gr.Accordion("Another model", open=False, elem_id="models"):
+        with gr.Row(equal_height=True):
+            source = gr.Dropdown(
+                choices(), value="built-in", label="Model", allow_custom_value=own, scale=4,
+                info="Pick one, or write a folder, an .npz or owner/model of the hub."
+                if own else "The published models need their licence accepted on the hub.",
+            )  # fmt: skip
+            go = gr.Button("Load", variant="primary", scale=1, min_width=100)
+            stop = gr.Button("Stop", variant="stop", scale=1, min_width=80)
+        line = gr.HTML(elem_classes="line")
+    return source, go, stop, line
+
+
+def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
+    """The page over a loaded model; launch it with `**LOOK`.
+
+    `own`: visitors may load what is not in the list of published models, from this machine too.
+    """
+    seat = seat if isinstance(seat, Seat) else Seat(seat)
     gr.set_static_paths([EXAMPLES])  # served from where they lie, whatever the working directory
     examples = load_examples()
     first = examples[0] if examples else {"image": None, "task": "caption", "text": None}
     with gr.Blocks(title="PaliGemma", delete_cache=(3600, 24 * 3600)) as demo:
-        gr.HTML(header(pg), elem_id="header")
+        top = gr.HTML(partial(header, seat), elem_id="header")
+        source, load, load_stop, load_line = model_panel(own)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 picture = gr.Image(
@@ -301,6 +378,10 @@ def build_app(pg: PaliGemma) -> gr.Blocks:
             off, on = gr.Button(interactive=not running), gr.Button(interactive=running)
             return [off] * len(gos) + [on] * len(stops)
 
+        def forget():
+            """What another model said is gone from the page."""
+            return [header(seat), *[None] * len(said), gr.Radio([], visible=False)]
+
         def settle(line: str | None):
             """After every run: a line that still ends in … is of a run that did not end."""
             line = (line or "").removeprefix(WAITING)
@@ -324,18 +405,30 @@ def build_app(pg: PaliGemma) -> gr.Blocks:
         for panel in panels:
             named = {"picture": picture} | ({"text": panel.text} if panel.text else {})
             events = [panel.go.click] + ([panel.text.submit] if panel.text else [])
-            on(events, partial(answer, pg, panel), named, panel.outputs, api_name=panel.task.key)
+            on(events, partial(answer, seat, panel), named, panel.outputs, api_name=panel.task.key)
         events, named = [look_go.click, prompt.submit], {"picture": picture, "prompt": prompt}
         outputs = [looked, tokens, heat, look_line]
-        on(events, partial(look, pg), named, outputs, api_name="attention")
+        on(events, partial(look, seat), named, outputs, api_name="attention")
         for card, row in zip(cards, examples, strict=True):
             filled = [picture, tabs, *texts.values()]
             card.click(partial(choose, row), None, filled, js=SHOW_TABS, **quick)
             [panel] = [panel for panel in panels if panel.task.key == row["task"]]
-            shown = partial(answer, pg, panel, {"path": row["image"]}, row["text"])
+            shown = partial(answer, seat, panel, {"path": row["image"]}, row["text"])
             on([card.click], shown, {}, panel.outputs, api_visibility="private")
         for stop in stops:
             stop.click(None, cancels=runs, **inner)
+        said = [*(part for panel in panels for part in panel.outputs), looked, heat, look_line]
+        found = gr.State()
+        fetched = load.click(
+            partial(fetch, seat), source, [found, load_line], concurrency_limit=4, **inner
+        )
+        loaded = fetched.success(
+            partial(change, seat), found, load_line, concurrency_id="model", **inner
+        )
+        loaded.then(forget, None, [top, *said, tokens], **quick)
+        fetched.failure(lambda: "", None, load_line, **quick)
+        loaded.failure(lambda: "", None, load_line, **quick)
+        load_stop.click(lambda: "Stopped.", None, load_line, cancels=fetched, **inner)
         tokens.input(show_token, [tokens, looked], [heat, look_line], **quick)
         picture.upload(check, picture, picture, preprocess=False, concurrency_limit=None, **inner)
     return demo
@@ -381,6 +474,8 @@ button.primary, button.stop { border-radius: 999px !important; }
   padding: 6px; font-size: .78rem; font-weight: 500; line-height: 1.25; }
 #examples img { width: 100%; max-width: none; height: auto; aspect-ratio: 1; margin: 0;
   object-fit: cover; border-radius: 8px; }
+#models { margin-top: -.5rem; }
+.line progress { vertical-align: middle; accent-color: #e15f00; width: 12rem; max-width: 40%; }
 .line { min-height: 1.6rem; font-variant-numeric: tabular-nums; }
 .raw.boxes textarea, .raw.masks textarea { font-family: var(--font-mono); font-size: .8rem; }
 .raw.text textarea { font-size: 1.15rem; }
@@ -406,16 +501,24 @@ LOOK = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve the PaliGemma demo.")
-    parser.add_argument("--model", help="a checkpoint (default: the built-in model)")
+    wish = lambda name: os.environ.get(f"PALIGEMMA_{name}") or None
+    parser.add_argument(
+        "--model", default=wish("MODEL"),
+        help="a folder, an .npz or owner/model of the hub (default: the built-in model)",
+    )  # fmt: skip
+    parser.add_argument("--dtype", default=wish("DTYPE"), help="float32, bfloat16 or float16")
+    parser.add_argument("--device", default=wish("DEVICE"), help="cpu, cuda, cuda:1, mps or auto")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--share", action="store_true", help="a public link through gradio.live")
     args = parser.parse_args()
     try:
-        pg = PaliGemma.load(args.model)
+        seat = Seat(PaliGemma.load(args.model, args.device, args.dtype), args.device, args.dtype)
     except ValueError as error:
         parser.exit(2, f"app.py: {error}\n")
-    build_app(pg).launch(server_name=args.host, server_port=args.port, share=args.share, **LOOK)
+    private = args.host in ("127.0.0.1", "localhost") and not args.share
+    demo = build_app(seat, own=private)
+    demo.launch(server_name=args.host, server_port=args.port, share=args.share, **LOOK)
 
 
 if __name__ == "__main__":

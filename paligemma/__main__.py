@@ -1,4 +1,4 @@
-"""The command line: python -m paligemma {generate, convert, evaluate}.
+"""The command line: python -m paligemma {generate, convert, evaluate, bench, random}.
 
 A user's mistake is one line on stderr and exit code 2.
 """
@@ -61,6 +61,28 @@ def convert(arguments: argparse.Namespace) -> None:
     print(f"Wrote {arguments.destination}.")
 
 
+def bench(arguments: argparse.Namespace) -> None:
+    """Measure loading, memory and speed: a table, then one JSON line."""
+    from paligemma.bench import bench
+
+    if arguments.tokens < 2:
+        raise ValueError(f"--tokens is {arguments.tokens}; at least 2 are needed for a speed.")
+    measured = bench(lambda: _load(arguments), arguments.tokens)
+    for name, value in measured.items():
+        shown = f"{value / 1e6:,.0f} MB" if "memory" in name else value
+        print(f"{name:24} {shown:.2f}" if isinstance(shown, float) else f"{name:24} {shown}")
+    print(json.dumps(measured, ensure_ascii=False))
+
+
+def random(arguments: argparse.Namespace) -> None:
+    """Write a checkpoint of a published size with random weights."""
+    from paligemma.devices import read_dtype
+    from paligemma.random_weights import write
+
+    write(arguments.variant, arguments.folder, read_dtype(arguments.dtype))
+    print(f"Wrote {arguments.folder}: random weights, which answer with noise.")
+
+
 def _load(arguments: argparse.Namespace):
     from paligemma.pipeline import PaliGemma
 
@@ -116,6 +138,17 @@ def main(argv: list[str] | None = None) -> int:
     change.add_argument("--dtype", help="float32, bfloat16 or float16 (default: as it is)")
     change.add_argument("--tokenizer", help="a tokenizer.json, where the source has none")
     change.set_defaults(run=convert)
+
+    speed = commands.add_parser("bench", help="measure loading, memory and speed")
+    _add_model(speed)
+    speed.add_argument("--tokens", type=int, default=32, help="length of the answer")
+    speed.set_defaults(run=bench)
+
+    noise = commands.add_parser("random", help="write random weights of a published size")
+    noise.add_argument("variant", help="such as paligemma-3b-224 or paligemma2-10b-448")
+    noise.add_argument("folder", type=Path, help="a new folder whose name says random")
+    noise.add_argument("--dtype", default="bfloat16")
+    noise.set_defaults(run=random)
 
     arguments = parser.parse_args(argv)
     try:

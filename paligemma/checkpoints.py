@@ -5,6 +5,7 @@ from pathlib import Path
 
 from paligemma import hub
 from paligemma.config import PaliGemmaConfig
+from paligemma.hub import Report
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.weights import read_config
 
@@ -38,7 +39,7 @@ def find(
     source: str | Path | None = None,
     tokenizer: str | Path | None = None,
     codec: str | Path | None = None,
-    report: hub.Report | None = None,
+    report: Report | None = None,
 ) -> Checkpoint:
     """Find a checkpoint, downloading it where it has to be; nothing of its weights is read yet.
 
@@ -62,7 +63,7 @@ def find(
     return Checkpoint(source, path, config, processor, _codec(path, codec))
 
 
-def _locate(source: str, report: hub.Report | None) -> Path:
+def _locate(source: str, report: Report | None) -> Path:
     if source == BUILT_IN:
         return BUILT_IN_FOLDER
     path = Path(source).expanduser()

@@ -22,15 +22,13 @@ from torch import Tensor
 
 from paligemma import checkpoints, hub
 from paligemma.attention import capture_attention
-from paligemma.catalog import PUBLISHED
-from paligemma.checkpoints import BUILT_IN, Checkpoint
+from paligemma.checkpoints import Checkpoint
 from paligemma.config import PaliGemmaConfig
 from paligemma.devices import (
     Spread,
     best_device,
     best_dtype,
     gigabytes,
-    needed_bytes,
     place,
     read_device,
     read_dtype,
@@ -43,18 +41,7 @@ from paligemma.sampling import SamplingOptions, Step, stream
 from paligemma.vqvae import MaskCodec
 from paligemma.weights import load_model
 
-__all__ = [
-    "BUILT_IN",
-    "PUBLISHED",
-    "PaliGemma",
-    "Reply",
-    "SamplingOptions",
-    "Timings",
-    "Token",
-    "gigabytes",
-    "needed_bytes",
-    "open_image",
-]
+__all__ = ["PaliGemma", "Reply", "SamplingOptions", "Timings", "Token", "open_image"]
 
 BUILT_IN_KNOWS = (
     "A small model that this project trained itself, on drawn scenes only: it knows 32 coloured "
@@ -109,17 +96,9 @@ class Reply:
 class PaliGemma:
     """A loaded checkpoint. Make one with `PaliGemma.load`."""
 
-    def __init__(
-        self,
-        name: str,
-        description: str,
-        model: PaliGemmaForConditionalGeneration,
-        processor: PaliGemmaProcessor,
-        codec_path: Path | None,
-    ) -> None:
-        self.name, self.description = name, description
-        self.model, self.processor = model, processor
-        self._codec_path = codec_path  # None: the published codec, fetched when it is needed
+    def __init__(self, checkpoint: Checkpoint, model: PaliGemmaForConditionalGeneration) -> None:
+        self.checkpoint, self.model = checkpoint, model
+        self.processor = checkpoint.processor
         self._features: OrderedDict[bytes, Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -149,16 +128,33 @@ class PaliGemma:
     ) -> "PaliGemma":
         """Load what `checkpoints.find` found; the rest is as in `load`."""
         where, dtype = plan(found, device, dtype)
-        model = load_model(found.path, where, dtype)
-        if found.is_built_in:
-            description = BUILT_IN_KNOWS
-        else:
-            side = found.config.vision_config.image_size
-            description = (
-                f"{found.config.num_parameters / 1e6:,.0f} million parameters, "
-                f"pictures of {side} × {side} pixels."
-            )
-        return cls(found.name, description, model.eval(), found.processor, found.codec)
+        return cls(found, load_model(found.path, where, dtype))
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
+
+    @property
+    def description(self) -> str:
+        """What it knows, in a sentence or two."""
+        if self.checkpoint.is_built_in:
+            return BUILT_IN_KNOWS
+        return "It answers as it was trained to; how right it is was not measured here."
+
+    @property
+    def facts(self) -> str:
+        """Parameters, resolution, dtype, device and memory, in one line."""
+        side = self.config.vision_config.image_size
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{self.config.num_parameters / 1e6:,.1f} million parameters · {side} × {side} pixels"
+            f" · {dtype} · {self.device} · {gigabytes(self.memory)}"
+        )
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the parameters."""
+        return self.config.num_parameters * self.dtype.itemsize
 
     @property
     def config(self) -> PaliGemmaConfig:
@@ -166,16 +162,16 @@ class PaliGemma:
 
     @property
     def device(self) -> torch.device:
-        return self.model.language_model.norm.weight.device
+        return self.model.language_model.embed_tokens.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.language_model.norm.weight.dtype
+        return self.model.language_model.embed_tokens.weight.dtype
 
     @cached_property
     def codec(self) -> MaskCodec:
         """The mask codec, fetched and read when the first mask is needed; ValueError without it."""
-        return MaskCodec.load(self._codec_path or hub.fetch_codec())
+        return MaskCodec.load(self.checkpoint.codec or hub.fetch_codec())
 
     def generate(self, image, prompt: str, options: SamplingOptions = SamplingOptions()) -> Reply:
         """The whole answer about one picture (a path, bytes, PIL image or array)."""

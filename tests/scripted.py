@@ -18,6 +18,8 @@ class Scripted:
 
     name = "a scripted model"
     description = "It says what a test wrote down."
+    facts = "no parameters"
+    checkpoint, memory = None, 0
 
     def __init__(self, answers: Mapping[str, Sequence[str]], pause: float = 0.0):
         self.answers, self.pause, self.log = answers, pause, []

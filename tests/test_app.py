@@ -254,11 +254,13 @@ def test_without_examples_the_page_still_builds(pg, monkeypatch, tmp_path):
 
 def test_command_line(pg, monkeypatch):
     seen = {}
-    monkeypatch.setattr(PaliGemma, "load", lambda path: seen.update(model=path) or pg)
+    monkeypatch.setattr(PaliGemma, "load", lambda *given: seen.update(given=given) or pg)
+    monkeypatch.setenv("PALIGEMMA_DTYPE", "bfloat16")
     monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: seen.update(options))
     monkeypatch.setattr("sys.argv", ["app.py", "--model", "folder", "--port", "1234", "--share"])
     app.main()
-    assert (seen["model"], seen["server_port"], seen["share"]) == ("folder", 1234, True)
+    assert seen["given"] == ("folder", None, "bfloat16")
+    assert (seen["server_port"], seen["share"]) == (1234, True)
     assert seen["server_name"] == "127.0.0.1"
 
 

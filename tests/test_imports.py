@@ -17,6 +17,7 @@ ROWS = (
     ("sampling", "weights", "attention"),
     ("checkpoints",),
     ("pipeline", "convert"),
+    ("seat", "bench", "random_weights"),
     ("training.scenes", "training.checkpoint", "training.tokenizer", "training.muon"),
     ("training.examples", "training.codec", "evaluation.metrics"),
     ("training.tower", "training.names"),
@@ -26,7 +27,7 @@ ROWS = (
 )
 ROW = {f"paligemma.{name}".rstrip("."): number for number, row in enumerate(ROWS) for name in row}
 DRAW = {"paligemma.evaluation.drawn", "paligemma.__main__"}  # rooms that may import visualize
-APP = {"paligemma.tasks", "paligemma.pipeline", "visualize"}
+APP = {"paligemma.tasks", "paligemma.catalog", "paligemma.pipeline", "paligemma.seat", "visualize"}
 
 
 def module(path: Path) -> str:

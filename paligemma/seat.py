@@ -1,0 +1,44 @@
+"""The one model that answers, for everybody who uses an app, and the change to another."""
+
+import gc
+
+import torch
+
+from paligemma import checkpoints
+from paligemma.checkpoints import Checkpoint
+from paligemma.pipeline import PaliGemma, plan
+
+
+class Seat:
+    """Holds `pg`. `device` and `dtype` are what every model that takes the seat is loaded with.
+
+    Who asks `pg` and who calls `change` must wait for each other: they share one queue. `find`
+    may run beside them.
+    """
+
+    def __init__(self, pg: PaliGemma, device: str | None = None, dtype: str | None = None) -> None:
+        self.pg, self._device, self._dtype = pg, device, dtype
+
+    def find(self, source: str, report: checkpoints.Report | None = None) -> Checkpoint:
+        """`checkpoints.find`, and whether it would fit once the seat is free; ValueError if not."""
+        found = checkpoints.find(source, report=report)
+        plan(found, self._device, self._dtype, freed=self.pg.memory)
+        return found
+
+    def change(self, found: Checkpoint) -> None:
+        """Let the old model go, then load what was found; on a ValueError the old one is back."""
+        old = self.pg.checkpoint
+        self.pg = None
+        _free()
+        try:
+            self.pg = PaliGemma.open(found, self._device, self._dtype)
+        except BaseException:
+            _free()
+            self.pg = PaliGemma.open(old, self._device, self._dtype)
+            raise
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

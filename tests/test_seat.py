@@ -1,0 +1,147 @@
+"""Changing the model that answers: at once and whole, or not at all; and in the app."""
+
+import gc
+import time
+
+import gradio as gr
+import pytest
+import tiny
+from gradio_client import Client, handle_file
+from PIL import Image
+
+import app
+from paligemma import checkpoints, seat
+from paligemma.pipeline import PaliGemma
+from paligemma.seat import Seat
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return str(tiny.write(tmp_path / "one"))
+
+
+def models() -> list[PaliGemma]:
+    gc.collect()
+    return [each for each in gc.get_objects() if type(each) is PaliGemma]
+
+
+def test_the_old_model_is_gone_before_the_new_one_is_read(folder, monkeypatch):
+    taken, before = Seat(PaliGemma.load()), len(models())
+    counts, load = [], PaliGemma.open
+    monkeypatch.setattr(
+        seat.PaliGemma, "open", lambda *given: counts.append(len(models())) or load(*given)
+    )
+    taken.change(taken.find(folder))
+    assert counts == [before - 1]
+    assert taken.pg.name == "one"
+
+
+def test_ten_changes_leave_one_model(folder):
+    taken, before = Seat(PaliGemma.load()), len(models())
+    for source in [folder, "built-in"] * 5:
+        taken.change(taken.find(source))
+    assert len(models()) == before
+    assert taken.pg.name == "the built-in model"
+
+
+def test_a_model_that_cannot_be_found_changes_nothing(tmp_path):
+    taken = Seat(PaliGemma.load())
+    old = taken.pg
+    with pytest.raises(ValueError, match="There is no checkpoint 'nowhere'"):
+        taken.find("nowhere")
+    assert taken.pg is old
+
+
+def test_the_old_model_is_back_when_the_new_one_does_not_load(folder):
+    taken = Seat(PaliGemma.load())
+    found = taken.find(folder)
+    file = found.path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        taken.change(found)
+    assert taken.pg.name == "the built-in model"
+    assert taken.pg.generate(Image.new("RGB", (50, 50), "teal"), "ocr") is not None
+
+
+def test_what_does_not_fit_is_refused_while_the_old_model_stays(folder, monkeypatch):
+    taken = Seat(PaliGemma.load())
+    monkeypatch.setattr("paligemma.devices.free_bytes", lambda device: -taken.pg.memory)
+    with pytest.raises(ValueError, match="The model needs"):
+        taken.find(folder)
+    monkeypatch.setattr("paligemma.devices.free_bytes", lambda device: 0)
+    assert taken.find(folder), "the old model's memory counts as free"
+
+
+def test_fetching_shows_a_bar_and_ends_with_what_was_found(folder, monkeypatch):
+    taken = Seat(PaliGemma.load())
+
+    def slowly(source, report):
+        for done in range(4):
+            report(done * 1_000_000, 3_000_000)
+            time.sleep(0.25)
+        return checkpoints.find(source)
+
+    monkeypatch.setattr(taken, "find", slowly)
+    *bars, (found, last) = app.fetch(taken, folder)
+    assert len(bars) >= 3 and all("<progress" in line for _, line in bars)
+    assert "2 of 3 MB" in " ".join(line for _, line in bars)
+    assert found.path.samefile(folder) and last.startswith("Loading")
+    assert app.change(taken, found).startswith("Loaded one in ")
+
+
+def test_closing_the_bar_stops_the_download(monkeypatch):
+    taken, ended = Seat(PaliGemma.load()), []
+
+    def forever(source, report):
+        try:
+            while True:
+                report(1, 2)
+                time.sleep(0.01)
+        except ValueError as error:
+            ended.append(str(error))
+            raise
+
+    monkeypatch.setattr(taken, "find", forever)
+    bars = app.fetch(taken, "owner/model")
+    next(bars)
+    bars.close()
+    assert ended == ["The download was stopped."]
+
+
+@pytest.mark.parametrize("source", [None, " "])
+def test_a_model_must_be_named(source):
+    with pytest.raises(gr.Error, match="No model is named yet"):
+        next(app.fetch(Seat(PaliGemma.load()), source))
+
+
+def test_answers_come_from_the_model_that_sits_there(folder):
+    taken = Seat(PaliGemma.load())
+    demo = app.build_app(taken)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **app.LOOK)
+    client, row = Client(url, verbose=False), app.load_examples()[0]
+    ask = lambda: client.predict(handle_file(row["image"]), 8, 0, 0, 1, 0, api_name="/caption")[0]
+    first = ask()
+    taken.change(taken.find(folder))
+    second = ask()
+    taken.change(taken.find("built-in"))
+    assert ask() == first != second
+    demo.close()
+
+
+def test_the_header_says_which_model_answers(folder):
+    taken = Seat(PaliGemma.load(folder))
+    assert "<b>one</b>" in app.header(taken)
+    assert "million parameters · 32 × 32 pixels · float32 · cpu" in app.header(taken)
+    taken.pg = None
+    assert "being loaded" in app.header(taken)
+
+
+def test_a_public_page_offers_the_list_only():
+    pickers = {
+        own: next(b for b in app.build_app(PaliGemma.load(), own=own).blocks.values()
+                  if isinstance(b, gr.Dropdown) and b.label == "Model")
+        for own in (True, False)
+    }  # fmt: skip
+    assert pickers[True].allow_custom_value and not pickers[False].allow_custom_value
+    names = [value for _, value in pickers[False].choices]
+    assert names[0] == "built-in" and "google/paligemma-3b-mix-224" in names
