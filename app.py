@@ -508,16 +508,18 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--dtype", default=wish("DTYPE"), help="float32, bfloat16 or float16")
     parser.add_argument("--device", default=wish("DEVICE"), help="cpu, cuda, cuda:1, mps or auto")
+    parser.add_argument("--tokenizer", help="a tokenizer.json, where the weights have none")
+    parser.add_argument("--codec", help="the .npz of the mask codec, where the weights have none")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--share", action="store_true", help="a public link through gradio.live")
     args = parser.parse_args()
     try:
-        seat = Seat(PaliGemma.load(args.model, args.device, args.dtype), args.device, args.dtype)
+        pg = PaliGemma.load(args.model, args.device, args.dtype, args.tokenizer, args.codec)
     except ValueError as error:
         parser.exit(2, f"app.py: {error}\n")
     private = args.host in ("127.0.0.1", "localhost") and not args.share
-    demo = build_app(seat, own=private)
+    demo = build_app(Seat(pg, args.device, args.dtype, args.codec), own=private)
     demo.launch(server_name=args.host, server_port=args.port, share=args.share, **LOOK)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx2
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
+    DryRunError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -70,7 +71,10 @@ def _fetch(repo: str, revision: str | None, patterns: list[str], report: Report 
         except LocalEntryNotFoundError:
             pass
         if not constants.HF_HUB_OFFLINE:
-            files = snapshot_download(**shared, dry_run=True)
+            try:
+                files = snapshot_download(**shared, dry_run=True)
+            except DryRunError as error:  # it wraps what was the matter
+                raise error.__cause__ or error from None
             missing = sum(file.file_size for file in files if file.will_download)
             _require_disk(repo, missing)
         return Path(snapshot_download(**shared, tqdm_class=_bar(report)))

@@ -10,18 +10,24 @@ from paligemma.pipeline import PaliGemma, plan
 
 
 class Seat:
-    """Holds `pg`. `device` and `dtype` are what every model that takes the seat is loaded with.
+    """Holds `pg`. Every model that takes the seat is loaded with this `device`, `dtype`, `codec`.
 
     Who asks `pg` and who calls `change` must wait for each other: they share one queue. `find`
     may run beside them.
     """
 
-    def __init__(self, pg: PaliGemma, device: str | None = None, dtype: str | None = None) -> None:
-        self.pg, self._device, self._dtype = pg, device, dtype
+    def __init__(
+        self,
+        pg: PaliGemma,
+        device: str | None = None,
+        dtype: str | None = None,
+        codec: str | None = None,
+    ) -> None:
+        self.pg, self._device, self._dtype, self._codec = pg, device, dtype, codec
 
     def find(self, source: str, report: checkpoints.Report | None = None) -> Checkpoint:
         """`checkpoints.find`, and whether it would fit once the seat is free; ValueError if not."""
-        found = checkpoints.find(source, report=report)
+        found = checkpoints.find(source, codec=self._codec, report=report)
         plan(found, self._device, self._dtype, freed=self.pg.memory)
         return found
 

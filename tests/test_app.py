@@ -259,7 +259,7 @@ def test_command_line(pg, monkeypatch):
     monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: seen.update(options))
     monkeypatch.setattr("sys.argv", ["app.py", "--model", "folder", "--port", "1234", "--share"])
     app.main()
-    assert seen["given"] == ("folder", None, "bfloat16")
+    assert seen["given"] == ("folder", None, "bfloat16", None, None)
     assert (seen["server_port"], seen["share"]) == (1234, True)
     assert seen["server_name"] == "127.0.0.1"
 
