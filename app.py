@@ -11,9 +11,12 @@ the change to another model.
 """
 
 import argparse
+import io
 import json
 import os
 import time
+import zipfile
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -29,10 +32,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from paligemma.catalog import PUBLISHED
+from paligemma.objects import sift
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
 from paligemma.seat import Seat
 from paligemma.tasks import TASKS, Task
-from visualize import color_map, draw_attention, paste_mask
+from visualize import color_map, draw_attention, draw_boxes, draw_masks, paste_mask
+from visualize.export import Annotated, cut_outs, mask_pictures, to_coco, to_csv
 
 EXAMPLES = Path(__file__).parent / "examples"
 SHOWN_SIDE = 640  # pixels of the longer side of a result, so that outlines look alike
@@ -56,8 +61,20 @@ patches before the decoder sees them, and an answer may stay the same without th
 
 
 @dataclass(frozen=True)
+class Objects:
+    """What a tab has that finds things: `found` keeps them, the rest shows what is sifted out."""
+
+    found: gr.State  # (path of the picture, detections, masks), of the last complete answer
+    least: gr.Slider
+    most: gr.Slider
+    table: gr.HTML
+    save: gr.Button
+    packed: gr.Textbox
+
+
+@dataclass(frozen=True)
 class Panel:
-    """One task's tab; `text` and `seen` are None where the task has no use for them."""
+    """One task's tab; `text`, `seen` and `objects` are None where the task has no use for them."""
 
     task: Task
     text: gr.Textbox | None
@@ -66,10 +83,12 @@ class Panel:
     line: gr.Markdown
     seen: gr.AnnotatedImage | None
     raw: gr.Textbox
+    objects: Objects | None
 
     @property
     def outputs(self) -> list[gr.components.Component]:
-        return [part for part in (self.raw, self.seen, self.line) if part]
+        kept = self.objects and self.objects.found
+        return [part for part in (self.raw, self.seen, kept, self.line) if part]
 
 
 @contextmanager
@@ -135,9 +154,11 @@ def answer(
 ) -> Iterator[dict]:
     """Stream one answer into its panel, an object at a time as soon as it is whole."""
     with sentences():
-        image, options = open_image(picture_path(picture)), SamplingOptions(**options)
+        path = picture_path(picture)
+        image, options = open_image(path), SamplingOptions(**options)
         prompt, pg = panel.task.prompt(str(text or "")), seat.pg
-        yield {panel.raw: "", panel.line: WAITING} | ({panel.seen: None} if panel.seen else {})
+        blank = {panel.seen: None, panel.objects.found: None} if panel.objects else {}
+        yield {panel.raw: "", panel.line: WAITING} | blank
         shown, drawn = fit(image), None
         with closing(pg.stream(image, prompt, options)) as replies:  # once closed, the model stops
             for reply in replies:
@@ -148,9 +169,60 @@ def answer(
                     masks = pg.masks(whole) if coded else [None] * len(whole)
                     update[panel.seen] = annotate(shown, whole, masks)
                     drawn = len(whole)
+                if reply.finished and panel.objects:
+                    update[panel.objects.found] = path, whole, masks
                 if reply.finished:
                     update[panel.line] = f"{verdict(panel.task, reply)} {clock(reply)}"
                 yield update
+
+
+def show_found(found: tuple | None, least: float, most: float) -> tuple:
+    """What of the last answer has a score of `least`, and overlaps by `most` at the most."""
+    if found is None:
+        return None, "", gr.Button(interactive=False)
+    path, detections, masks = found
+    stay = sift(detections, least, most)
+    kept = [detections[n] for n in stay]
+    image = open_image(path)
+    seen = annotate(fit(image), kept, [masks[n] for n in stay])
+    return seen, table(kept, *image.size), gr.Button(interactive=bool(kept))
+
+
+def table(detections: list, width: int, height: int) -> str:
+    """The objects as an HTML table, boxes in pixels of the picture."""
+    colors = color_map(found.label for found in detections)
+    rows = [
+        f'<tr><td><i style="background:{colors[found.label]}"></i>{escape(found.label)}</td>'
+        f"<td>{'' if found.score is None else f'{found.score:.0%}'}</td>"
+        + "".join(f"<td>{edge:.0f}</td>" for edge in found.xyxy(width, height))
+        + "</tr>"
+        for found in detections
+    ]
+    heads = "".join(f"<th>{name}</th>" for name in ("", "score", "x1", "y1", "x2", "y2"))
+    return f'<table class="found"><tr>{heads}</tr>{"".join(rows)}</table>' if rows else ""
+
+
+def pack(found: tuple | None, least: float, most: float) -> str:
+    """A zip of what is shown, in base64: drawing, masks, cut-outs, COCO JSON, CSV."""
+    with sentences():
+        if found is None:
+            raise ValueError("There is nothing to download yet: run this tab first.")
+        path, detections, masks = found
+        stay, image = sift(detections, least, most), open_image(path)
+        kept, masks = [detections[n] for n in stay], [masks[n] for n in stay]
+        of = Annotated("picture.png", *image.size, kept, masks)
+        drawn = draw_boxes(draw_masks(image, kept, masks), kept)
+        pictures = [("picture.png", image), ("drawn.png", drawn)]
+        pictures += [(f"masks/{name}", mask) for name, mask in mask_pictures(of)]
+        pictures += [(f"cutouts/{name}", cut) for name, cut in cut_outs(image, of)]
+        whole = io.BytesIO()
+        with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("coco.json", json.dumps(to_coco([of])))
+            archive.writestr("objects.csv", to_csv([of]))
+            for name, picture in pictures:
+                with archive.open(name, "w") as file:
+                    picture.save(file, "PNG")
+        return b64encode(whole.getvalue()).decode("ascii")
 
 
 def look(seat: Seat, picture: dict | None, prompt: str | None, **options) -> Iterator[tuple]:
@@ -272,7 +344,7 @@ def buttons(label: str) -> tuple[gr.Button, gr.Button, gr.Markdown]:
 
 
 def task_panel(task: Task, value: str | None) -> Panel:
-    text = seen = None
+    text = seen = objects = None
     with gr.Tab(task.label, id=task.key):
         if task.needs:
             text = gr.Textbox(
@@ -289,7 +361,20 @@ def task_panel(task: Task, value: str | None) -> Panel:
                 label="The model's words", lines=3, max_lines=12, scale=2, min_width=200,
                 interactive=False, elem_classes=["raw", task.answers],
             )  # fmt: skip
-    return Panel(task, text, go, stop, line, seen, raw)
+        if task.answers != "text":
+            objects = objects_panel()
+    return Panel(task, text, go, stop, line, seen, raw, objects)
+
+
+def objects_panel() -> Objects:
+    with gr.Row(equal_height=True):
+        least = gr.Slider(0, 1, 0, step=0.01, label="Least score", scale=2, min_width=140)
+        most = gr.Slider(
+            0, 1, 1, step=0.01, label="Most overlap within a name", scale=2, min_width=140
+        )
+        save = gr.Button("Download", interactive=False, scale=1, min_width=110)
+    shown = gr.HTML(label="What was found")
+    return Objects(gr.State(), least, most, shown, save, gr.Textbox(visible=False))
 
 
 def settings_panel() -> dict[str, gr.components.Component]:
@@ -406,6 +491,15 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
             named = {"picture": picture} | ({"text": panel.text} if panel.text else {})
             events = [panel.go.click] + ([panel.text.submit] if panel.text else [])
             on(events, partial(answer, seat, panel), named, panel.outputs, api_name=panel.task.key)
+            if objects := panel.objects:
+                sifted = [objects.found, objects.least, objects.most]
+                gr.on(
+                    [objects.found.change, objects.least.input, objects.most.input],
+                    show_found, sifted, [panel.seen, objects.table, objects.save], **quick,
+                )  # fmt: skip
+                objects.save.click(pack, sifted, objects.packed, **quick).success(
+                    None, objects.packed, None, js=SAVE, **inner
+                )
         events, named = [look_go.click, prompt.submit], {"picture": picture, "prompt": prompt}
         outputs = [looked, tokens, heat, look_line]
         on(events, partial(look, seat), named, outputs, api_name="attention")
@@ -480,6 +574,10 @@ button.primary, button.stop { border-radius: 999px !important; }
 .raw.boxes textarea, .raw.masks textarea { font-family: var(--font-mono); font-size: .8rem; }
 .raw.text textarea { font-size: 1.15rem; }
 .seen .mask { opacity: 1 !important; }
+.found { font-size: .9rem; font-variant-numeric: tabular-nums; border-spacing: .9rem .1rem; }
+.found td:nth-child(n+2), .found th { text-align: right; }
+.found i { display: inline-block; width: .8em; height: .8em; margin-right: .5em;
+  border-radius: 3px; }
 #heat img { max-height: 480px; object-fit: contain; }
 .note { color: var(--body-text-color-subdued); }
 @media (max-width: 700px) {
@@ -491,6 +589,15 @@ button.primary, button.stop { border-radius: 999px !important; }
 """
 SHOW_TABS = """() => {
   if (innerWidth < 700) document.getElementById("tabs").scrollIntoView({behavior: "smooth"});
+  return [];
+}"""
+SAVE = """(zip) => {
+  const bytes = Uint8Array.from(atob(zip), (letter) => letter.charCodeAt(0));
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([bytes], {type: "application/zip"}));
+  link.download = "found.zip";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   return [];
 }"""
 LOOK = {

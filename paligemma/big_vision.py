@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
+from einops import EinopsError, rearrange
 from torch import Tensor
 
 from paligemma.config import VARIANTS, PaliGemmaConfig
@@ -110,8 +110,10 @@ def read_config(path: str | Path) -> PaliGemmaConfig:
     shapes = _shapes(path)
     try:
         sizes = _sizes(shapes)
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise ValueError(f"{path} is not a PaliGemma of big_vision: it lacks {error}.") from error
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{path} is not a PaliGemma of big_vision: {error}.") from error
     for config in VARIANTS.values():
         vision, text = config.vision_config, config.text_config
         if sizes == (
@@ -167,14 +169,16 @@ def read(path: str | Path, config: PaliGemmaConfig) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as arrays:
             for key in arrays.files:
                 tensor = _tensor(arrays[key])
-                axes, *names = rows.get(key.removeprefix("params/"), ("", key))
+                bare = key.removeprefix("params/")
+                axes, *names = rows.get(bare, ("", key))
+                known = _known(config, bare, axes)
                 if not axes:
                     state[key] = tensor
                 elif "{n}" in names[0]:
                     for n, layer in enumerate(tensor):
-                        _split(state, layer, axes, [name.format(n=n) for name in names])
+                        _split(state, layer, axes, known, [name.format(n=n) for name in names])
                 else:
-                    _split(state, tensor, axes, names)
+                    _split(state, tensor, axes, known, names)
         if OUR_TABLE in state:
             short = max(config.text_config.vocab_size - len(state[OUR_TABLE]), 0)
             state[OUR_TABLE] = torch.nn.functional.pad(state[OUR_TABLE], (0, 0, 0, short))
@@ -183,12 +187,30 @@ def read(path: str | Path, config: PaliGemmaConfig) -> dict[str, Tensor]:
     return state
 
 
-def _split(state: dict[str, Tensor], array: Tensor, axes: str, names: list[str]) -> None:
+def _known(config: PaliGemmaConfig, key: str, axes: str) -> dict[str, int]:
+    """The numbers of heads among `axes`: a file that has others is not of this config."""
+    vision, text = config.vision_config, config.text_config
+    heads = {
+        "img": {"N": vision.num_attention_heads},
+        "llm": {"N": text.num_attention_heads, "K": text.num_key_value_heads},
+    }
+    return {axis: n for axis, n in heads.get(key[:3], {}).items() if f"({axis} H)" in axes}
+
+
+def _split(
+    state: dict[str, Tensor], array: Tensor, axes: str, known: dict[str, int], names: list[str]
+) -> None:
     parts = array if len(names) > 1 else [array]
     if len(parts) != len(names):
         raise ValueError(f"{names[0]} and its twin come as {len(parts)} arrays.")
     for name, part in zip(names, parts, strict=True):
-        state[name] = rearrange(part, axes).contiguous()
+        try:
+            state[name] = rearrange(part, axes, **known).contiguous()
+        except EinopsError as error:
+            numbers = "".join(f", {axis} = {n}" for axis, n in known.items())
+            raise ValueError(
+                f"{name} comes as {list(part.shape)}, not as {axes.split(' -> ')[0]}{numbers}"
+            ) from error
 
 
 def _tensor(array: np.ndarray) -> Tensor:
@@ -212,22 +234,17 @@ def write(path: str | Path, config: PaliGemmaConfig, state: dict[str, Tensor]) -
     """
     vision, text = config.vision_config, config.text_config
     layers = {"img": vision.num_hidden_layers, "llm": text.num_hidden_layers}
-    sizes = {
-        "img": {"N": vision.num_attention_heads},
-        "llm": {"N": text.num_attention_heads, "K": text.num_key_value_heads},
-    }
     with zipfile.ZipFile(path, "w") as archive:
         for key, (axes, *names) in _rows(config).items():
-            part = key[:3]
             theirs, ours = axes.split(" -> ")
-            known = {axis: n for axis, n in sizes[part].items() if f"({axis} H)" in ours}
+            known = _known(config, key, axes)
 
             def gathered(names: list[str], back=f"{ours} -> {theirs}", known=known) -> Tensor:
                 arrays = [rearrange(state[name], back, **known) for name in names]
                 return torch.stack(arrays) if len(arrays) > 1 else arrays[0]
 
             if "{n}" in names[0]:
-                stack = [gathered([f.format(n=n) for f in names]) for n in range(layers[part])]
+                stack = [gathered([f.format(n=n) for f in names]) for n in range(layers[key[:3]])]
                 array = torch.stack(stack)
             else:
                 array = gathered(names)

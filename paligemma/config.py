@@ -117,6 +117,7 @@ class PaliGemmaConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PaliGemmaConfig:
         """Read the dictionary of a config.json; raise ValueError for what is not built here."""
+        _require_object("config.json", values)
         if (kind := values.get("model_type", "paligemma")) != "paligemma":
             raise ValueError(f"config.json is of a {kind!r} model; only 'paligemma' can be loaded.")
         vision = _vision_from_dict(values.get("vision_config") or {})
@@ -124,10 +125,14 @@ class PaliGemmaConfig:
         text = _text_from_dict(text_values)
 
         def token(name: str, otherwise: int) -> int:
-            found = values.get(name, text_values.get(name, otherwise))
-            return found[0] if isinstance(found, list) else found
+            given = (values.get(name), text_values.get(name), otherwise)
+            found = next(value for value in given if value is not None)
+            found = found[0] if isinstance(found, list) and found else found
+            if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+                raise ValueError(f"{name} is {found!r}; it must be the id of a token.")
+            return found
 
-        image_token = values.get("image_token_index", values.get("image_token_id", 256000))
+        image_token = token("image_token_index", token("image_token_id", 256000))
         return cls(
             vision_config=vision,
             text_config=text,
@@ -219,24 +224,32 @@ def _numbers(part: str, values: dict[str, Any], defaults: dict[str, Any]) -> dic
     """The keys of `defaults`, as given or by default; null switches an optional effect off."""
     chosen = {key: values.get(key, default) for key, default in defaults.items()}
     for key, value in chosen.items():
-        off = value is None and key in _TEXT_MAY_BE_NULL
-        if not off and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is None and key in _TEXT_MAY_BE_NULL:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{part}.{key} is {value!r}; it must be a number.")
+        counts = isinstance(defaults[key], int) and key != "query_pre_attn_scalar"
+        if not value > 0 or (counts and not isinstance(value, int)):
+            kind = "whole number" if counts else "number"
+            raise ValueError(f"{part}.{key} is {value!r}; it must be a {kind} above 0.")
     return chosen
 
 
 def _vision_from_dict(values: dict[str, Any]) -> VisionConfig:
+    _require_object("vision_config", values)
     _require("vision_config.hidden_act", values.get("hidden_act"), ("gelu_pytorch_tanh",))
     return VisionConfig(**_numbers("vision_config", values, _VISION_DEFAULTS))
 
 
 def _text_from_dict(values: dict[str, Any]) -> TextConfig:
+    _require_object("text_config", values)
     kind = values.get("model_type", "gemma")
-    if kind not in _TEXT_DEFAULTS:
+    if not isinstance(kind, str) or kind not in _TEXT_DEFAULTS:
         allowed = ", ".join(map(repr, _TEXT_DEFAULTS))
         raise ValueError(f"text_config.model_type is {kind!r}; it must be one of {allowed}.")
 
     rope = values.get("rope_parameters") or {}  # where transformers 5 keeps rope_theta
+    _require_object("text_config.rope_parameters", rope)
     _require("text_config.rope_type", rope.get("rope_type"), ("default",))
     _require("text_config.rope_scaling", values.get("rope_scaling"), ())
     _require("text_config.attention_bias", values.get("attention_bias"), (False,))
@@ -270,6 +283,11 @@ def _text_to_dict(config: TextConfig) -> dict[str, Any]:
             if values.pop(key) is not None:
                 raise ValueError(f"config.json cannot say {key} without sandwich_norms.")
     return {"model_type": kind, **values}
+
+
+def _require_object(name: str, values: Any) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"{name} holds a {type(values).__name__}, not an object.")
 
 
 def _require(name: str, value: Any, allowed: tuple) -> None:

@@ -92,10 +92,19 @@ def free_bytes(device: torch.device) -> int:
     free = psutil.virtual_memory().available
     try:
         limit = int((CGROUP / "memory.max").read_text())
-        free = min(free, limit - int((CGROUP / "memory.current").read_text()))
+        free = min(free, max(limit - int((CGROUP / "memory.current").read_text()) + _cached(), 0))
     except (OSError, ValueError):  # no such group, or "max"
         pass
     return free
+
+
+def _cached() -> int:
+    """Of a container's used memory: files read or written lately, which give way when asked."""
+    try:
+        rows = (CGROUP / "memory.stat").read_text().splitlines()
+        return int(dict(row.split() for row in rows)["inactive_file"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def place(config: PaliGemmaConfig, device: torch.device | None, dtype: torch.dtype, freed: int = 0):
@@ -133,7 +142,11 @@ def spread(
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_max_memory
 
-    memory = {**get_max_memory(), **over.memory}
+    model.to(dtype)  # still on `meta`: accelerate casts what it fetches to the dtype it finds
+    memory = get_max_memory()
+    if "cpu" in memory:
+        memory["cpu"] = min(memory["cpu"], free_bytes(torch.device("cpu")))
+    memory |= over.memory
     main = next(iter(memory))
     # The table is looked up and multiplied with: it stays where answers begin and end.
     table_bytes = model.language_model.embed_tokens.weight.numel() * dtype.itemsize
@@ -141,6 +154,11 @@ def spread(
     device_map = infer_auto_device_map(
         model, room, no_split_module_classes=["Block", "Embeddings"], dtype=dtype
     )
+    for whole in ("", "language_model"):  # what lies in one place, but for the table
+        if whole in device_map:
+            where = device_map.pop(whole)
+            for child, _ in model.get_submodule(whole).named_children():
+                device_map[f"{whole}.{child}".lstrip(".")] = where
     device_map["language_model.embed_tokens"] = main
     on_disk = {name: (file, key) for name, (file, key) in homes.items()
                if _of(device_map, name) == "disk"}  # fmt: skip
@@ -164,7 +182,12 @@ def spread(
         for name, (file, key) in on_disk.items()
     }
     return dispatch_model(
-        model, device_map, main_device=main, offload_index=index or None, force_hooks=True
+        model,
+        device_map,
+        main_device=main,
+        offload_index=index or None,
+        preload_module_classes=["Embeddings"],  # it reads the weights of its parts itself
+        force_hooks=True,
     )
 
 

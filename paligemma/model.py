@@ -73,7 +73,8 @@ class PaliGemmaForConditionalGeneration(nn.Module):
 
     def embed_image(self, pixel_values: Tensor) -> Tensor:
         """`pixel_values` [B, 3, R, R] in -1..1 -> image tokens [B, P, D]."""
-        return self.multi_modal_projector(self.vision_tower(pixel_values))
+        features = self.multi_modal_projector(self.vision_tower(pixel_values))
+        return features.to(self.language_model.embed_tokens.weight.device)  # where answers begin
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """`ids` [B, T] -> [B, T, D], times sqrt(D) as the dtype rounds it (Gemma)."""

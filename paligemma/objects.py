@@ -118,6 +118,31 @@ def parse_tokens(tokens: Sequence[tuple[str, float]]) -> list[Detection]:
     return detections
 
 
+def box_iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes (x1, y1, x2, y2); 0 where neither has an area."""
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    shared = width * height
+    return shared / (areas - shared) if areas > shared else 0.0
+
+
+def sift(detections: Sequence[Detection], least: float = 0.0, most: float = 1.0) -> list[int]:
+    """Which detections stay, as their places in order.
+
+    Those with a score under `least` go, and those that overlap a better one of the same label by
+    more than `most` (non-maximum suppression). A detection without a score counts as sure.
+    """
+    score = lambda place: 1.0 if (s := detections[place].score) is None else s
+    kept: list[int] = []
+    for place in sorted(range(len(detections)), key=score, reverse=True):
+        here = detections[place]
+        alike = (detections[other] for other in kept if detections[other].label == here.label)
+        if score(place) >= least and all(box_iou(here.box, one.box) <= most for one in alike):
+            kept.append(place)
+    return sorted(kept)
+
+
 def _find(text: str) -> Iterator[tuple[Detection, tuple[tuple[int, int], ...]]]:
     """Each object, and the character spans (start, stop) of its locations and of its label."""
     for found in _OBJECT.finditer(text):

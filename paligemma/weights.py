@@ -226,10 +226,9 @@ def save_model(
     for name, tensor in state.items():
         own = next(own for own in hub if name.startswith(own))
         renamed[hub[own] + name.removeprefix(own)] = tensor.contiguous()
-    _require_disk(folder, sum(tensor.nbytes for tensor in renamed.values()))
+    _make_folder(folder, sum(tensor.nbytes for tensor in renamed.values()))
 
     cut = split_torch_state_dict_into_shards(renamed, max_shard_size=shard_bytes)
-    folder.mkdir(parents=True, exist_ok=True)
     documents = {CONFIG: values}
     if cut.is_sharded:
         documents[INDEX] = {"metadata": cut.metadata, "weight_map": cut.tensor_to_filename}
@@ -244,7 +243,7 @@ def save_model(
             os.replace(part, folder / name)
         if cut.is_sharded:  # else the older single file would be read instead
             (folder / WEIGHTS).unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder} cannot be written: {error}.") from error
     finally:
         for part in parts.values():
@@ -254,8 +253,7 @@ def save_model(
 def save_npz(model: PaliGemmaForConditionalGeneration, path: str | Path) -> None:
     """Write a big_vision `.npz`. Raise ValueError where the disk has no room."""
     path, state = Path(path), model.state_dict()
-    _require_disk(path.parent, sum(tensor.nbytes for tensor in state.values()))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent, sum(tensor.nbytes for tensor in state.values()))
     part = path.with_name(f".{path.name}.part")
     try:
         big_vision.write(part, model.config, state)
@@ -266,11 +264,16 @@ def save_npz(model: PaliGemmaForConditionalGeneration, path: str | Path) -> None
         part.unlink(missing_ok=True)
 
 
-def _require_disk(folder: Path, needed: int) -> None:
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents)
-                 if parent.exists())  # fmt: skip
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        raise ValueError(
-            f"{folder} needs {gigabytes(needed)}, and its disk has {gigabytes(free)} free."
-        )
+def _make_folder(folder: Path, needed: int) -> None:
+    """Raise ValueError where it cannot be made, or its disk has fewer bytes free than `needed`."""
+    try:
+        there = next(parent for parent in (folder.absolute(), *folder.absolute().parents)
+                     if parent.exists())  # fmt: skip
+        free = shutil.disk_usage(there).free
+        if needed > free:
+            raise ValueError(
+                f"{folder} needs {gigabytes(needed)}, and its disk has {gigabytes(free)} free."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written: {error}.") from error

@@ -27,7 +27,10 @@ ROWS = (
 )
 ROW = {f"paligemma.{name}".rstrip("."): number for number, row in enumerate(ROWS) for name in row}
 DRAW = {"paligemma.evaluation.drawn", "paligemma.__main__"}  # rooms that may import visualize
-APP = {"paligemma.tasks", "paligemma.catalog", "paligemma.pipeline", "paligemma.seat", "visualize"}
+APP = {
+    *("paligemma.tasks", "paligemma.objects", "paligemma.catalog"),
+    *("paligemma.pipeline", "paligemma.seat", "visualize"),
+}
 
 
 def module(path: Path) -> str:

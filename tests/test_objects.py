@@ -14,6 +14,7 @@ from paligemma.objects import (
     loc_to_value,
     parse,
     parse_tokens,
+    sift,
     value_to_loc,
 )
 
@@ -260,3 +261,26 @@ def test_parse_tokens_finds_what_parse_finds():
 def test_long_hostile_text_is_read_in_linear_time():
     for text in ("<loc0001>" * 100_000, A + " " * 10**6, (A + "<" * 50) * 5000, "<" * 10**6):
         parse(text)
+
+
+# --- Sifting --------------------------------------------------------------------------------------
+
+LEFT, SHIFTED, RIGHT = (0, 0, 0.5, 1), (0.1, 0, 0.6, 1), (0.5, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("found", "least", "most", "kept"),
+    [
+        ([("cat", LEFT, 0.9), ("cat", SHIFTED, 0.8)], 0, 1, [0, 1]),
+        ([("cat", LEFT, 0.8), ("cat", SHIFTED, 0.9)], 0, 0.5, [1]),
+        ([("cat", LEFT, 0.9), ("dog", SHIFTED, 0.8)], 0, 0.5, [0, 1]),
+        ([("cat", LEFT, 0.9), ("cat", RIGHT, 0.8)], 0, 0, [0, 1]),
+        ([("cat", LEFT, 0.3), ("cat", RIGHT, 0.8)], 0.5, 1, [1]),
+        ([("cat", LEFT, None), ("cat", SHIFTED, 0.99)], 1, 0.5, [0]),
+        ([("a", LEFT, 0.2), ("a", SHIFTED, 0.3), ("a", RIGHT, 0.1)], 0, 0.5, [1, 2]),
+        ([], 0, 1, []),
+    ],
+)
+def test_sift(found, least, most, kept):
+    detections = [Detection(label, box, score=score) for label, box, score in found]
+    assert sift(detections, least, most) == kept

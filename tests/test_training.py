@@ -15,10 +15,20 @@ from torch import nn
 
 from paligemma.training import checkpoint, codec, tokenizer, trainer
 from paligemma.training.examples import Example
-from paligemma.training.names import NameHead, kind_numbers, places
+from paligemma.training.muon import Muon, orthogonal
+from paligemma.training.names import NAMED, SHADES, NameHead, name_numbers, places
 from paligemma.training.packing import PADDING, WEIGHTS, Packed, PackedScenes
-from paligemma.training.scenes import CHARACTERS, COLORS, KINDS, Item, Scene, Text, silhouette
-from paligemma.training.tower import PatchHeads, PatchScenes, patch_labels
+from paligemma.training.scenes import (
+    BACKGROUNDS,
+    CHARACTERS,
+    COLORS,
+    KINDS,
+    Item,
+    Scene,
+    Text,
+    silhouette,
+)
+from paligemma.training.tower import PatchHeads, PatchLabels, PatchScenes, patch_labels, word_loss
 from paligemma.training.trainer import Stage, Trainer, initialise, order_locations, soft_targets
 from paligemma.vqvae import MaskCodec
 
@@ -228,7 +238,7 @@ def test_initialise():
 def test_patch_labels():
     sun = Item("sun", "red", 0.25, 0.25, 0.3, 0)
     text = Text("7", 0.7, 0.8, 0.2, (0, 0, 0))
-    kind, color, box, mask, characters = patch_labels(
+    kind, color, box, mask, characters, ground = patch_labels(
         Scene("white", "plain", (sun,), (text,), 0), 8
     )
     assert kind.shape == color.shape == (64,) and box.shape == (64, 4)
@@ -237,6 +247,8 @@ def test_patch_labels():
     assert kind[middle] == list(KINDS).index("sun") + 1 and kind[far] == 0
     assert color[middle] == list(COLORS).index("red") + 1 and color[far] == 0
     assert box[middle] == pytest.approx(sun.box) and not box[far].any()
+    assert ground[middle] == -1 and ground[far] == list(BACKGROUNDS).index("white")
+    assert (ground[characters.any(1)] == -1).all()
     covered = kind > 0
     rows, columns = np.divmod(covered.nonzero()[0], 8)
     assert rows.min() >= 0 and rows.max() <= 3 and columns.max() <= 3  # the sun ends at 0.4
@@ -285,7 +297,8 @@ def test_an_optimizer_goes_on_from_the_file(tmp_path):
         torch.manual_seed(0)
         layer = nn.Linear(4, 4)
         matrix, rest = [layer.weight], [{"params": [layer.bias], "peak": 0.1}]
-        return layer, [torch.optim.Muon(matrix, lr=0.1), torch.optim.AdamW(rest, betas=(0.9, 0.98))]
+        muon = Muon([{"params": matrix, "lr": 0.1}])
+        return layer, [muon, torch.optim.AdamW(rest, betas=(0.9, 0.98))]
 
     def step(layer, optimizers, number):
         torch.manual_seed(number)
@@ -308,6 +321,30 @@ def test_an_optimizer_goes_on_from_the_file(tmp_path):
     assert optimizers[1].param_groups[0]["peak"] == 0.1
     step(again, optimizers, 2)
     assert torch.equal(again.weight, layer.weight) and torch.equal(again.bias, layer.bias)
+
+
+@pytest.mark.parametrize("shape", [(6, 16), (16, 6), (8, 8)])
+def test_a_step_of_muon_is_that_of_torch(shape):
+    """torch's works in bfloat16, hence the tolerance; several matrices of a shape go together."""
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.randn(shape)) for _ in range(3)]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    rates = (0.1, 0.05, 0.2)
+    muon = Muon([{"params": [p], "lr": r} for p, r in zip(ours, rates, strict=True)])
+    torchs = [
+        torch.optim.Muon([p], lr=r, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+        for p, r in zip(theirs, rates, strict=True)
+    ]
+    for number in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            torch.manual_seed(number)
+            mine.grad = torch.randn(shape)
+            other.grad = mine.grad.clone()
+        for optimizer in (muon, *torchs):
+            optimizer.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=0.01)
+    assert torch.linalg.svdvals(orthogonal(torch.randn(2, *shape))).sub(1).abs().max() < 0.4
 
 
 def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
@@ -479,6 +516,12 @@ def test_capitals_are_read_letter_by_letter():
     assert encoded("ocr") == ["ocr"] and encoded("caption en") == ["caption", "▁en"]
 
 
+def test_a_word_is_one_token_whatever_mark_follows():
+    assert encoded(" cat?")[-2:] == ["▁cat", "?"]
+    assert encoded(" cat,") == ["▁cat", ","]
+    assert encoded("1024") == ["1", "0", "2", "4"]
+
+
 def test_capitals_merge_not_even_when_they_repeat():
     words = tokenizer.train(["exit door"] * 50)
     assert words.encode("EXIT exit", add_special_tokens=False).tokens[:4] == ["E", "X", "I", "T"]
@@ -532,34 +575,68 @@ def test_transformers_reads_the_same_ids(tmp_path):
 # --- names ----------------------------------------------------------------------------------------
 
 
-def test_names_in_a_prompt_are_known_in_every_spelling():
-    words = tokenizer.train(["detect cat", "how many cats are there", "what is red"] * 50)
-    table = kind_numbers(words)
-    number = list(KINDS).index("cat") + 1
-    for text in (" cat", " cats"):
-        assert table[words.token_to_id(text.replace(" ", "▁"))] == number
+def test_names_in_a_prompt_are_known_in_both_numbers():
+    prompts = ["detect cat", "how many cats are there", "what color is the background"]
+    words = tokenizer.train(prompts * 50)
+    table = name_numbers(words)
+    cat, background = (NAMED.index(name) + 1 for name in ("cat", "background"))
+    for word, number in (("cat", cat), ("cats", cat), ("background", background)):
+        assert table[words.token_to_id(f"▁{word}")] == number
     assert table[words.token_to_id("\n")] == 0
-    assert set(table.tolist()) == {0, number}
+    assert set(table.tolist()) == {0, cat, background}
 
 
 def test_places_are_those_of_the_topmost():
     low = Item("cat", "red", 0.5, 0.8, 0.2, 0)
     high = Item("cat", "blue", 0.4, 0.2, 0.2, 0)
-    scene = Scene("white", "plain", (high, low), (), 0)
-    table = places([scene])
-    assert table.shape == (1, len(KINDS), 5)
-    row = table[0, list(KINDS).index("cat")]
-    assert row[0] == 1
-    assert row[1:].tolist() == pytest.approx(high.box)
-    assert table.sum() == pytest.approx(float(row.sum()))
+    table = places([Scene("teal", "plain", (high, low), (), 0)])
+    assert table.shape == (1, len(NAMED), 6)
+    row = table[0, NAMED.index("cat")]
+    assert row[0] == 1 and SHADES[int(row[5])] == "blue"
+    assert row[1:5].tolist() == pytest.approx(high.box)
+    assert table[0, -1, :5].tolist() == [1, 0, 0, 1, 1] and SHADES[int(table[0, -1, 5])] == "teal"
+    assert table.sum() == pytest.approx(float(row.sum() + table[0, -1].sum()))
 
 
 def test_the_names_head_asks_only_names():
     head = NameHead(8)
     named = torch.zeros(1, 5, dtype=torch.long)
     named[0, 2] = 1
-    table = torch.zeros(1, len(KINDS), 5)
     hidden = torch.randn(1, 5, 8, requires_grad=True)
-    head(hidden, named, table).backward()
+    head(hidden, named, torch.zeros(1, len(NAMED), 6)).backward()
     assert hidden.grad[0, 2].abs().sum() > 0
     assert hidden.grad[0, [0, 1, 3, 4]].abs().sum() == 0
+
+
+def test_the_names_head_is_content_when_it_is_right():
+    head, there = NameHead(8), torch.tensor([1, 0.1, 0.2, 0.3, 0.4, 3])
+    table = torch.zeros(1, len(NAMED), 6)
+    table[0, 0] = there
+    with torch.no_grad():
+        head.place.weight.zero_()
+        head.place.bias.fill_(-50)
+        head.place.bias[:5] = torch.tensor([50, 0.1, 0.2, 0.3, 0.4])
+        head.place.bias[5 + 3] = 50
+    named = torch.tensor([[1]])
+    assert head(torch.zeros(1, 1, 8), named, table) == pytest.approx(0, abs=1e-6)
+    table[0, 0, 5] = 4
+    assert head(torch.zeros(1, 1, 8), named, table) > 10
+
+
+def test_a_patch_that_is_like_its_word_costs_nothing():
+    table = torch.eye(8) * 50
+    words = [torch.tensor(ids) for ids in ([0, 1], [0, 1], [2, 3], [4, 5])]
+    labels = PatchLabels(
+        torch.tensor([[2, 0]]), torch.tensor([[1, 0]]), None, None, None, torch.tensor([[-1, 1]])
+    )
+    right = torch.stack([table[1] + table[2], table[5]])[None]
+    assert word_loss(right, table, words, labels) == pytest.approx(0, abs=1e-6)
+    assert word_loss(right.flip(1), table, words, labels) > 1
+
+
+def test_pictures_of_nothing_have_a_finite_loss():
+    blank = [torch.from_numpy(a)[None] for a in patch_labels(Scene("navy", "plain", (), (), 0), 4)]
+    labels, features = PatchLabels(*blank), torch.randn(1, 16, 8)
+    assert PatchHeads(8)(features, labels).isfinite()
+    words = [torch.tensor([0, 1])] * 3 + [torch.arange(6)]
+    assert word_loss(features, torch.randn(6, 8), words, labels).isfinite()

@@ -8,18 +8,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from paligemma.objects import Box, Detection
+from paligemma.objects import Box, Detection, box_iou
 
 SIDE = 1000  # boxes are compared on pictures of this size, which the score does not depend on
-
-
-def box_iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes (x1, y1, x2, y2); 0 where neither has an area."""
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    shared = width * height
-    return shared / (areas - shared) if areas > shared else 0.0
 
 
 def mask_iou(a: np.ndarray, b: np.ndarray) -> float:

@@ -32,8 +32,8 @@ class Packed:
 
     `segments` [B, T]: 0 picture, 1… the question a token belongs to, -1 padding. `is_suffix`
     [B, T]. `weights` [B, T]: how much predicting the *next* token counts. `targets` [B, T].
-    `patches`: what each patch shows, for the tower's heads. `places` [B, kinds, 5]: what is where,
-    for the names' head.
+    `patches`: what each patch shows, for the tower's heads. `places`: what is where and in
+    which colour, for the names' head.
     """
 
     input_ids: Tensor

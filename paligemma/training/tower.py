@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from paligemma.processor import PaliGemmaProcessor
-from paligemma.training.scenes import CHARACTERS, COLORS, KINDS, Scene, render, sample, silhouette
+from paligemma.training.scenes import (
+    BACKGROUNDS,
+    CHARACTERS,
+    COLORS,
+    KINDS,
+    Scene,
+    render,
+    sample,
+    silhouette,
+)
 
 RENDERED = 256  # pixels; scenes are drawn larger than the model sees them, as pictures are
 FIRST_SEED = 1 << 40  # training scenes; those below are for tests and evaluation
@@ -24,13 +33,15 @@ FIRST_SEED = 1 << 40  # training scenes; those below are for tests and evaluatio
 @dataclass(frozen=True)
 class PatchLabels:
     """What each of P patches shows: `kind`, `color` [B, P] (0 = nothing), `box` [B, P, 4] of that
-    thing, `mask` [B, P, 64] of it within the patch, `characters` [B, P, 4], one a quarter."""
+    thing, `mask` [B, P, 64] of it within the patch, `characters` [B, P, 4], one a quarter.
+    `ground` [B, P]: the number of the background where nothing else is, -1 elsewhere."""
 
     kind: Tensor
     color: Tensor
     box: Tensor
     mask: Tensor
     characters: Tensor
+    ground: Tensor
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,9 @@ def patch_labels(scene: Scene, grid: int) -> tuple[np.ndarray, ...]:
             columns = (x1 <= centres) & (centres < x2)
             characters[np.ix_(rows, columns)] = CHARACTERS.index(character) + 1
     quarters = characters.reshape(grid, 2, grid, 2).transpose(0, 2, 1, 3).reshape(grid * grid, 4)
-    return kinds[owner], colors[owner], boxes[owner], mask, quarters
+    background = list(BACKGROUNDS).index(scene.background)
+    ground = np.where((owner == 0) & (quarters == 0).all(1), background, -1)
+    return kinds[owner], colors[owner], boxes[owner], mask, quarters, ground
 
 
 class PatchScenes(Dataset):
@@ -129,13 +142,17 @@ def word_loss(
 ) -> Tensor:
     """How well image tokens [B, P, D] say, in the words' own rows of `table`, what they show.
 
-    `words` are the ids of the kinds' names, of their plurals and of the colours'. A patch that
-    looks like its word is found by that word: what pairs of picture and text teach SigLIP, a patch
-    at a time.
+    `words` are the ids of the kinds' names, of their plurals, of the colours' and of the
+    backgrounds'. A patch that looks like its word is found by that word: what pairs of picture and
+    text teach SigLIP, a patch at a time.
     """
-    covered = labels.kind > 0
-    shown = images[covered].float()
-    if len(shown) == 0:
-        return torch.zeros(())
-    pairs = zip(words, (labels.kind, labels.kind, labels.color), strict=True)
-    return sum(F.cross_entropy(shown @ table[ids].T, what[covered] - 1) for ids, what in pairs)
+    kinds, colors = labels.kind - 1, labels.color - 1
+    pairs = zip(words, (kinds, kinds, colors, labels.ground), strict=True)
+    return sum(_likeness(images, table[ids], what) for ids, what in pairs)
+
+
+def _likeness(images: Tensor, rows: Tensor, what: Tensor) -> Tensor:
+    """Cross-entropy of which row [n, D] a patch is most like, where `what` [B, P] is not -1."""
+    shown = what >= 0
+    scores = images[shown].float() @ rows.T
+    return F.cross_entropy(scores, what[shown], reduction="sum") / max(len(scores), 1)

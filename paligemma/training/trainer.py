@@ -24,9 +24,9 @@ from paligemma.training import checkpoint
 from paligemma.training.codec import cosine
 from paligemma.training.examples import PIXELS, plural
 from paligemma.training.muon import Muon
-from paligemma.training.names import LAYER, NameHead, kind_numbers
+from paligemma.training.names import LAYER, NameHead, name_numbers
 from paligemma.training.packing import Packed, PackedScenes
-from paligemma.training.scenes import COLORS, KINDS
+from paligemma.training.scenes import BACKGROUNDS, COLORS, KINDS
 from paligemma.training.tower import Patches, PatchHeads, PatchScenes, word_loss
 
 PATCH_WEIGHT = 0.125  # of the patch heads' loss while the whole model learns
@@ -51,7 +51,7 @@ class Stage:
 
 STAGES = (
     Stage("tower", steps=1_100, batch=64, muon=8e-3, adamw=3e-3),
-    Stage("whole", steps=3_400, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
+    Stage("whole", steps=2_600, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
 )
 
 
@@ -134,9 +134,9 @@ class Trainer:
         self.stage, self.model, self.heads, self.data = stage, model, heads, data
         self.soft = soft_targets(data.processor, model.config.text_config.vocab_size)
         self.names = NameHead(model.config.text_config.hidden_size)
-        self.kinds = kind_numbers(data.processor.tokenizer)
+        self.numbers = name_numbers(data.processor.tokenizer)
         token = data.processor.tokenizer.token_to_id
-        names = (KINDS, [plural(kind) for kind in KINDS], COLORS)
+        names = (KINDS, [plural(kind) for kind in KINDS], COLORS, BACKGROUNDS)
         self.words = [torch.tensor([token(f"▁{word}") for word in row]) for row in names]
         self.tower = torch.compile(model.vision_tower)
         self.trunk = torch.compile(_trunk)
@@ -167,7 +167,7 @@ class Trainer:
             x = torch.cat([images.to(x.dtype), x[:, images.shape[1] :]], 1)
             decoder = self.model.language_model
             hidden, half_way = self.trunk(decoder, x, batch.positions, batch.mask())
-            named = self.kinds[batch.input_ids] * ~batch.is_suffix
+            named = self.numbers[batch.input_ids] * ~batch.is_suffix
             placed = self.names(half_way, named, batch.places)
             counted = batch.weights > 0
             logits = self.model.logits(hidden[counted])

@@ -1,0 +1,318 @@
+"""Where a model runs: names, room, and the tiny models laid over memory and the disk."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from reference import CONFIGS, ours, prompts
+
+from paligemma import devices
+from paligemma.config import VARIANTS
+from paligemma.devices import (
+    Spread,
+    best_device,
+    best_dtype,
+    free_bytes,
+    gigabytes,
+    needed_bytes,
+    place,
+    read_device,
+    read_dtype,
+    refuse_float16,
+)
+from paligemma.gemma import KVCache
+from paligemma.sampling import SamplingOptions, stream
+from paligemma.weights import load_model, save_model, save_npz
+
+CPU = torch.device("cpu")
+SMALL, LARGE = VARIANTS["paligemma-3b-224"], VARIANTS["paligemma2-28b-224"]
+both = pytest.mark.parametrize("name", CONFIGS)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+# --- Names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu:0", CPU])
+def test_the_cpu_is_a_device(name):
+    assert read_device(name).type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1"])
+def test_a_gpu_is_a_device_where_there_is_one(two_gpus, name):
+    assert read_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "cpu:1", "meta", "xpu"])
+def test_a_device_that_is_not_there_is_refused(no_gpu, name):
+    with pytest.raises(ValueError, match=f"^This machine has no device '{name}'.$"):
+        read_device(name)
+
+
+def test_a_gpu_too_many_is_refused(two_gpus):
+    with pytest.raises(ValueError, match="no device 'cuda:2'"):
+        read_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "CPU", "cuda:", "cuda:-1", "cuda:99999999999", "auto"])
+def test_what_is_no_device_is_refused(name):
+    with pytest.raises(ValueError, match=f"^'{name}' is no device; choose cpu, cuda, cuda:1, mps"):
+        read_device(name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_dtype_by_its_name(dtype):
+    assert read_dtype(dtype) is read_dtype(str(dtype)) is dtype
+    assert read_dtype(str(dtype).removeprefix("torch.")) is dtype
+
+
+@pytest.mark.parametrize("name", ["", "fp16", "float64", "int8", "Float32", torch.int8])
+def test_what_is_no_dtype_to_run_in_is_refused(name):
+    with pytest.raises(ValueError, match=r"choose float32, bfloat16, float16\.$"):
+        read_dtype(name)
+
+
+def test_the_best_device_is_the_fastest_there_is(monkeypatch, no_gpu):
+    assert best_device() == CPU
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert best_device() == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert best_device() == torch.device("cuda")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_best_where_the_device_computes_in_it(monkeypatch, native):
+    units = {"avx2": True, "amx_bf16": native}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *version: native)
+    expected = torch.bfloat16 if native else torch.float32
+    assert {best_dtype(torch.device(name)) for name in ("cpu", "cuda:1", "mps")} == {expected}
+    assert best_dtype(torch.device("meta")) == torch.float32
+
+
+def test_float16_is_refused_for_gemma_2_alone():
+    for dtype in (torch.float32, torch.bfloat16):
+        refuse_float16(LARGE, dtype, "it")
+    refuse_float16(SMALL, torch.float16, "it")
+    with pytest.raises(ValueError, match=r"^google/it: float16 .* 65504, .*; choose bfloat16\.$"):
+        refuse_float16(LARGE, torch.float16, "google/it")
+
+
+# --- Room -----------------------------------------------------------------------------------------
+
+
+def test_a_model_needs_its_weights_and_a_tenth_more():
+    whole, half = needed_bytes(LARGE, torch.float32), needed_bytes(LARGE, torch.bfloat16)
+    assert whole == pytest.approx(LARGE.num_parameters * 4.4, rel=1e-6)
+    assert half == pytest.approx(whole / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 MB"), (99e6, "99 MB"), (1e8, "0.1 GB"), (6.36e9, "6.4 GB"), (122e9, "122.0 GB")],
+)
+def test_bytes_as_a_person_reads_them(count, words):
+    assert gigabytes(count) == words
+
+
+def test_the_container_limits_what_is_free(monkeypatch, tmp_path):
+    machine = SimpleNamespace(available=64_000)
+    monkeypatch.setattr(devices.psutil, "virtual_memory", lambda: machine)
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    assert free_bytes(CPU) == 64_000  # no such group
+    (tmp_path / "memory.current").write_text("7000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_bytes(CPU) == 64_000
+    (tmp_path / "memory.max").write_text("10000\n")
+    assert free_bytes(CPU) == 3000
+    machine.available = 2000
+    assert free_bytes(CPU) == 2000
+
+
+def test_files_in_a_containers_cache_give_way(monkeypatch, tmp_path):
+    """What was just downloaded counts as used there, and must not keep it from being loaded."""
+    available = SimpleNamespace(available=64_000)
+    monkeypatch.setattr(devices.psutil, "virtual_memory", lambda: available)
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("10000\n")
+    (tmp_path / "memory.current").write_text("9500\n")
+    (tmp_path / "memory.stat").write_text("anon 1500\nfile 8000\ninactive_file 7000\n")
+    assert free_bytes(CPU) == 7500
+    (tmp_path / "memory.current").write_text("20000\n")  # the limit was lowered
+    assert free_bytes(CPU) == 0
+
+
+def test_a_gpu_says_itself_what_it_has_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5_000, 80_000))
+    assert free_bytes(torch.device("cuda:1")) == 5_000
+
+
+def test_a_model_goes_where_it_was_asked_for(monkeypatch):
+    monkeypatch.setattr(devices, "free_bytes", lambda device: needed_bytes(SMALL, torch.float32))
+    assert place(SMALL, CPU, torch.float32) == CPU
+
+
+def test_a_device_without_room_is_refused_with_the_numbers(monkeypatch):
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 8_000_000_000)
+    with pytest.raises(ValueError) as caught:
+        place(SMALL, CPU, torch.float32)
+    assert str(caught.value) == (
+        "The model needs 12.9 GB in float32, and cpu has 8.0 GB free. --dtype bfloat16 halves "
+        "that. --device auto lays it over all devices and the disk, which is slow."
+    )
+    assert place(SMALL, CPU, torch.bfloat16) == CPU
+    with pytest.raises(
+        ValueError, match=r"needs 60\.8 GB in bfloat16, and cpu has 8\.0 GB free\. "
+    ):
+        place(LARGE, CPU, torch.bfloat16)
+
+
+def test_half_the_size_is_not_advised_where_it_is_that_already(monkeypatch):
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 0)
+    with pytest.raises(ValueError) as caught:
+        place(SMALL, CPU, torch.float16)
+    assert "0 MB free. --device auto" in str(caught.value)
+
+
+def test_what_will_be_freed_counts(monkeypatch):
+    needed = needed_bytes(SMALL, torch.float32)
+    monkeypatch.setattr(devices, "free_bytes", lambda device: needed - 1000)
+    assert place(SMALL, CPU, torch.float32, freed=1000) == CPU
+    with pytest.raises(ValueError, match="The model needs"):
+        place(SMALL, CPU, torch.float32, freed=999)
+
+
+def test_the_best_device_is_taken_and_without_room_all_of_them(monkeypatch, two_gpus):
+    free = {"cuda": needed_bytes(SMALL, torch.bfloat16)}
+    monkeypatch.setattr(devices, "free_bytes", lambda device: free[device.type])
+    assert place(SMALL, None, torch.bfloat16) == torch.device("cuda")
+    assert place(LARGE, None, torch.bfloat16) == Spread()
+    with pytest.raises(ValueError, match="cuda has"):
+        place(LARGE, torch.device("cuda"), torch.bfloat16)
+
+
+def test_without_a_gpu_nothing_is_spread_unasked(monkeypatch, no_gpu):
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 0)
+    with pytest.raises(ValueError, match="--device auto lays it over all devices"):
+        place(SMALL, None, torch.bfloat16)
+
+
+# --- Spread over memory and the disk --------------------------------------------------------------
+
+# Bytes of memory -> what of the tiny models then stays on the disk. The table never does.
+LAID = {
+    "nothing in memory": (0, {"vision_tower", "multi_modal_projector", "language_model"}),
+    "a part of the tower": (150_000, {"vision_tower", "multi_modal_projector", "language_model"}),
+    "the tower": (200_000, {"language_model"}),
+    "all": (1_000_000, set()),
+}
+laid = pytest.mark.parametrize(("limit", "away"), LAID.values(), ids=LAID)
+
+
+@pytest.fixture
+def no_gpu_to_spread_over(monkeypatch, no_gpu):
+    pytest.importorskip("accelerate")
+
+
+def folder(tmp_path, name, **how):
+    """The tiny model as a folder; `how` as in `save_model`."""
+    save_model(ours(CONFIGS[name]), tmp_path / "model", **how)
+    return tmp_path / "model"
+
+
+@torch.inference_mode()
+def greedy(model, batch, steps=12):
+    """Ids [steps, B] by way of `stream`, and the logits behind a prefill and two decodes."""
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    features = model.embed_image(batch["pixel_values"])
+    options = SamplingOptions(max_new_tokens=steps)
+    said = [step.ids for step in stream(model, ids, features, mask, options, eos_token_id=-1)]
+    kv_cache = KVCache(
+        model.config.text_config, *ids.shape[:1], ids.shape[1] + 2, dtype=features.dtype
+    )
+    logits = [model.prefill(ids, features, mask, kv_cache)]
+    for column in said[:2]:
+        logits.append(model.decode(torch.tensor(column)[:, None], kv_cache))
+    return said, torch.stack(logits)
+
+
+@both
+@laid
+@torch.no_grad()
+def test_a_spread_model_answers_as_the_plain_one(
+    tmp_path, no_gpu_to_spread_over, name, limit, away
+):
+    path, batch = folder(tmp_path, name), prompts(9, 4)
+    plain, spread = load_model(path), load_model(path, Spread({"cpu": limit}))
+    on_disk = {key for key, value in spread.named_parameters() if value.is_meta}
+    assert {key.partition(".")[0] for key in on_disk} == away
+    assert not spread.language_model.embed_tokens.weight.is_meta and not spread.training
+    torch.testing.assert_close(spread(**batch)["logits"], plain(**batch)["logits"])
+    (said, logits), (expected, expected_logits) = greedy(spread, batch), greedy(plain, batch)
+    assert said == expected
+    torch.testing.assert_close(logits, expected_logits)
+    assert {key for key, value in spread.named_parameters() if value.is_meta} == on_disk
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_fetched_takes_the_dtype_asked_for(tmp_path, no_gpu_to_spread_over, name, dtype):
+    """Neither the file's own nor the one that a fresh model would have."""
+    path, batch = tmp_path / "model", prompts(9, 4)
+    other = {torch.float32: torch.bfloat16, torch.bfloat16: torch.float32}[dtype]
+    save_model(ours(CONFIGS[name]).to(other), path)
+    spread = load_model(path, Spread({"cpu": 0}), dtype)
+    said, logits = greedy(spread, batch)
+    expected, expected_logits = greedy(load_model(path, dtype=dtype), batch)
+    assert logits.dtype == dtype and said == expected
+    torch.testing.assert_close(logits, expected_logits)
+
+
+def test_layers_are_fetched_from_the_shard_that_has_them(tmp_path, no_gpu_to_spread_over):
+    path, batch = folder(tmp_path, "gemma2", shard_bytes=50_000), prompts(9, 4)
+    assert len(list(path.glob("*.safetensors"))) > 4
+    said, logits = greedy(load_model(path, Spread({"cpu": 0})), batch)
+    expected, expected_logits = greedy(load_model(path), batch)
+    assert said == expected
+    torch.testing.assert_close(logits, expected_logits)
+
+
+def test_by_default_all_of_the_memory_is_used(tmp_path, no_gpu_to_spread_over):
+    model = load_model(folder(tmp_path, "gemma1"), Spread())
+    assert not any(value.is_meta for value in model.parameters())
+
+
+def test_a_spread_keeps_to_the_containers_limit(tmp_path, monkeypatch, no_gpu_to_spread_over):
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 200_000)
+    model = load_model(folder(tmp_path, "gemma1"), Spread())
+    assert any(value.is_meta for value in model.parameters())
+
+
+def test_an_npz_that_does_not_fit_is_refused(tmp_path, no_gpu_to_spread_over):
+    path = folder(tmp_path, "gemma1") / "weights.npz"  # beside its config.json
+    save_npz(ours(CONFIGS["gemma1"]), path)
+    with pytest.raises(ValueError, match=r"an \.npz cannot be read a layer at a time; convert it"):
+        load_model(path, Spread({"cpu": 200_000}))
+    assert (
+        load_model(path, Spread({"cpu": 1_000_000})).embed_image(prompts(9)["pixel_values"])
+        is not None
+    )
+
+
+def test_float16_stays_refused_for_gemma_2(tmp_path, no_gpu_to_spread_over):
+    path = folder(tmp_path, "gemma2")
+    with pytest.raises(ValueError, match="65504"):
+        load_model(path, Spread({"cpu": 0}), torch.float16)
