@@ -32,7 +32,7 @@ class Checkpoint:
     def name(self) -> str:
         if self.is_built_in:
             return "the built-in model"
-        return self.path.resolve().name if Path(self.source).exists() else self.source
+        return self.path.resolve().name if _path(self.source).exists() else self.source
 
 
 def find(
@@ -66,7 +66,7 @@ def find(
 def _locate(source: str, report: Report | None) -> Path:
     if source == BUILT_IN:
         return BUILT_IN_FOLDER
-    path = Path(source).expanduser()
+    path = _path(source)
     if path.is_dir() or (path.is_file() and path.suffix == ".npz"):
         return path
     if path.is_file():
@@ -83,7 +83,7 @@ def _locate(source: str, report: Report | None) -> Path:
 
 
 def _tokenizer_folder(given: str) -> Path:
-    path = Path(given).expanduser()
+    path = _path(given)
     if path.is_dir():
         return path
     if path.name == "tokenizer.json":
@@ -97,8 +97,19 @@ def _tokenizer_folder(given: str) -> Path:
 
 def _codec(path: Path, given: str | Path | None) -> Path | None:
     if given is not None:
-        if not Path(given).is_file():
+        if not _path(given).is_file():
             raise ValueError(f"There is no mask codec at {given}.")
-        return Path(given)
+        return _path(given)
     folder = path if path.is_dir() else path.parent
     return next((folder / name for name in CODEC_FILES if (folder / name).is_file()), None)
+
+
+def _path(given: str | Path) -> Path:
+    """Raise ValueError for what no path can be: too long, closed, the home of nobody."""
+    try:
+        path = Path(given).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise ValueError(f"{str(given)[:60]!r} cannot be opened: {reason}.") from error
+    return path

@@ -4,16 +4,19 @@ import json
 import re
 import shutil
 import time
+import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import tiny
 from PIL import Image
 from scripted import Scripted
 
 import app
 from paligemma.objects import Detection
 from paligemma.objects import format as write
+from paligemma.pipeline import PaliGemma
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 CHROMIUM = shutil.which("chromium")
@@ -163,6 +166,47 @@ def test_attention(page):
     panel(page).get_by_label("3 o", exact=True).check()
     expect(glow).not_to_have_attribute("src", before)
     at_rest(page)
+
+
+def test_what_was_found_is_sifted_and_downloaded(page, tmp_path):
+    example(page, "Detect: cat ; dog")
+    expect(line(page)).to_contain_text("Found 2 things.")
+    rows = panel(page).locator("table.found tr")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(1)).to_have_text(re.compile("cat *20 *15 *80 *75"))
+    with page.expect_download() as coming:
+        press(page, "Download")
+    coming.value.save_as(tmp_path / "found.zip")
+    with zipfile.ZipFile(tmp_path / "found.zip") as archive:
+        assert set(archive.namelist()) == {"coco.json", "objects.csv", "picture.png", "drawn.png"}
+        assert len(json.loads(archive.read("coco.json"))["annotations"]) == 2
+        assert Image.open(archive.open("drawn.png")).size == (200, 150)
+
+
+def test_changing_the_model(browser, tmp_path):
+    folder = tiny.write(tmp_path / "little")
+    demo = app.build_app(PaliGemma.load())
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **app.LOOK)
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(url)
+    expect(page.locator("#header")).to_contain_text("the built-in model")
+    page.locator("#examples button").first.click()
+    expect(line(page)).to_contain_text("tokens/s")
+    at_rest(page)
+    page.get_by_role("button", name="Another model").click()
+    models = page.locator("#models")
+    for source, words in ("nowhere", "There is no checkpoint 'nowhere'"), (str(folder), "Loaded"):
+        models.get_by_label("Model", exact=True).fill(source)
+        models.get_by_label("Model", exact=True).press("Enter")
+        models.get_by_role("button", name="Load").click()
+        place = models.locator(".line") if words == "Loaded" else page.locator(".toast-body").first
+        expect(place).to_contain_text(words)
+    expect(page.locator("#header")).to_contain_text("little")
+    expect(page.locator("#header")).to_contain_text("32 × 32 pixels")
+    expect(panel(page).get_by_label("The model's words")).to_have_value("")
+    page.close()
+    demo.close()
 
 
 def test_uploads(page, tmp_path):

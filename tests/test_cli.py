@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import tiny
 from PIL import Image
 from scripted import Scripted
 
+from paligemma import random_weights
 from paligemma.__main__ import main
 from paligemma.evaluation import drawn
 from paligemma.pipeline import PaliGemma, SamplingOptions
@@ -41,7 +43,7 @@ def picture(tmp_path_factory) -> str:
 @pytest.fixture
 def scripted(monkeypatch):
     """The built-in model, answering from `ANSWERS`."""
-    monkeypatch.setattr(PaliGemma, "load", lambda path=None: Scripted(ANSWERS))
+    monkeypatch.setattr(PaliGemma, "load", lambda *given: Scripted(ANSWERS))
 
 
 # --- generate -------------------------------------------------------------------------------------
@@ -126,7 +128,11 @@ MISTAKES = {
     "no picture": (["--image", "nowhere.png"], "There is no file 'nowhere.png'"),
     "a folder for a picture": (["--image", "."], "not a picture"),
     "text for a picture": (["--image", __file__], "is not a picture"),
-    "no model": (["--model", "nowhere"], "nowhere is not a folder"),
+    "no model": (["--model", "nowhere"], "There is no checkpoint 'nowhere'"),
+    "no device": (["--device", "toaster"], "is no device"),
+    "no dtype": (["--dtype", "int8"], "not a dtype to run in"),
+    "no tokenizer": (["--tokenizer", "nowhere"], "nowhere is not a tokenizer"),
+    "no codec": (["--codec", "nowhere.npz"], "no mask codec at nowhere.npz"),
     "another folder": (["--model", str(ROOT / "tests")], "has no config.json"),
     "below zero": (["--temperature=-1"], "temperature is 0 or from"),
     "not a number": (["--temperature", "nan"], "temperature is 0 or from"),
@@ -154,10 +160,10 @@ def test_a_picture_that_cannot_be_written(scripted, picture, tmp_path, capsys, n
 
 def test_masks_without_a_codec(folder, picture, tmp_path, capsys, monkeypatch):
     model = PaliGemma.load(folder)
-    model._codec_path = tmp_path / "nowhere.npz"
+    model.checkpoint = replace(model.checkpoint, codec=tmp_path / "nowhere.npz")
     speaker = Scripted(ANSWERS)
     speaker.masks = model.masks
-    monkeypatch.setattr(PaliGemma, "load", lambda path=None: speaker)
+    monkeypatch.setattr(PaliGemma, "load", lambda *given: speaker)
     argv = ["--image", picture, "--prompt", "segment cat", "--out", str(tmp_path / "out.png")]
     assert "no mask codec" in complaint(capsys, "generate", *argv)
 
@@ -196,8 +202,43 @@ def test_evaluate_prints_a_table_and_then_json(folder, capsys, monkeypatch):
     [
         (["--scenes", "0"], "at least one scene"),
         (["--first=-5"], "from 0, not -5"),
-        (["--model", "nowhere"], "nowhere is not a folder"),
+        (["--model", "nowhere"], "There is no checkpoint 'nowhere'"),
     ],
 )
 def test_evaluate_with_a_mistake(folder, capsys, argv, expected):
     assert expected in complaint(capsys, "evaluate", "--model", folder, "--scenes", "1", *argv)
+
+
+# --- bench and random -----------------------------------------------------------------------------
+
+
+def test_bench_prints_a_table_and_then_json(folder, capsys):
+    assert main(["bench", "--model", folder, "--tokens", "4"]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    measured = json.loads(last)
+    assert len(table) == len(measured)
+    assert measured["model"] == "tiny" and measured["tokens per second"] > 0
+    assert measured["time to first token s"] == pytest.approx(
+        measured["picture s"] + measured["prompt s"]
+    )
+    assert measured["peak memory"] >= measured["memory after loading"] * 0.9
+    assert "at least 2" in complaint(capsys, "bench", "--model", folder, "--tokens", "1")
+
+
+def test_random_weights_load_and_have_the_published_ids(tmp_path, capsys, monkeypatch, picture):
+    small = replace(
+        tiny.config(vocab_size=random_weights.TEXT_TOKENS + 1216), image_token_index=257_152
+    )
+    monkeypatch.setattr(random_weights, "VARIANTS", {"small": small})
+    folder = str(tmp_path / "random-small")
+    assert main(["random", "small", folder]) == 0
+    assert "noise" in capsys.readouterr().out
+    pg = PaliGemma.load(folder, dtype="bfloat16")
+    ids = pg.processor.tokenizer.token_to_id
+    assert [ids(token) for token in ("<pad>", "<eos>", "<bos>")] == [0, 1, 2]
+    assert [ids(token) for token in ("<loc0000>", "<seg127>", "<image>")] == [
+        256_000, 257_151, 257_152,
+    ]  # fmt: skip
+    assert pg.generate(picture, "detect cat", SamplingOptions(max_new_tokens=3)).finished
+    assert "is no variant" in complaint(capsys, "random", "paligemma-1b", folder)
+    assert "must say 'random'" in complaint(capsys, "random", "small", str(tmp_path / "mine"))
