@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)")
 TREE = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)")
 FILE = re.compile(r"/(?P<repo>(spaces/)?[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
-XET = re.compile(r"/xet-token")
+XET = "/xet-token"
 REPO_NOT_FOUND = {"X-Error-Code": "RepoNotFound"}
 REVISION_NOT_FOUND = {"X-Error-Code": "RevisionNotFound"}
 ENTRY_NOT_FOUND = {"X-Error-Code": "EntryNotFound"}
@@ -74,7 +74,7 @@ class FakeHub:
         for refusal in self.refusals:
             if refusal.part in path:
                 return refusal.status, refusal.headers, refusal.body
-        if XET.fullmatch(path):
+        if path == XET:
             token = {"Access-Token": "none", "Token-Expiration": "9999999999"}
             token["Cas-Url"] = self.xet_url
             return 200, {f"X-Xet-{name}": value for name, value in token.items()}, b""
@@ -102,7 +102,7 @@ class FakeHub:
         headers = {"ETag": f'"{_etag(files[name])}"', "X-Repo-Commit": commit}
         if name in self.xet:
             headers["X-Xet-Hash"] = self.xet[name]
-            headers["X-Xet-Refresh-Route"] = f"{self.url}/xet-token"
+            headers["X-Xet-Refresh-Route"] = self.url + XET
         return 200, headers, files[name]
 
 

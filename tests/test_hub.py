@@ -148,7 +148,7 @@ def test_what_is_cached_needs_no_hub(served):
     assert (first.path / WEIGHTS).is_file()
 
 
-def test_a_revision_pins_a_commit(served, files, tmp_path):
+def test_a_revision_pins_a_commit(served, files):
     old = served.commit(NAME, files | {"preprocessor_config.json": b"{}"}, "v1.0")
     for name in (f"{NAME}@v1.0", f"{NAME}@{old}"):
         found = checkpoints.find(name)
@@ -162,7 +162,7 @@ def test_a_revision_may_have_a_slash(served, files):
     assert hub.fetch_model(f"{NAME}@refs/pr/7").name == commit
 
 
-def test_a_tokenizer_is_fetched_alone(served, files):
+def test_a_tokenizer_is_fetched_alone(served):
     folder = hub.fetch_tokenizer(NAME)
     assert [path.name for path in folder.iterdir()] == ["tokenizer.json"]
     assert not [line for line in served.asked if WEIGHTS in line]
@@ -190,7 +190,7 @@ def test_what_another_program_left_in_the_cache_is_made_whole(served, name):
     assert weights_of(checkpoints.find(NAME).path)
 
 
-def test_a_whole_model_of_another_program_needs_no_hub(served, files):
+def test_a_whole_model_of_another_program_needs_no_hub(served):
     for name in ("config.json", WEIGHTS, "tokenizer.json"):
         hf_hub_download(NAME, name)
     served.close()
@@ -199,7 +199,7 @@ def test_a_whole_model_of_another_program_needs_no_hub(served, files):
 
 def test_a_shard_that_the_cache_lacks_is_fetched(fake, shards):
     fake.commit(NAME, shards)
-    first, *rest = sorted(name for name in shards if name.endswith(".safetensors"))
+    first = min(name for name in shards if name.endswith(".safetensors"))
     for name in sorted(shards.keys() - {first}):
         hf_hub_download(NAME, name)
     assert weights_of(checkpoints.find(NAME).path)
@@ -327,7 +327,7 @@ def test_a_full_disk_is_seen_before_anything_is_downloaded(served, monkeypatch, 
         shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=1000)
     )
     words = refused(checkpoints.find, NAME)
-    assert "the download takes 0 MB" in words and str(cache) in words
+    assert "the download takes 1 MB" in words and str(cache) in words
     assert asked and asked[0].exists()
     assert not [line for line in served.asked if line.startswith("GET") and "/resolve/" in line]
 
@@ -488,7 +488,7 @@ def test_the_codec_is_fetched_when_the_first_mask_is_needed(published):
     assert mask.shape == (64, 64) and codec_requests(published)
 
 
-def test_a_model_without_a_codec_answers_and_says_what_masks_need(served, monkeypatch):
+def test_a_model_without_a_codec_answers_and_says_what_masks_need(served):
     pg = PaliGemma.load(NAME, "cpu")
     served.close()
     words = refused(pg.masks, parse(SEGMENT))

@@ -1,0 +1,343 @@
+"""What a person may name, and what is found: folders, an .npz, tokenizers, mask codecs, names."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+
+from paligemma import hub
+from paligemma.big_vision import write as write_npz
+from paligemma.checkpoints import BUILT_IN_FOLDER, CODEC_FILES, find
+from paligemma.processor import PaliGemmaProcessor
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A folder with weights, tokenizer and mask codec; no test changes it."""
+    return tiny.write(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def folder(whole, tmp_path) -> Path:
+    return shutil.copytree(whole, tmp_path / "tiny")
+
+
+@pytest.fixture
+def npz(whole, tmp_path) -> Path:
+    """An .npz with its config beside it, and no tokenizer."""
+    path = tmp_path / "big" / "weights.npz"
+    path.parent.mkdir()
+    write_npz(path, tiny.config(), tiny.ours(tiny.config()).state_dict())
+    (path.parent / "config.json").write_text(json.dumps(tiny.config().to_dict()))
+    return path
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch) -> list[str]:
+    """What the hub is asked for: these tests have none."""
+    names = []
+
+    def fetch(name: str, report=None) -> Path:
+        names.append(name)
+        raise ValueError(f"{name} cannot be loaded: there is no hub.")
+
+    monkeypatch.setattr(hub, "fetch_model", fetch)
+    monkeypatch.setattr(hub, "fetch_tokenizer", fetch)
+    monkeypatch.setattr(hub, "fetch_codec", lambda: pytest.fail("no mask is needed yet"))
+    return names
+
+
+def refused(source, **given) -> str:
+    """The words of a ValueError, which is a sentence or two."""
+    with pytest.raises(ValueError) as caught:
+        find(source, **given)
+    words = str(caught.value)
+    assert type(caught.value) is ValueError
+    assert "\n" not in words and len(words) < 500
+    return words
+
+
+# --- Weights --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", [None, "", "built-in", BUILT_IN_FOLDER, str(BUILT_IN_FOLDER)])
+def test_the_built_in_model(source, asked):
+    found = find(source)
+    assert found.is_built_in and found.name == "the built-in model"
+    assert found.path == BUILT_IN_FOLDER and found.codec == BUILT_IN_FOLDER / "mask_codec.npz"
+    assert isinstance(found.processor, PaliGemmaProcessor) and asked == []
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_folder(whole, kind, asked):
+    found = find(kind(whole))
+    assert found.path == whole and found.source == str(whole) and found.config == tiny.config()
+    assert found.name == "tiny" and not found.is_built_in
+    assert found.codec == whole / "mask_codec.npz" and asked == []
+
+
+def test_a_folder_that_looks_like_a_name_of_the_hub(folder, monkeypatch, asked):
+    monkeypatch.chdir(folder.parents[1])
+    source = str(folder.relative_to(folder.parents[1]))
+    assert hub.NAME.fullmatch(source)
+    assert find(source).name == "tiny" and asked == []
+
+
+def test_a_folder_from_within(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert find(".").name == "tiny"
+
+
+def test_a_folder_of_the_home(folder, home):
+    found = find("~/tiny")
+    assert found.path == folder and found.name == "tiny"
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [("config.json", "has no config.json"), ("tokenizer.json", "There is no tokenizer.json in")],
+)
+def test_a_folder_without_a_part_says_which(folder, name, words):
+    (folder / name).unlink()
+    assert words in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_damaged_part_is_named(folder, name):
+    (folder / name).write_text("{")
+    assert str(folder / name) in refused(folder)
+
+
+def test_weights_are_not_read_yet(folder):
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    assert find(folder).config == tiny.config()
+
+
+def test_an_npz_takes_the_tokenizer_beside_it(npz, whole):
+    shutil.copy(whole / "tokenizer.json", npz.parent)
+    found = find(npz)
+    assert found.path == npz and found.config == tiny.config() and found.name == "weights.npz"
+    assert found.codec is None
+
+
+def test_an_npz_without_a_tokenizer_says_what_to_give(npz):
+    words = refused(npz)
+    assert "no tokenizer.json beside it" in words and "--tokenizer" in words
+
+
+def test_an_npz_of_no_published_size_wants_its_config(npz):
+    (npz.parent / "config.json").unlink()
+    assert "put its config.json beside it" in refused(npz)
+
+
+def test_an_npz_that_is_none(npz):
+    (npz.parent / "config.json").unlink()
+    npz.write_bytes(b"damaged")
+    assert "cannot be read as a big_vision .npz" in refused(npz)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_file_that_is_no_checkpoint(whole, name, asked):
+    words = refused(whole / name)
+    assert "is a file" in words and "give their folder" in words and asked == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "nonsense",
+        " ",
+        "built in",
+        "one two/three",
+        "a/b/c",
+        "/nowhere/at/all",
+        "nowhere/",
+        "./nowhere",
+        "../nowhere",
+        "~/nowhere",
+        "models/weights.npz",
+        "weights.npz",
+        "https://huggingface.co/owner/model",
+        "owner/model@",
+        "owner/model@../main",
+        "öwner/model",
+        "owner/model\n",
+        "\0",
+        "C:\\models\\tiny",
+    ],
+)
+def test_nonsense_is_no_checkpoint(source, asked):
+    words = refused(source)
+    assert words.startswith("There is no checkpoint ") and repr(source) in words
+    assert asked == []
+
+
+@pytest.mark.parametrize("source", ["a" * 5000, "~nobody-of-this-name/tiny"])
+def test_what_can_be_no_path(source, asked):
+    words = refused(source)
+    assert "cannot be opened: " in words and source[:60] in words and asked == []
+
+
+@pytest.mark.parametrize(
+    "source", ["owner/model", "owner/model@v1.0", "o/m@refs/pr/7", "google/paligemma2-3b-mix-224"]
+)
+def test_a_name_of_the_hub_is_asked_of_it(source, asked):
+    assert refused(source) == f"{source} cannot be loaded: there is no hub."
+    assert asked == [source]
+
+
+@pytest.mark.parametrize("source", ["owner/model", "owner/model@v1.0"])
+def test_a_model_of_the_hub_is_called_as_it_was_asked_for(whole, source, monkeypatch):
+    told = []
+    monkeypatch.setattr(hub, "fetch_model", lambda *given: told.append(given) or whole)
+    found = find(source, report=print)
+    assert found.name == source and found.path == whole and told == [(source, print)]
+
+
+# --- Tokenizers -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def words(tmp_path) -> Path:
+    """A folder with a tokenizer alone."""
+    folder = tmp_path / "words"
+    folder.mkdir()
+    tiny.words().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["", "tokenizer.json"], ids=["folder", "file"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_tokenizer_is_given(npz, words, name, kind):
+    assert find(npz, tokenizer=kind(words / name)).config == tiny.config()
+
+
+@pytest.mark.parametrize("given", ["~/words", "~/words/tokenizer.json"])
+def test_a_tokenizer_of_the_home(npz, words, home, given):
+    assert find(npz, tokenizer=given).config == tiny.config()
+
+
+def test_a_tokenizer_of_the_hub(npz, words, monkeypatch):
+    monkeypatch.setattr(hub, "fetch_tokenizer", {"owner/words": words}.__getitem__)
+    assert find(npz, tokenizer="owner/words").config == tiny.config()
+
+
+def test_a_tokenizer_that_is_given_is_taken_before_the_one_beside(folder, words):
+    (folder / "tokenizer.json").write_text("damaged")
+    assert find(folder, tokenizer=words).config == tiny.config()
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder):
+    words = refused(folder, tokenizer=BUILT_IN_FOLDER)
+    assert "embedding table" in words or "<image>" in words
+
+
+@pytest.mark.parametrize("name", ["empty", "nowhere/tokenizer.json", "empty/tokenizer.json"])
+def test_a_tokenizer_that_is_missing(npz, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    assert "There is no tokenizer.json in" in refused(npz, tokenizer=tmp_path / name)
+
+
+@pytest.mark.parametrize("given", ["nonsense", "/nowhere/at/all", "./words", "~/words.json", "\0"])
+def test_what_is_no_tokenizer(npz, home, given, asked):
+    assert "is not a tokenizer; give" in refused(npz, tokenizer=given)
+    assert asked == []
+
+
+def test_a_file_of_another_name_is_no_tokenizer(npz, words):
+    path = (words / "tokenizer.json").rename(words / "other.json")
+    assert "is not a tokenizer; give" in refused(npz, tokenizer=path)
+
+
+def test_a_tokenizer_that_can_be_no_path(npz):
+    assert "cannot be opened: " in refused(npz, tokenizer="~nobody-of-this-name/words")
+
+
+# --- Mask codecs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CODEC_FILES)
+def test_a_codec_beside_the_weights(folder, name):
+    (folder / "mask_codec.npz").rename(folder / name)
+    assert find(folder).codec == folder / name
+
+
+def test_a_codec_beside_an_npz(npz, words, folder):
+    shutil.copy(folder / "mask_codec.npz", npz.parent)
+    assert find(npz, tokenizer=words).codec == npz.parent / "mask_codec.npz"
+
+
+def test_the_own_codec_is_taken_before_the_published_one(folder):
+    shutil.copy(folder / "mask_codec.npz", folder / hub.CODEC_FILE)
+    assert find(folder).codec == folder / "mask_codec.npz"
+
+
+def test_no_codec_is_none(folder):
+    (folder / "mask_codec.npz").unlink()
+    assert find(folder).codec is None
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_codec_that_is_given_is_taken_before_the_one_beside(folder, kind):
+    assert find(folder, codec=kind(BUILT_IN_FOLDER / "mask_codec.npz")).codec == (
+        BUILT_IN_FOLDER / "mask_codec.npz"
+    )
+
+
+def test_a_codec_of_the_home(folder, home):
+    assert find(folder, codec="~/tiny/mask_codec.npz").codec == folder / "mask_codec.npz"
+
+
+@pytest.mark.parametrize("given", ["nowhere.npz", "owner/codec", ".", "\0"])
+def test_a_codec_that_is_missing(folder, given, asked):
+    assert refused(folder, codec=given).startswith("There is no mask codec at ")
+    assert asked == []
+
+
+def test_a_codec_that_can_be_no_path(folder):
+    assert "cannot be opened: " in refused(folder, codec="~nobody-of-this-name/codec.npz")
+
+
+# --- Names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, fits",
+    [
+        ("owner/model", True),
+        ("google/paligemma2-3b-pt-896", True),
+        ("o_1/m.v2@main", True),
+        ("o/m@refs/pr/3", True),
+        ("model", False),
+        ("a/b/c", False),
+        ("./model", False),
+        ("../model", False),
+        ("-o/model", False),
+        ("owner/.model", False),
+        ("owner/model@", False),
+        ("owner/model@/etc/passwd", False),
+        ("owner /model", False),
+        ("owner/model\n", False),
+        ("", False),
+    ],
+)
+def test_what_a_name_of_the_hub_looks_like(name, fits):
+    assert bool(hub.NAME.fullmatch(name)) == fits
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read it all")
+def test_a_folder_that_may_not_be_opened(folder):
+    folder.parent.chmod(0)
+    try:
+        assert "cannot be opened: Permission denied." in refused(folder)
+    finally:
+        folder.parent.chmod(0o700)
