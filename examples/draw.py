@@ -78,13 +78,14 @@ SCENES = {
 PROMPTS = [
     ("harbour", "detect", "anchor ; wheel"),
     ("castle", "segment", "crown ; moon"),
-    ("harbour", "caption", ""),
+    ("weather", "caption", ""),
     ("castle", "read", ""),
-    ("tea", "ask", "what color is the clover?"),
-    ("faces", "detect", "mouse ; skull ; smiley"),
-    ("tea", "segment", "cup"),
-    ("weather", "ask", "how many suns are there?"),
-    ("planes", "detect", "heart ; plane"),
+    ("music", "ask", "how many notes are there?"),
+    ("faces", "detect", "smiley"),
+    ("zoo", "segment", "monkey"),
+    ("zoo", "caption", ""),
+    ("planes", "detect", "plane"),
+    ("zoo", "ask", "what color is the monkey?"),
     ("harbour", "read", ""),
 ]
 

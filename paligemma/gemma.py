@@ -55,9 +55,9 @@ class KVCache:
         dtype: torch.dtype | None = None,
     ) -> None:
         layers, heads = config.num_hidden_layers, config.num_key_value_heads
-        shape = (layers, batch, heads, max_length, config.head_dim)
-        self.k = list(torch.zeros(shape, device=device, dtype=dtype))
-        self.v = list(torch.zeros(shape, device=device, dtype=dtype))
+        shape = (batch, heads, max_length, config.head_dim)
+        self.k = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
+        self.v = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
         self.valid = torch.zeros(batch, max_length, device=device, dtype=torch.bool)
         self.length = 0
 

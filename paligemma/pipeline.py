@@ -46,7 +46,7 @@ __all__ = ["PaliGemma", "Reply", "SamplingOptions", "Timings", "Token", "open_im
 BUILT_IN_KNOWS = (
     "A small model that this project trained itself, on drawn scenes only: it knows 32 coloured "
     "pictograms and short words in capitals on plain backgrounds, and answers in English. "
-    "Photographs are outside its world, and crowded scenes often confuse it."
+    "Photographs are outside its world, and it errs at times, most with four things in a scene."
 )
 KEPT_PICTURES = 16  # encoded pictures that stay in memory
 

@@ -20,8 +20,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SCENES = runpy.run_path(str(EXAMPLES / "draw.py"))["SCENES"]
 ROWS = json.loads((EXAMPLES / "prompts.json").read_text(encoding="utf-8"))
 SPOKEN = {
-    ("tea", "what color is the clover?"): "green",
-    ("weather", "how many suns are there?"): "1",
+    ("music", "how many notes are there?"): "3",
+    ("zoo", "what color is the monkey?"): "brown",
 }
 
 

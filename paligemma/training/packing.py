@@ -22,7 +22,7 @@ from paligemma.training.scenes import crop
 from paligemma.training.tower import PatchLabels, draw, look
 from paligemma.vqvae import MaskCodec
 
-WEIGHTS = {"caption": 1.3, "ask": 3.0, "read": 2.0, "detect": 1.5, "segment": 0.8, "region": 0.7}
+WEIGHTS = {"caption": 3.0, "ask": 1.5, "read": 2.5, "detect": 1.5, "segment": 1.3, "region": 0.7}
 PICTURE, PADDING = 0, -1  # segment numbers; questions count from 1
 
 

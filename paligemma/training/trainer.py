@@ -51,7 +51,7 @@ class Stage:
 
 STAGES = (
     Stage("tower", steps=1_100, batch=64, muon=8e-3, adamw=3e-3),
-    Stage("whole", steps=2_600, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
+    Stage("whole", steps=3_050, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
 )
 
 
