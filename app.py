@@ -417,7 +417,7 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
     examples = load_examples()
     first = examples[0] if examples else {"image": None, "task": "caption", "text": None}
     with gr.Blocks(title="PaliGemma", delete_cache=(3600, 24 * 3600)) as demo:
-        top = gr.HTML(partial(header, seat), elem_id="header")
+        top = gr.HTML(header(seat), elem_id="header")
         source, load, load_stop, load_line = model_panel(own)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
@@ -512,6 +512,7 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
         for stop in stops:
             stop.click(None, cancels=runs, **inner)
         said = [*(part for panel in panels for part in panel.outputs), looked, heat, look_line]
+        demo.load(partial(header, seat), None, top, **quick)  # another may have changed the model
         found = gr.State()
         fetched = load.click(
             partial(fetch, seat), source, [found, load_line], concurrency_limit=4, **inner

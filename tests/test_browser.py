@@ -200,7 +200,7 @@ def test_changing_the_model(browser, tmp_path):
         models.get_by_label("Model", exact=True).fill(source)
         models.get_by_label("Model", exact=True).press("Enter")
         models.get_by_role("button", name="Load").click()
-        place = models.locator(".line") if words == "Loaded" else page.locator(".toast-body").first
+        place = models.locator(".prose.line") if words == "Loaded" else page.locator(".toast-body").first
         expect(place).to_contain_text(words)
     expect(page.locator("#header")).to_contain_text("little")
     expect(page.locator("#header")).to_contain_text("32 × 32 pixels")

@@ -63,7 +63,8 @@ def same(reply):
 
 
 def test_a_folder_is_loaded(pg, folder):
-    assert pg.name == "tiny" and "32 × 32 pixels" in pg.description
+    assert pg.name == "tiny" and "was not measured here" in pg.description
+    assert "32 × 32 pixels · float32" in pg.facts
     assert pg.config == tiny.config() and not pg.model.training
     assert pg.dtype == torch.float32 and pg.device == pg.model.language_model.norm.weight.device
     assert PaliGemma.load(str(folder), "cpu", torch.bfloat16).dtype == torch.bfloat16
@@ -78,10 +79,10 @@ def test_a_folder_without_a_part_says_which(folder, tmp_path, name):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere is not a folder"):
+    with pytest.raises(ValueError, match="There is no checkpoint"):
         PaliGemma.load(tmp_path / "nowhere")
     (tmp_path / "file").write_text("{}")
-    with pytest.raises(ValueError, match="is not a folder"):
+    with pytest.raises(ValueError, match="is a file; a checkpoint is a folder"):
         PaliGemma.load(tmp_path / "file")
 
 
@@ -269,7 +270,8 @@ def test_masks(pg):
     assert pg.masks([]) == [] and pg.masks(found[1:2]) == [None]
 
 
-def test_a_model_without_a_codec_still_answers(folder, tmp_path):
+def test_a_model_without_a_codec_still_answers(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("paligemma.hub.fetch_codec", lambda: tmp_path / "not fetched.npz")
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "mask_codec.npz").unlink()
     pg = PaliGemma.load(copy)

@@ -618,7 +618,7 @@ def test_the_names_head_is_content_when_it_is_right():
         head.place.bias[:5] = torch.tensor([50, 0.1, 0.2, 0.3, 0.4])
         head.place.bias[5 + 3] = 50
     named = torch.tensor([[1]])
-    assert head(torch.zeros(1, 1, 8), named, table) == pytest.approx(0, abs=1e-6)
+    assert head(torch.zeros(1, 1, 8), named, table).item() == pytest.approx(0, abs=1e-6)
     table[0, 0, 5] = 4
     assert head(torch.zeros(1, 1, 8), named, table) > 10
 

@@ -31,7 +31,7 @@ P, GRID = VISION.num_image_tokens, VISION.grid
 
 @cache
 def _trained() -> str:
-    return tokenizer.train(sentences(600, seed=0)).to_str()
+    return tokenizer.train(sentences(1_800, seed=0)).to_str()
 
 
 def words() -> Tokenizer:
