@@ -575,8 +575,9 @@ button.primary, button.stop { border-radius: 999px !important; }
 .raw.boxes textarea, .raw.masks textarea { font-family: var(--font-mono); font-size: .8rem; }
 .raw.text textarea { font-size: 1.15rem; }
 .seen .mask { opacity: 1 !important; }
-.found { font-size: .9rem; font-variant-numeric: tabular-nums; border-spacing: .9rem .1rem; }
-.found td:nth-child(n+2), .found th { text-align: right; }
+.prose table.found { width: auto; font-size: .85rem; font-variant-numeric: tabular-nums; }
+.prose table.found :is(td, th) { border: 0; padding: .15rem .5rem; text-align: right; }
+.prose table.found :is(td, th):first-child { text-align: left; }
 .found i { display: inline-block; width: .8em; height: .8em; margin-right: .5em;
   border-radius: 3px; }
 #heat img { max-height: 480px; object-fit: contain; }
