@@ -200,8 +200,8 @@ def test_changing_the_model(browser, tmp_path):
         models.get_by_label("Model", exact=True).fill(source)
         models.get_by_label("Model", exact=True).press("Enter")
         models.get_by_role("button", name="Load").click()
-        place = models.locator(".prose.line") if words == "Loaded" else page.locator(".toast-body").first
-        expect(place).to_contain_text(words)
+        toast, line_of = page.locator(".toast-body").first, models.locator(".prose.line")
+        expect(line_of if words == "Loaded" else toast).to_contain_text(words)
     expect(page.locator("#header")).to_contain_text("little")
     expect(page.locator("#header")).to_contain_text("32 × 32 pixels")
     expect(panel(page).get_by_label("The model's words")).to_have_value("")
