@@ -395,7 +395,7 @@ def settings_panel() -> dict[str, gr.components.Component]:
 def model_panel(own: bool) -> tuple[gr.Dropdown, gr.Button, gr.Button, gr.Markdown]:
     """The picker. `own`: a folder or a model that is not in the list may be named too."""
     with gr.Accordion("Another model", open=False, elem_id="models"):
-        with gr.Row(equal_height=True):
+        with gr.Row():
             source = gr.Dropdown(
                 choices(), value="built-in", label="Model", allow_custom_value=own, scale=4,
                 info="Pick one, or write a folder, an .npz or owner/model of the hub."
@@ -570,14 +570,16 @@ button.primary, button.stop { border-radius: 999px !important; }
 #examples img { width: 100%; max-width: none; height: auto; aspect-ratio: 1; margin: 0;
   object-fit: cover; border-radius: 8px; }
 #models { margin-top: -.5rem; }
+#models button:is(.primary, .stop) { align-self: center; max-height: 3rem; }
 .line progress { vertical-align: middle; accent-color: #e15f00; width: 12rem; max-width: 40%; }
 .line { min-height: 1.6rem; font-variant-numeric: tabular-nums; }
 .raw.boxes textarea, .raw.masks textarea { font-family: var(--font-mono); font-size: .8rem; }
 .raw.text textarea { font-size: 1.15rem; }
 .seen .mask { opacity: 1 !important; }
 .prose table.found { width: auto; font-size: .85rem; font-variant-numeric: tabular-nums; }
+.prose table.found, .prose table.found tr { border: 0; }
 .prose table.found :is(td, th) { border: 0; padding: .15rem .5rem; text-align: right; }
-.prose table.found :is(td, th):first-child { text-align: left; }
+.prose table.found :is(td, th):first-child { text-align: left; white-space: nowrap; }
 .found i { display: inline-block; width: .8em; height: .8em; margin-right: .5em;
   border-radius: 3px; }
 #heat img { max-height: 480px; object-fit: contain; }

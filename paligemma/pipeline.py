@@ -139,6 +139,8 @@ class PaliGemma:
         """What it knows, in a sentence or two."""
         if self.checkpoint.is_built_in:
             return BUILT_IN_KNOWS
+        if "random" in self.name:  # random_weights.write insists on it
+            return "Random weights: what it answers is noise."
         return "It answers as it was trained to; how right it is was not measured here."
 
     @property

@@ -234,6 +234,7 @@ def test_random_weights_load_and_have_the_published_ids(tmp_path, capsys, monkey
     assert main(["random", "small", folder]) == 0
     assert "noise" in capsys.readouterr().out
     pg = PaliGemma.load(folder, dtype="bfloat16")
+    assert pg.description == "Random weights: what it answers is noise."
     ids = pg.processor.tokenizer.token_to_id
     assert [ids(token) for token in ("<pad>", "<eos>", "<bos>")] == [0, 1, 2]
     assert [ids(token) for token in ("<loc0000>", "<seg127>", "<image>")] == [
