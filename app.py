@@ -3,11 +3,10 @@
     python app.py [--model M] [--dtype D] [--device D] [--host 127.0.0.1] [--port 7860] [--share]
 
 `build_app(Seat(pg))` is the whole page; `pg` is a `paligemma.pipeline.PaliGemma`, and the seat lets
-a visitor change it for another, for everybody. A picture reaches the
-handlers as the path of the uploaded file and is read by the pipeline's guarded `open_image` alone,
-so every file ends in an answer or in one sentence. Nothing is kept between calls except in the
-visitor's own page, and all that needs the model waits in one line (`concurrency_id`): answers, and
-the change to another model.
+a visitor change it for another, for everybody. A picture reaches the handlers as the path of the
+uploaded file and is read by the pipeline's guarded `open_image` alone, so every file ends in an
+answer or in one sentence. Nothing is kept between calls except in the visitor's own page, and all
+that needs the model waits in one line (`concurrency_id`): answers, and the change to another model.
 """
 
 import argparse
@@ -176,15 +175,19 @@ def answer(
                 yield update
 
 
+def sifted(found: tuple, least: float, most: float) -> tuple[Image.Image, list, list]:
+    """The picture of the last answer, and the detections and masks in it that stay."""
+    path, detections, masks = found
+    stay = sift(detections, least, most)
+    return open_image(path), [detections[n] for n in stay], [masks[n] for n in stay]
+
+
 def show_found(found: tuple | None, least: float, most: float) -> tuple:
     """What of the last answer has a score of `least`, and overlaps by `most` at the most."""
     if found is None:
         return None, "", gr.Button(interactive=False)
-    path, detections, masks = found
-    stay = sift(detections, least, most)
-    kept = [detections[n] for n in stay]
-    image = open_image(path)
-    seen = annotate(fit(image), kept, [masks[n] for n in stay])
+    image, kept, masks = sifted(found, least, most)
+    seen = annotate(fit(image), kept, masks)
     return seen, table(kept, *image.size), gr.Button(interactive=bool(kept))
 
 
@@ -207,9 +210,7 @@ def pack(found: tuple | None, least: float, most: float) -> str:
     with sentences():
         if found is None:
             raise ValueError("There is nothing to download yet: run this tab first.")
-        path, detections, masks = found
-        stay, image = sift(detections, least, most), open_image(path)
-        kept, masks = [detections[n] for n in stay], [masks[n] for n in stay]
+        image, kept, masks = sifted(found, least, most)
         of = Annotated("picture.png", *image.size, kept, masks)
         drawn = draw_boxes(draw_masks(image, kept, masks), kept)
         pictures = [("picture.png", image), ("drawn.png", drawn)]
@@ -492,12 +493,12 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
             events = [panel.go.click] + ([panel.text.submit] if panel.text else [])
             on(events, partial(answer, seat, panel), named, panel.outputs, api_name=panel.task.key)
             if objects := panel.objects:
-                sifted = [objects.found, objects.least, objects.most]
+                chosen = [objects.found, objects.least, objects.most]
                 gr.on(
                     [objects.found.change, objects.least.input, objects.most.input],
-                    show_found, sifted, [panel.seen, objects.table, objects.save], **quick,
+                    show_found, chosen, [panel.seen, objects.table, objects.save], **quick,
                 )  # fmt: skip
-                objects.save.click(pack, sifted, objects.packed, **quick).success(
+                objects.save.click(pack, chosen, objects.packed, **quick).success(
                     None, objects.packed, None, js=SAVE, **inner
                 )
         events, named = [look_go.click, prompt.submit], {"picture": picture, "prompt": prompt}

@@ -4,6 +4,7 @@ A model that no single device can hold is spread by accelerate: over the GPUs, t
 then the disk, from where each layer is fetched when its turn comes.
 """
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,6 +97,13 @@ def free_bytes(device: torch.device) -> int:
     except (OSError, ValueError):  # no such group, or "max"
         pass
     return free
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free on the disk that `folder` lies on, or will lie on once it is made."""
+    folder = folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free
 
 
 def _cached() -> int:

@@ -6,7 +6,6 @@ Every way in which a download can fail is one sentence (ValueError) that says wh
 import hashlib
 import json
 import re
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import tqdm
 from huggingface_hub.utils._xet import abort_xet_session
 
-from paligemma.devices import gigabytes
+from paligemma.devices import free_disk, gigabytes
 
 Report = Callable[[int, int], None]  # told bytes done and bytes in all while a download runs
 
@@ -163,8 +162,7 @@ def _bar(report: Report, total: int, stopped: list[Exception]) -> type[tqdm]:
 
 def _require_disk(repo: str, needed: int) -> None:
     cache = Path(constants.HF_HUB_CACHE)
-    there = next(parent for parent in (cache, *cache.parents) if parent.exists())
-    free = shutil.disk_usage(there).free
+    free = free_disk(cache)
     if needed > free:
         raise OSError(
             f"the download takes {gigabytes(needed)}, and the disk of {cache} has "

@@ -10,7 +10,6 @@ Safetensors are mapped into memory, not read: a tensor costs memory when it is f
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -21,12 +20,10 @@ from torch import Tensor
 
 from paligemma import big_vision
 from paligemma.config import PaliGemmaConfig
-from paligemma.devices import Spread, gigabytes, refuse_float16, spread
+from paligemma.devices import DTYPES, Spread, free_disk, gigabytes, refuse_float16, spread
 from paligemma.model import PaliGemmaForConditionalGeneration
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_DTYPE_NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 TABLE = "language_model.embed_tokens.weight"
 SHARD_BYTES = 5_000_000_000  # as the hub's own files are cut
 
@@ -160,8 +157,8 @@ def _build(
         model = PaliGemmaForConditionalGeneration(config)
     _require_fit(model, state, source)
     dtype = dtype or state[TABLE].dtype
-    if dtype not in DTYPES:
-        raise ValueError(f"{source}: {dtype} is not a dtype to run in; choose {_DTYPE_NAMES}.")
+    if dtype not in DTYPES.values():
+        raise ValueError(f"{source}: {dtype} is not a dtype to run in; choose {', '.join(DTYPES)}.")
     refuse_float16(config, dtype, source)
     if isinstance(device, Spread):
         return spread(model.eval(), state, homes, device, dtype)
@@ -182,7 +179,7 @@ def _require_fit(
         if found.get(name, shape) != shape
     ]
     kinds = [f"{name} ({tensor.dtype})" for name, tensor in state.items()
-             if tensor.dtype not in DTYPES]  # fmt: skip
+             if tensor.dtype not in DTYPES.values()]  # fmt: skip
     problems = {
         "missing": sorted(shapes.keys() - found.keys()),
         "unexpected": sorted(found.keys() - shapes.keys()),
@@ -267,9 +264,7 @@ def save_npz(model: PaliGemmaForConditionalGeneration, path: str | Path) -> None
 def _make_folder(folder: Path, needed: int) -> None:
     """Raise ValueError where it cannot be made, or its disk has fewer bytes free than `needed`."""
     try:
-        there = next(parent for parent in (folder.absolute(), *folder.absolute().parents)
-                     if parent.exists())  # fmt: skip
-        free = shutil.disk_usage(there).free
+        free = free_disk(folder)
         if needed > free:
             raise ValueError(
                 f"{folder} needs {gigabytes(needed)}, and its disk has {gigabytes(free)} free."
