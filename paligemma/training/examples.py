@@ -55,10 +55,15 @@ def phrase(*words: str, count: int = 1) -> str:
     return " ".join([number, *colors, kind if count == 1 else plural(kind)])
 
 
+def groups(scene: Scene) -> list[tuple[str, str, int]]:
+    """Like things together, in alphabetical order: (kind, colour, how many)."""
+    counted = Counter((item.kind, item.color) for item in scene.items)
+    return sorted((kind, color, count) for (kind, color), count in counted.items())
+
+
 def caption(scene: Scene) -> str:
-    """Every group of like things in alphabetical order, and the ground."""
-    groups = sorted(Counter((item.kind, item.color) for item in scene.items).items())
-    phrases = [phrase(color, kind, count=count) for (kind, color), count in groups] or ["nothing"]
+    """Every group of like things, and the ground."""
+    phrases = [phrase(color, kind, count=n) for kind, color, n in groups(scene)] or ["nothing"]
     things = " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
     return f"{things} on a {scene.background} background"
 

@@ -4,6 +4,10 @@ Every name in a prompt ("detect cat", "is there a cat?", "what color is the back
 in its own column, whether there is such a thing, where, and in which colour. Without it the answers
 alone were slow to teach looking up: after 100,000 pictures the small decoder still listed what it
 saw, whatever it was asked for.
+
+A caption has a head of its own, a layer further up: each of its columns must say which group of
+like things comes next. The words alone teach that late: captions of four things came out with one
+told twice, and its neighbour not at all.
 """
 
 from collections.abc import Sequence
@@ -14,10 +18,11 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from paligemma.training.examples import plural
+from paligemma.training.examples import groups, plural
 from paligemma.training.scenes import BACKGROUNDS, COLORS, KINDS, Scene
 
 LAYER = 1  # the decoder layer whose output is asked: those above can use what it found
+TOLD_LAYER = 2  # the same for what a caption tells next
 NAMED = (*KINDS, "background")
 SHADES = (*COLORS, *BACKGROUNDS)
 
@@ -62,3 +67,35 @@ class NameHead(nn.Module):
         off = off + F.cross_entropy(said[:, 5:], true[:, 5].long(), reduction="none")
         wrong = (off * there).sum() / there.sum().clamp(min=1)
         return presence / max(len(rows), 1) + wrong
+
+
+def next_told(scene: Scene, numbers: np.ndarray) -> np.ndarray:
+    """What a caption tells next, at each column from the one before its first token on: [n+1, 3].
+
+    `numbers` [n]: those of the names in its tokens (`name_numbers`). Kind and colour from 1, and
+    how many; all 0 when everything is told.
+    """
+    rows = [
+        (list(KINDS).index(kind) + 1, list(COLORS).index(color) + 1, count)
+        for kind, color, count in groups(scene)
+    ] + [(0, 0, 0)]
+    things = (numbers > 0) & (numbers <= len(KINDS))
+    passed = np.minimum(np.cumsum([False, *things]), len(rows) - 1)
+    return np.array(rows)[passed]
+
+
+class ToldHead(nn.Module):
+    """Hidden states [B, T, D] and `upcoming` [B, T, 3] (-1 outside captions) -> the loss."""
+
+    SIZES = (len(KINDS) + 1, len(COLORS) + 1, 5)
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.say = nn.Linear(width, sum(self.SIZES))
+
+    def forward(self, hidden: Tensor, upcoming: Tensor) -> Tensor:
+        told = upcoming[..., 0] >= 0
+        said = self.say(hidden[told]).float().split(self.SIZES, 1)
+        true = upcoming[told].unbind(1)
+        pairs = zip(said, true, strict=True)
+        return sum(F.cross_entropy(s, t, reduction="sum") for s, t in pairs) / max(len(true[0]), 1)

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from paligemma.config import PaliGemmaConfig
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.training.examples import Example, examples, whole_pixels
-from paligemma.training.names import places
-from paligemma.training.scenes import crop
+from paligemma.training.names import name_numbers, next_told, places
+from paligemma.training.scenes import Scene, crop
 from paligemma.training.tower import PatchLabels, draw, look
 from paligemma.vqvae import MaskCodec
 
@@ -32,8 +32,9 @@ class Packed:
 
     `segments` [B, T]: 0 picture, 1… the question a token belongs to, -1 padding. `is_suffix`
     [B, T]. `weights` [B, T]: how much predicting the *next* token counts. `targets` [B, T].
-    `patches`: what each patch shows, for the tower's heads. `places`: what is where and in
-    which colour, for the names' head.
+    `upcoming` [B, T, 3]: what a caption tells next at each of its columns, for the heads of
+    `names`. `patches`: what each patch shows, for the tower's heads. `places`: what is where and
+    in which colour, for the names' head.
     """
 
     input_ids: Tensor
@@ -42,6 +43,7 @@ class Packed:
     is_suffix: Tensor
     targets: Tensor
     weights: Tensor
+    upcoming: Tensor
     pixel_values: Tensor
     patches: PatchLabels
     places: Tensor
@@ -74,22 +76,25 @@ class PackedScenes(Dataset):
     ) -> None:
         self.processor, self.config, self.codec = processor, config, codec
         self.batch, self.seed, self.length, self.single = batch, seed, length, single
+        self.numbers = name_numbers(processor.tokenizer).numpy()
 
     def __getitem__(self, number: int) -> Packed:
         scenes, rng = draw(self.seed, number, self.batch)
         asked = _with_codes([examples(scene, rng) for scene in scenes], self.codec)
         if number % self.single == self.single - 1:
-            rows = [self._row(row[:1], alone=True) for row in asked]
+            rows = [self._row(s, row[:1], alone=True) for s, row in zip(scenes, asked, strict=True)]
         else:
-            rows = [self._row(row) for row in asked]
+            rows = [self._row(s, row) for s, row in zip(scenes, asked, strict=True)]
         return Packed(
             *(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)),
             *look(scenes, self.processor, self.config.vision_config.grid),
             places(scenes),
         )
 
-    def _row(self, asked: list[Example], alone: bool = False) -> tuple[np.ndarray, ...]:
-        """ids, positions, segments, is_suffix, targets and weights of one row."""
+    def _row(
+        self, scene: Scene, asked: list[Example], alone: bool = False
+    ) -> tuple[np.ndarray, ...]:
+        """ids, positions, segments, is_suffix, targets, weights and what comes next, of one row."""
         P, T = self.config.vision_config.num_image_tokens, self.length
         ids = np.full(T, self.config.pad_token_id)
         ids[:P] = self.config.image_token_index
@@ -97,6 +102,7 @@ class PackedScenes(Dataset):
         segments, is_suffix = np.full(T, PADDING), np.zeros(T, bool)
         segments[:P] = 1 if alone else PICTURE
         targets, weights = np.zeros(T, int), np.zeros(T, np.float32)
+        upcoming = np.full((T, 3), -1)
         end = P
         for number, example in enumerate(asked, 1):
             prefix = self.processor.encode_prompt(example.prefix)[P:]
@@ -110,8 +116,11 @@ class PackedScenes(Dataset):
             is_suffix[answer:stop] = True
             targets[answer - 1 : stop - 1] = suffix
             weights[answer - 1 : stop - 1] = WEIGHTS[example.kind]
+            if example.kind == "caption":
+                told = next_told(scene, self.numbers[suffix[:-1]])
+                upcoming[answer - 1 : stop - 1] = told
             end = stop
-        return ids, positions, segments, is_suffix, targets, weights
+        return ids, positions, segments, is_suffix, targets, weights, upcoming
 
 
 def _with_codes(asked: list[list[Example]], codec: MaskCodec) -> list[list[Example]]:

@@ -24,7 +24,7 @@ from paligemma.training import checkpoint
 from paligemma.training.codec import cosine
 from paligemma.training.examples import PIXELS, plural
 from paligemma.training.muon import Muon
-from paligemma.training.names import LAYER, NameHead, name_numbers
+from paligemma.training.names import LAYER, TOLD_LAYER, NameHead, ToldHead, name_numbers
 from paligemma.training.packing import Packed, PackedScenes
 from paligemma.training.scenes import BACKGROUNDS, COLORS, KINDS
 from paligemma.training.tower import Patches, PatchHeads, PatchScenes, word_loss
@@ -32,6 +32,7 @@ from paligemma.training.tower import Patches, PatchHeads, PatchScenes, word_loss
 PATCH_WEIGHT = 0.125  # of the patch heads' loss while the whole model learns
 WORD_WEIGHT = 0.25  # of the loss that makes image tokens look like their words
 NAME_WEIGHT = 1.0  # of the names' head
+TOLD_WEIGHT = 0.25  # of the head on what a caption tells next
 WARM_UP = 100  # steps
 NATIVE_BFLOAT16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
 SAVE_EVERY = 200  # steps
@@ -51,7 +52,7 @@ class Stage:
 
 STAGES = (
     Stage("tower", steps=1_100, batch=64, muon=8e-3, adamw=3e-3),
-    Stage("whole", steps=3_050, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
+    Stage("whole", steps=5_400, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
 )
 
 
@@ -106,14 +107,14 @@ def soft_targets(processor: PaliGemmaProcessor, vocabulary: int) -> tuple[Tensor
 
 def _trunk(
     decoder: GemmaDecoder, x: Tensor, positions: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What `decoder` returns, and its hidden states after layer `LAYER`: both [B, T, D]."""
+) -> tuple[Tensor, list[Tensor]]:
+    """What `decoder` returns [B, T, D], and its hidden states after every layer."""
     rope = rope_table(positions, decoder.config.head_dim, decoder.config.rope_theta)
-    half_way = x
-    for number, layer in enumerate(decoder.layers):
+    states = []
+    for layer in decoder.layers:
         x = layer(x, rope, mask, None, None)
-        half_way = x if number <= LAYER else half_way
-    return decoder.norm(x), half_way
+        states.append(x)
+    return decoder.norm(x), states
 
 
 def _step_back(_: int) -> None:
@@ -134,6 +135,7 @@ class Trainer:
         self.stage, self.model, self.heads, self.data = stage, model, heads, data
         self.soft = soft_targets(data.processor, model.config.text_config.vocab_size)
         self.names = NameHead(model.config.text_config.hidden_size)
+        self.told = ToldHead(model.config.text_config.hidden_size)
         self.numbers = name_numbers(data.processor.tokenizer)
         token = data.processor.tokenizer.token_to_id
         names = (KINDS, [plural(kind) for kind in KINDS], COLORS, BACKGROUNDS)
@@ -141,7 +143,8 @@ class Trainer:
         self.tower = torch.compile(model.vision_tower)
         self.trunk = torch.compile(_trunk)
         trained = model.vision_tower if stage.name == "tower" else model
-        helpers = [*heads.parameters(), *self.names.parameters()]
+        self.trained = (model, heads, self.names, self.told)
+        helpers = [p for head in self.trained[1:] for p in head.parameters()]
         matrices, rest = [], [{"params": helpers, "peak": stage.adamw}]
         for name, parameter in trained.named_parameters():
             tower = stage.name == "tower" or name.startswith("vision_tower")
@@ -166,9 +169,10 @@ class Trainer:
             said = word_loss(images, table, self.words, batch.patches)
             x = torch.cat([images.to(x.dtype), x[:, images.shape[1] :]], 1)
             decoder = self.model.language_model
-            hidden, half_way = self.trunk(decoder, x, batch.positions, batch.mask())
+            hidden, states = self.trunk(decoder, x, batch.positions, batch.mask())
             named = self.numbers[batch.input_ids] * ~batch.is_suffix
-            placed = self.names(half_way, named, batch.places)
+            placed = self.names(states[LAYER], named, batch.places)
+            told = self.told(states[TOLD_LAYER], batch.upcoming)
             counted = batch.weights > 0
             logits = self.model.logits(hidden[counted])
         ids, weights = (each[batch.targets[counted]] for each in self.soft)
@@ -176,7 +180,7 @@ class Trainer:
         importance = batch.weights[counted]
         answer_loss = -((likely * weights).sum(1) * importance).sum() / importance.sum()
         helped = PATCH_WEIGHT * patch_loss + WORD_WEIGHT * said + NAME_WEIGHT * placed
-        return answer_loss, helped
+        return answer_loss, helped + TOLD_WEIGHT * told
 
     def run(self, state_path: Path) -> None:
         """Take every step that is left, saving to `state_path`."""
@@ -197,7 +201,7 @@ class Trainer:
                     group["lr"] = group["peak"] * factor
             answer_loss, patch_loss = self.loss(batch)
             (answer_loss + patch_loss).backward()
-            parameters = [p for m in (self.model, self.heads, self.names) for p in m.parameters()]
+            parameters = [p for module in self.trained for p in module.parameters()]
             nn.utils.clip_grad_norm_(parameters, 1.0)
             for optimizer in self.optimizers.values():
                 optimizer.step()
@@ -214,6 +218,7 @@ class Trainer:
     def save(self, path: Path, step: int) -> None:
         state = {"step": step, "model": self.model.state_dict()}
         state |= {"heads": self.heads.state_dict(), "names": self.names.state_dict()}
+        state |= {"told": self.told.state_dict()}
         state |= {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         checkpoint.save(path, state)
 
@@ -223,6 +228,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
         self.names.load_state_dict(state["names"])
+        self.told.load_state_dict(state["told"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])
         return state["step"]
