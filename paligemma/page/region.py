@@ -40,7 +40,6 @@ class RegionTab:
             self.go, _, self.line = page.buttons("Tell", "region")
             self.raw = gr.Textbox(
                 label="The model's words", lines=2, interactive=False, elem_classes=["raw", "text"],
-                buttons=["copy"],
             )  # fmt: skip
         self.corners = gr.State([])
 
