@@ -1,4 +1,4 @@
-"""Benchmarks from their official files to the score, and a runner that loses and repeats nothing."""
+"""Benchmarks from official files to the score, by a runner that loses and repeats nothing."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from paligemma.evaluation.benchmarks import BENCHMARKS, SOURCE, benchmark
 from paligemma.evaluation.predictions import Appended, Prediction, read_predictions
 from paligemma.evaluation.run import evaluate, table
 from paligemma.objects import parse_tokens
-from paligemma.pipeline import PaliGemma, Reply, Timings, Token
+from paligemma.pipeline import PaliGemma, Reply, Timings, Token, open_image
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,6 +42,7 @@ class Knows:
         self.patience -= 1
         replies = []
         for image, prompt in zip(images, prompts, strict=True):
+            open_image(image)
             pair = Path(image).name, prompt
             self.asked.append(pair)
             text = self.answers.get(pair, self.answers.get(prompt, ""))
@@ -132,7 +133,7 @@ def refcoco(folder: Path) -> dict:
     return {
         "segment cat, left": f"<loc0000><loc0000><loc0512><loc0512>{SEGS} cat, left",
         "segment the top one": "<loc0000><loc0000><loc0512><loc0512> no mask",
-        "segment strip": f"<loc0000><loc0000><loc1023><loc0512>{SEGS}",
+        "segment strip": f"<loc0000><loc0000><loc1023><loc0400>{SEGS}",
     }
 
 
@@ -215,13 +216,13 @@ def json_lines(folder: Path) -> dict:
 
 HALF_WAY = pytest.approx(0.5)
 EXPECTED = {
-    # 10 with itself; less with the second, so that the mean is more than 5 before it is halved
-    "coco-captions": (coco_captions, {"cider": pytest.approx(3.2, abs=0.75)}, 2),
+    # by hand: 10 · (4 + e^(-4/72) · (√7/3 + 1/√6 + 1/√15)) / 8 for the first, 0 for the second
+    "coco-captions": (coco_captions, {"cider": pytest.approx(3.4154, abs=1e-3)}, 2),
     # cats are all found; of two potted plants one; the dog is nowhere, and no category of the truth
     "coco-detection": (coco_detection, {"map": pytest.approx(0.75, abs=0.01),
                                         "ap50": pytest.approx(0.75, abs=0.01), "pictures": 2}, 4),
-    # right; no mask; box twice the strip's, and in it the mask everywhere
-    "refcoco": (refcoco, {"miou": HALF_WAY, "invalid": 1,
+    # right; no mask; a box of 39 columns for 25, and in it the mask everywhere
+    "refcoco": (refcoco, {"miou": pytest.approx((1 + 25 / 39) / 3), "invalid": 1,
                           "box_accuracy_0.5": pytest.approx(2 / 3),
                           "box_accuracy_0.75": pytest.approx(1 / 3)}, 3),
     "vqav2": (vqav2, {"accuracy": pytest.approx(0.95), "accuracy of number": pytest.approx(1),
@@ -252,7 +253,6 @@ def test_from_the_official_files_to_the_score(key, tmp_path, capsys):
     assert len(read_predictions(out)) == count
     page = (out / "worst.html").read_text("utf-8")
     assert page.count("<section>") == count and "data:image/jpeg;base64," in page
-    assert "a model that knows" in table(results) or True
 
 
 def test_a_file_is_as_good_as_its_folder(tmp_path):
@@ -458,8 +458,7 @@ def test_two_processes_count_each_example_once(folder, tmp_path):
 
 @pytest.fixture
 def knows(monkeypatch):
-    pg = Knows(json_lines_answers := {"caption en": "a cat"})
-    assert json_lines_answers
+    pg = Knows({"caption en": "a cat"})
     monkeypatch.setattr(PaliGemma, "load", lambda *given: pg)
     return pg
 

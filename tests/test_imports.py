@@ -31,11 +31,8 @@ ROWS = (
     ("training.__main__", "__main__"),
 )
 ROW = {f"paligemma.{name}".rstrip("."): number for number, row in enumerate(ROWS) for name in row}
-DRAW = {
-    "paligemma.evaluation.drawn",
-    "paligemma.evaluation.page",
-    "paligemma.__main__",
-}  # rooms that may import visualize
+# Rooms that may import visualize.
+DRAW = {"paligemma.evaluation.drawn", "paligemma.evaluation.page", "paligemma.__main__"}
 APP = {
     *("paligemma.tasks", "paligemma.objects", "paligemma.catalog"),
     *("paligemma.pipeline", "paligemma.seat", "visualize"),

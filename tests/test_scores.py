@@ -176,8 +176,8 @@ WITHOUT_APOSTROPHE = dict(
         "aint:ain't couldnt've:couldn't've couldn'tve:couldn't've hed:he'd hed've:he'd've "
         "'ows'at:'ow's'at ow's'at:'ow's'at 'ow'sat:'ow's'at somebody'd:somebodyd "
         "somebodys:somebody's twas:'twas weve:we've yall:y'all y'allll:y'all'll "
-        "yall'd've:y'all'd've youve:you've maam:ma'am oclock:o'clock shouldn'tve:shouldn't've therere:there're "
-        "wheres:where's whove:who've"
+        "yall'd've:y'all'd've youve:you've maam:ma'am oclock:o'clock "
+        "shouldn'tve:shouldn't've therere:there're wheres:where's whove:who've"
     ).split()
 )
 NOT_IN_THE_TABLE = "shes lets im ive id couldntve she'd shed were ill whens've thatd".split()
