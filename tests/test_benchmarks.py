@@ -447,9 +447,7 @@ def test_two_processes_count_each_example_once(folder, tmp_path):
     assert main([*given, "--out", str(tmp_path / "one")]) == 0
     one, two = (read_predictions(tmp_path / name) for name in ("one", "two"))
     assert {n: said.text for n, said in one.items()} == {n: said.text for n, said in two.items()}
-    results = [
-        json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")
-    ]
+    results = [(tmp_path / name / "results.json").read_text("utf-8") for name in ("one", "two")]
     assert results[0] == results[1]
 
 

@@ -1,7 +1,7 @@
 """The benchmarks, one row each: how data is read, how it is asked for, how answers are scored."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +22,7 @@ from paligemma.evaluation.metrics import (
 from paligemma.evaluation.predictions import Prediction
 from paligemma.objects import Detection, box_iou
 
+DECODED = 256  # masks decoded together
 Masks = Callable[[Sequence[Detection]], Sequence[np.ndarray | None]]
 
 
@@ -116,7 +117,7 @@ def _boxes(examples: Sequence[Example], said: Sequence[Prediction], _: Masks) ->
 
 def _referred(examples: Sequence[Example], said: Sequence[Prediction], masks: Masks) -> Scored:
     found = [whole_object(s.text) for s in said]
-    soft = iter(masks([one for one in found if one is not None]))
+    soft = _decoded([one for one in found if one is not None], masks)
     overlaps, boxes, invalid = [], [], 0
     for example, one in zip(examples, found, strict=True):
         overlap = None if one is None else referred_iou(one.box, next(soft), example.truth.mask)
@@ -125,6 +126,12 @@ def _referred(examples: Sequence[Example], said: Sequence[Prediction], masks: Ma
         boxes.append(0.0 if one is None else box_iou(one.box, example.truth.box))
     accuracy = {f"box_accuracy_{t}": _mean([t <= iou for iou in boxes]) for t in (0.5, 0.75)}
     return Scored({"miou": _mean(overlaps)} | accuracy | {"invalid": invalid}, overlaps)
+
+
+def _decoded(found: Sequence[Detection], masks: Masks) -> Iterator[np.ndarray | None]:
+    """The mask of each, some at a time: all of a benchmark's would not fit memory."""
+    for start in range(0, len(found), DECODED):
+        yield from masks(found[start : start + DECODED])
 
 
 def _lines(examples: Sequence[Example], said: Sequence[Prediction], _: Masks) -> Scored:
