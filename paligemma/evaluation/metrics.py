@@ -73,7 +73,10 @@ def coco_average_precision(
         "info": {},
         "images": [{"id": picture} for picture in pictures],
         "categories": [{"id": n} for n in sorted({one["category_id"] for one in annotations})],
-        "annotations": [one | {"id": number} for number, one in enumerate(annotations, 1)],
+        "annotations": [
+            one | {"id": number, "bbox": list(one["bbox"])}  # a tuple it takes for a mask
+            for number, one in enumerate(annotations, 1)
+        ],
     }
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
         truth.createIndex()

@@ -1,7 +1,7 @@
 """Ask a model a whole benchmark, and score what it said.
 
     python -m paligemma evaluate --task coco-captions --data coco/ [--split val] [--out DIR]
-    accelerate launch --num_processes 8 -m paligemma evaluate …
+    accelerate launch --num_processes 8 -m paligemma evaluate …    (or torchrun, also on CPUs)
 
 Answers go to `DIR/predictions-<process>.jsonl` as they come. Started again, an evaluation asks what
 no file there answers, however many processes there were and are. At the end the first process
@@ -16,6 +16,7 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm import tqdm
 
+from paligemma.devices import best_device
 from paligemma.evaluation.benchmarks import SOURCE, Benchmark, Scored
 from paligemma.evaluation.examples import Example
 from paligemma.evaluation.page import write_page
@@ -41,7 +42,7 @@ def evaluate(
     """
     if batch < 1 or (limit is not None and limit < 1):
         raise ValueError("--batch and --limit are whole numbers from 1.")
-    state = PartialState(timeout=PATIENCE)
+    state = PartialState(cpu=best_device().type == "cpu", timeout=PATIENCE)
     loaded = row.load(data, split)
     examples = loaded.examples[:limit]
     _refuse_twins(examples, data)
