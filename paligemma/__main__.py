@@ -191,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"paligemma: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"paligemma: {stop or 'stopped'}.", file=sys.stderr)
+        print(f"paligemma: {str(stop) or 'stopped'}.", file=sys.stderr)
         return 130
     return 0
 

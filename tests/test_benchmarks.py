@@ -476,6 +476,16 @@ def test_ctrl_c_says_that_nothing_is_lost(knows, tmp_path, capsys):
     assert len(read_predictions(tmp_path / "o")) == 2
 
 
+def test_ctrl_c_before_the_first_answer(monkeypatch, tmp_path, capsys):
+    def load(*given):
+        raise KeyboardInterrupt
+
+    json_lines(tmp_path)
+    monkeypatch.setattr(PaliGemma, "load", load)
+    assert main(["evaluate", "--task", "json-lines", "--data", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "paligemma: stopped.\n"
+
+
 GOOD = {"image": "one.png", "prefix": "a", "suffix": "b"}
 MISTAKES = {
     "no such task": (["--task", "coco-caption"], {}, "did you mean coco-captions?"),

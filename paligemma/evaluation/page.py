@@ -65,7 +65,12 @@ def _case(example: Example, said: Prediction, good: float, masks: Callable) -> s
         figures += _figure(answered, "answer")
     else:
         figures = _figure(image, "")
-    rows = {"prompt": said.prompt, "answer": said.text, "truth": truth.text, "score": f"{good:.3f}"}
+    rows = {
+        "prompt": said.prompt,
+        "answer": said.text or "(nothing)",
+        "truth": truth.text,
+        "score": f"{good:.3f}",
+    }
     listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows.items())
     return f"<section><h2>{escape(example.id)}</h2><dl>{listed}</dl><div>{figures}</div></section>"
 
