@@ -66,6 +66,7 @@ def find(data: Path, *names: str) -> list[Path]:
 
 
 def find_one(data: Path, *names: str) -> Path:
+    """The same where there may be one only."""
     found = find(data, *names)
     if len(found) > 1:
         some = ", ".join(str(path.relative_to(data)) for path in found[:4])
@@ -95,6 +96,7 @@ class Pictures:
 
 
 def some(examples: Iterable[Example], data: Path, left_out: dict[str, int] | None = None) -> Loaded:
+    """These examples, of which there must be one at least."""
     loaded = Loaded(list(examples), {why: n for why, n in (left_out or {}).items() if n})
     if not loaded.examples:
         raise ValueError(f"{data} has no example for this task and split.")

@@ -17,7 +17,6 @@ class _Question(Row):
 
 
 class _Questions(Row):
-    data_type: str = "mscoco"
     data_subtype: str
     questions: list[_Question]
 
@@ -42,7 +41,8 @@ def vqav2(data: Path, split: str) -> Loaded:
     name = source.name.replace("OpenEnded_", "").replace("_questions", "_annotations")
     answers = find_one(source.parent if data.is_file() else data, name)
     read, picture = read_json(_Questions, source), Pictures(data, source)
-    known = {one.question_id: one for one in read_json(_Annotations, answers).annotations}
+    rows = read_json(_Annotations, answers).annotations
+    known = {row.question_id: row for row in rows if row.answers}
     kind = read.data_subtype
     return some(
         (
