@@ -39,6 +39,10 @@ class Scripted:
         finally:
             self.log.append((prompt, given, end))
 
+    def generate(self, image, prompt: str, options: SamplingOptions) -> Reply:
+        *_, reply = self.stream(image, prompt, options)
+        return reply
+
     def masks(self, detections) -> list[np.ndarray | None]:
         y, x = np.mgrid[-1:1:64j, -1:1:64j]
         disc = (1 - np.hypot(x, y)).astype(np.float32)
