@@ -35,10 +35,11 @@ from paligemma.tasks import TASKS
 
 EXAMPLES = Path(__file__).parent / "examples"
 ON_SPACE = "SPACE_ID" in os.environ
+KEPT_SECONDS = 2 * 3600  # that uploads and drawings stay on the disk
 LONGEST_LINE = 64  # visitors' requests that may wait
 SHARE_NOTE = (
     "The address above keeps tab, prompt, example and settings for good. The button's link keeps "
-    "your own picture and the answers too, until the server cleans up: a day at the most."
+    "your own picture and the answers too, until the server cleans up: two hours at the most."
 )
 
 
@@ -62,7 +63,7 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
     seat = seat if isinstance(seat, Seat) else Seat(seat)
     gr.set_static_paths([EXAMPLES])  # served from where they lie, whatever the working directory
     examples = load_examples(EXAMPLES)
-    with gr.Blocks(title="PaliGemma", delete_cache=(3600, 24 * 3600)) as demo:
+    with gr.Blocks(title="PaliGemma", delete_cache=(600, KEPT_SECONDS)) as demo:
         top = gr.HTML(header(seat), elem_id="header")
         last, press = gr.State(), gr.Textbox(visible=False)
         with gr.Row():

@@ -57,8 +57,7 @@ def parts(config: PaliGemmaConfig) -> list[Part]:
             "The connector",
             (f"one linear layer, {vision.hidden_size} → {config.projection_dim}",),
             "model.py",
-            f"image tokens [{count}, {text.hidden_size}] · text is multiplied by "
-            f"√{text.hidden_size}, they are not",
+            f"image tokens [{count}, {text.hidden_size}], not times √{text.hidden_size} as text is",
         ),
         Part(
             "Gemma, the decoder",

@@ -6,6 +6,7 @@ Drawings are SVG and HTML with the page's own colours; a piece that has a source
 
 from collections.abc import Sequence
 from html import escape
+from textwrap import wrap
 
 import numpy as np
 from PIL import Image
@@ -24,6 +25,7 @@ NAMES = {
     "separator": "the separator, a line break",
     "answer": "the answer",
 }
+LINE = 58  # characters of a line in the drawing
 SHOWN_IMAGE_TOKENS = 6  # in the strip, before the rest is counted
 
 
@@ -33,8 +35,9 @@ Part = tuple[str, Sequence[str], str, str]
 
 def draw_model(parts: Sequence[Part]) -> str:
     """The parts from top to bottom, an arrow with the shape handed on between them: an SVG."""
-    width, gap, pieces, y = 560, 44, [], 8
+    width, gap, pieces, y = 420, 44, [], 8
     for number, (title, about, file, gives) in enumerate(parts, 1):
+        about = [line for each in about for line in wrap(each, LINE)]
         tall = 34 + 18 * len(about)
         lines = "".join(
             f'<text x="24" y="{y + 44 + 18 * n}" class="small">{escape(line)}</text>'

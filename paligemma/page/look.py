@@ -68,7 +68,7 @@ button.primary, button.stop { border-radius: 999px !important; }
 .prose table.sides th { width: 4rem; text-align: left; }
 .prose table:is(.sides, .batch) td { overflow-wrap: anywhere; vertical-align: top; }
 .prose table.batch td:first-child { width: 30%; }
-svg.anatomy { width: 100%; max-width: 560px; height: auto; }
+svg.anatomy { width: 100%; max-width: 520px; height: auto; }
 svg.anatomy rect { fill: var(--block-background-fill); stroke: var(--border-color-primary);
   stroke-width: 2; }
 svg.anatomy g { cursor: pointer; outline: none; }
@@ -100,5 +100,5 @@ SHOW_TABS = """() => {
 LOOK = {
     "theme": THEME, "css": CSS, "head": SCRIPT,
     "footer_links": ["api", "settings"], "run_history": False,
-    "ssr_mode": False, "show_error": True, "max_file_size": "50mb",
+    "ssr_mode": False, "state_session_capacity": 200, "show_error": True, "max_file_size": "50mb",
 }  # fmt: skip
