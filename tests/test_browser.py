@@ -274,3 +274,143 @@ def test_leaving_stops_the_model(browser, url, pg):
     page.close()
     until(lambda: len(pg.log) > runs)
     assert pg.log[-1][2] == "closed"
+
+
+def opened(browser, demo, address="", **launch):
+    """A page of its own app at that address, and the app."""
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK, **launch)
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{url}{address}")
+    return page
+
+
+@pytest.fixture(scope="module")
+def built_in(browser):
+    demo = app.build_app(PaliGemma.load())
+    page = opened(browser, demo)
+    page.wait_for_function("location.search === ''")
+    expect(line(page)).to_contain_text("A kept answer of the built-in model")
+    yield page
+    page.close()
+    demo.close()
+
+
+def test_the_first_paint_has_a_result(built_in):
+    expect(panel(built_in).locator("img.mask")).to_have_count(2)
+    expect(panel(built_in).locator("table.found tr")).to_have_count(3)
+
+
+def test_an_address_is_restored_and_run(browser, url, pg):
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{url}?tab=segment&segment=cat&example=1&max_new_tokens=77&model=owner/model")
+    expect(tab(page)).to_have_text("Segment")
+    expect(line(page)).to_contain_text("Found 1 thing.")
+    expect(page.locator("#picture img")).to_have_attribute("src", re.compile("1.png$"))
+    expect(panel(page).get_by_role("textbox").first).to_have_value("cat")
+    expect(panel(page).locator(".cuts img")).to_have_count(1)
+    assert pg.log[-1][0] == "segment cat"
+    page.get_by_role("button", name="Settings").first.click()
+    expect(page.get_by_label("number input for Longest answer (tokens)")).to_have_value("77")
+    tab(page, "Ask").click()
+    panel(page).get_by_role("textbox").first.fill("who?")
+    page.wait_for_function("location.search.includes('tab=ask')")
+    page.wait_for_function("location.search.includes('ask=who')")
+    assert "max_new_tokens=77" in page.url and "example=1" in page.url
+    page.close()
+
+
+def test_a_region(built_in):
+    tab(built_in, "Region").click()
+    built_in.locator("#area").scroll_into_view_if_needed()
+    for x, y in (0.1, 0.1), (0.45, 0.55):  # around the anchor
+        area = built_in.locator("#area img").bounding_box()
+        before = built_in.locator("#area img").get_attribute("src")
+        built_in.mouse.click(area["x"] + x * area["width"], area["y"] + y * area["height"])
+        expect(built_in.locator("#area img")).not_to_have_attribute("src", before)
+    press(built_in, "Tell")
+    expect(panel(built_in).get_by_label("The model's words")).to_have_value("a red anchor")
+    panel(built_in).get_by_label("Which question has this answer?").check()
+    expect(panel(built_in)).to_contain_text("never learned to ask questions")
+
+
+def test_a_comparison(built_in):
+    tab(built_in, "Compare").click()
+    panel(built_in).get_by_label("A prompt, just as the model gets it").fill("detect anchor")
+    press(built_in, "Compare")
+    expect(line(built_in)).to_have_text(re.compile("Both say the same|They differ"))
+    expect(panel(built_in).locator("table.sides tr").first.locator("td")).to_have_count(2)
+    expect(built_in.locator("#sides img")).to_have_count(2)
+
+
+def test_a_batch(built_in, tmp_path):
+    tab(built_in, "Batch").click()
+    (tmp_path / "broken.png").write_text("no picture")
+    files = [app.EXAMPLES / "zoo.png", app.EXAMPLES / "tea.png", tmp_path / "broken.png"]
+    built_in.locator("#files input[type=file]").set_input_files(files)
+    expect(built_in.locator("#files")).to_contain_text("broken")
+    panel(built_in).get_by_label("The prompt for each, just as the model gets it").fill("ocr")
+    press(built_in, "Ask them all")
+    expect(line(built_in)).to_have_text("Done: 2 answered, 1 not readable.")
+    rows = panel(built_in).locator("table.batch tr")
+    expect(rows.nth(0)).to_contain_text("ZOO")
+    expect(rows.nth(2)).to_contain_text("is not a picture")
+    with built_in.expect_download() as coming:
+        built_in.locator("#save-batch").click()
+    coming.value.save_as(tmp_path / "answers.zip")
+    with zipfile.ZipFile(tmp_path / "answers.zip") as archive:
+        assert len(archive.read("answers.jsonl").splitlines()) == 3
+
+
+def test_how_it_works(built_in):
+    tab(built_in, "How it works").click()
+    expect(panel(built_in).locator("svg.anatomy")).to_contain_text("8 × 8 patches of 16 pixels")
+    expect(panel(built_in).locator("#strip")).to_contain_text("64 in all")
+    panel(built_in).locator("[data-file='gemma.py']").click()
+    expect(built_in.locator("#source")).to_contain_text("paligemma/gemma.py")
+
+
+def test_a_sketch_is_asked_about(built_in):
+    built_in.get_by_role("tab", name="Draw one").click()
+    canvas = built_in.locator("#canvas canvas").first
+    built_in.locator("#canvas").get_by_role("button", name="Brush").click()
+    box = canvas.bounding_box()
+    built_in.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.4)
+    built_in.mouse.down()
+    for step in range(10):
+        built_in.mouse.move(
+            box["x"] + box["width"] * (0.4 + 0.02 * step), box["y"] + box["height"] * 0.5
+        )
+    built_in.mouse.up()
+    before = built_in.locator("#picture img").get_attribute("src")
+    built_in.get_by_role("button", name="Use this drawing").click()
+    expect(built_in.locator("#picture img")).not_to_have_attribute("src", before)
+    tab(built_in, "Ask").click()
+    built_in.get_by_role("button", name="what color is the background?").click()
+    expect(panel(built_in).get_by_label("The model's words")).to_have_value("white")
+
+
+def test_two_visitors_never_see_each_other(browser, url, tmp_path):
+    pages = []
+    for n, width in enumerate((31, 47)):
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(url)
+        expect(page.locator("#picture img")).to_be_visible()
+        Image.new("RGB", (width, 20), "teal").save(tmp_path / f"{n}.png")
+        page.get_by_label("Remove Image").click()
+        page.locator("#picture input[type=file]").set_input_files(tmp_path / f"{n}.png")
+        expect(page.locator("#picture img")).to_have_js_property("naturalWidth", width)
+        pages.append(page)
+    for page, key, text in zip(pages, ("Detect", "Segment"), ("cat ; dog", "cat"), strict=True):
+        tab(page, key).click()
+        panel(page).get_by_role("textbox").first.fill(text)
+        press(page, key)
+    for page, found in zip(pages, ("Found 2 things.", "Found 1 thing."), strict=True):
+        expect(line(page)).to_contain_text(found)
+    shown = [panel(page).locator(".seen img").first for page in pages]
+    ratios = [image.evaluate("i => i.naturalWidth / i.naturalHeight") for image in shown]
+    assert ratios == pytest.approx([31 / 20, 47 / 20], abs=0.01)
+    for page in pages:
+        page.close()

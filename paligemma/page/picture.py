@@ -29,7 +29,8 @@ class PictureColumn:
     """The picture, a canvas, a word about photographs, and the gallery."""
 
     def __init__(self, examples: list[dict]) -> None:
-        with gr.Tabs(elem_id="sources"):
+        self.sources = gr.Tabs(elem_id="sources")
+        with self.sources:
             with gr.Tab("Picture", id="picture"):
                 self.picture = gr.Image(
                     label="Picture", type="filepath", image_mode=None, height=380,
@@ -38,7 +39,7 @@ class PictureColumn:
                 )  # fmt: skip
             with gr.Tab("Draw one", id="draw"):
                 self.canvas = gr.Sketchpad(
-                    label="Draw", type="pil", image_mode="RGB", height=380, canvas_size=(512, 512),
+                    label="Draw", type="pil", image_mode="RGBA", height=380, canvas_size=(512, 512),
                     brush=gr.Brush(default_size=16, colors=INK, color_mode="fixed"),
                     layers=False, transforms=(), elem_id="canvas",
                 )  # fmt: skip
@@ -58,7 +59,7 @@ class PictureColumn:
             lambda picture: check(seat, picture), self.picture, shown, preprocess=False,
             concurrency_limit=None, **INNER,
         )  # fmt: skip
-        self.use.click(drawing, self.canvas, shown, **QUICK)
+        self.use.click(drawing, self.canvas, [*shown, self.sources], **QUICK)
 
 
 def load_examples(folder: Path) -> list[dict]:
@@ -85,9 +86,9 @@ def drawing(canvas: dict | None) -> tuple:
     """What was drawn, on white."""
     with sentences():
         image = (canvas or {}).get("composite")
-        if image is None or len(image.convert("L").getcolors(256) or ()) == 1:
+        if image is None or len(open_image(image).getcolors(2) or "many") == 1:
             raise ValueError("Nothing is drawn yet: pick a colour and draw.")
-        return image.convert("RGB"), ""
+        return open_image(image), "", gr.Tabs(selected="picture")
 
 
 def is_photograph(image: Image.Image) -> bool:
