@@ -94,6 +94,10 @@ class PaliGemma:
         return self.checkpoint.name
 
     @property
+    def is_built_in(self) -> bool:
+        return self.checkpoint.is_built_in
+
+    @property
     def description(self) -> str:
         """What it knows, in a sentence or two."""
         if self.checkpoint.is_built_in:
