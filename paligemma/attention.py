@@ -128,15 +128,16 @@ class _Graph:
         self.layers: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def locate(self, is_image: Tensor) -> None:
-        self._picture = is_image[0].nonzero()[:, 0]
+        columns = is_image[0].nonzero()[:, 0]
+        self.picture = slice(int(columns[0]), int(columns[-1]) + 1)
+        self.text = slice(self.picture.stop, None)
 
     def __call__(
         self, layer: int, weigh: Callable[[slice], Tensor], v: Tensor, mixed: Tensor
     ) -> None:
-        text = slice(int(self._picture[-1]) + 1, None)
         with torch.no_grad():
-            weights = weigh(text)[0, :, :, self._picture.to(v.device)]
-        self.layers.append((weights, v[0, :, self._picture.to(v.device)].detach(), mixed))
+            weights = weigh(self.text)[0]
+        self.layers.append((weights, v[0].detach(), mixed))
 
 
 def gradient_attention(
@@ -149,11 +150,11 @@ def gradient_attention(
     """Attention times its gradient, for the answer's tokens at `columns`: [L, columns, P] float32.
 
     `input_ids`, `token_type_ids` [1, T] are picture, prompt and answer, `image_features` [1, P, D].
-    For each token its logit is differentiated by every weight that a text column gave a patch; the
-    weight times that gradient, where it is positive, is what looking there did for the token, to
-    first order. Sums over text columns, means over heads (Chefer et al., arXiv 2103.15679). One
-    backward pass a token. ValueError where autograd cannot run: a model that is spread over
-    devices, or more activations than there is memory.
+    A token's logit is differentiated by every weight of the text columns; a weight times that
+    gradient, where it is positive, is what looking there did for the token, to first order. The
+    heads' mean is followed from the patches through the text columns, up to each layer (Chefer et
+    al., arXiv 2103.15679). One backward pass a token. ValueError where autograd cannot run: a model
+    that is spread over devices, or more activations than there is memory.
     """
     _refuse_backward(model, input_ids.shape[1])
     graph = _Graph()
@@ -169,26 +170,30 @@ def gradient_attention(
         for column in columns:
             logit = model.logits(hidden[:, column - 1])[0, input_ids[0, column]]
             slopes = torch.autograd.grad(logit, mixed, retain_graph=True)
-            maps.append(torch.stack([
-                _first_order(weights, v, slope).cpu()
-                for (weights, v, _), slope in zip(graph.layers, slopes, strict=True)
-            ]))  # fmt: skip
+            maps.append(_followed(graph, slopes)[:, column - 1 - graph.text.start])
     if not maps:
         return torch.zeros(len(mixed), 0, image_features.shape[1])
     return torch.stack(maps, 1)
 
 
 @torch.no_grad()
-def _first_order(weights: Tensor, v: Tensor, slope: Tensor) -> Tensor:
-    """`weights` [N, R, P] x their gradient, positive part: [P]. `v` [K, P, H], slope [1, N, T, H].
+def _followed(graph: _Graph, slopes: Sequence[Tensor]) -> Tensor:
+    """What reached each text column from each patch, up to each layer: [L, R, P].
 
-    The result is weights @ v, so its gradient by the weights is slope @ v transposed.
+    `slopes` [1, N, T, H] are the gradients of what the heads mixed: weights [N, R, S] @ v [K, S, H].
+    The weights' own are slope @ v transposed.
     """
-    N, R, P = weights.shape
-    K, _, H = v.shape
-    rows = slope[0, :, -R:].reshape(K, N // K * R, H)
-    gradient = (rows @ v.transpose(-1, -2)).view(N, R, P).float()
-    return F.relu(weights * gradient).sum(1).mean(0)
+    held, reached = None, []
+    for (weights, v, _), slope in zip(graph.layers, slopes, strict=True):
+        N, R, S = weights.shape
+        K, _, H = v.shape
+        rows = slope[0, :, -R:].reshape(K, N // K * R, H)
+        gradient = (rows @ v.transpose(-1, -2)).view(N, R, S).float()
+        useful = F.relu(weights * gradient).mean(0).cpu()
+        image, text = useful[:, graph.picture], useful[:, graph.text]
+        held = image if held is None else held + text @ held + image
+        reached.append(held)
+    return torch.stack(reached)
 
 
 def _refuse_backward(model: PaliGemmaForConditionalGeneration, length: int) -> None:

@@ -32,6 +32,10 @@ class View:
 
 
 VIEWS = {
+    "middle": View(
+        "of the token's attention",
+        "How much of the token's attention each patch got in the third quarter of the layers.",
+    ),
     "mean": View(
         "of the token's attention",
         "How much of the token's attention each patch got: the mean of all layers and heads.",
@@ -53,8 +57,8 @@ VIEWS = {
         "What looking at each patch did for the token, to first order, also by way of the prompt.",
     ),
 }
-CHEAP_VIEWS = ("mean", "rollout", "relative", "similarity")  # without a backward pass
-DEFAULT_VIEW = "rollout"
+CHEAP_VIEWS = ("middle", "mean", "rollout", "relative", "similarity")  # without a backward pass
+DEFAULT_VIEW = "middle"  # looks in the right place most often: docs/pointing.md
 NEUTRAL = ""  # the prompt that asks nothing
 
 
@@ -182,6 +186,8 @@ class Reading:
     def _layers(self, name: str, reply: Reply, attention: Attention, rows: slice) -> np.ndarray:
         """One view of an answer's tokens, for each layer: [L, T, P]."""
         match name:
+            case "middle":
+                return views.middle(attention)[None, rows]
             case "mean":
                 return views.layer_means(attention)[:, rows]
             case "rollout":
@@ -218,5 +224,5 @@ class Reading:
 
 
 def _whole(name: str, layers: np.ndarray) -> np.ndarray:
-    """One map [T, P] of a view's layers [L, T, P]: rollout ends with the last, others are means."""
-    return layers[-1] if name == "rollout" else layers.mean(0)
+    """One map [T, P] of a view's layers [L, T, P]: what follows paths ends with the last one."""
+    return layers[-1] if name in ("rollout", "gradient") else layers.mean(0)

@@ -62,6 +62,16 @@ def mean(attention: Attention) -> np.ndarray:
     return attention.image.mean((0, 1))
 
 
+def middle(attention: Attention) -> np.ndarray:
+    """The heads' mean over the third quarter of the layers: [Q, P].
+
+    That is where an answer's columns look things up: before it they draw on sinks, behind it the
+    word is chosen (Kaduri et al., arXiv 2411.17491, find that the middle layers matter).
+    """
+    layers = len(attention.image)
+    return attention.image[layers // 2 : max(layers // 2 + 1, layers * 3 // 4)].mean((0, 1))
+
+
 def rollout(attention: Attention) -> np.ndarray:
     """What reached each text column from each patch, from the first layer up to each: [L, Q, P].
 

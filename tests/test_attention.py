@@ -197,7 +197,7 @@ def gradients(model, batch: dict, columns, name="gradient_attention"):
 
 @both
 def test_gradients_equal_those_of_transformers(name):
-    """Its weights keep their gradients: attention times gradient, where positive."""
+    """Its weights keep their gradients; the whole matrices are multiplied."""
     answer = torch.randint(3, 90, (1, 3), generator=torch.Generator().manual_seed(2))
     batch, model = with_answer(prompts(4), answer), ours(CONFIGS[name])
     columns = [P + 4, P + 6]
@@ -206,10 +206,13 @@ def test_gradients_equal_those_of_transformers(name):
     for place, column in enumerate(columns):
         logit = out.logits[0, column - 1, batch["input_ids"][0, column]]
         slopes = torch.autograd.grad(logit, out.attentions, retain_graph=True)
+        product = torch.eye(batch["input_ids"].shape[1])
         for layer, (weights, slope) in enumerate(zip(out.attentions, slopes, strict=True)):
-            product = (weights * slope)[0, :, P:, :P].relu()
+            step = torch.eye(len(product))  # the patches' own rows are left as they are
+            step[P:] += (weights * slope)[0, :, P:].relu().mean(0).detach()
+            product = step @ product
             torch.testing.assert_close(
-                maps[layer, place], product.sum(1).mean(0).detach(), rtol=1e-3, atol=1e-4
+                maps[layer, place], product[column - 1, :P], rtol=1e-3, atol=1e-4
             )
     assert all(p.grad is None for p in model.parameters()) and RECORDER.get() is None
 

@@ -222,7 +222,9 @@ def test_explain_writes_pictures_and_values(folder, picture, tmp_path, capsys, g
     options = SamplingOptions(max_new_tokens=4)
     assert values["text"] == PaliGemma.load(folder).generate(picture, "ocr", options).text
     assert capsys.readouterr().out.startswith(values["text"])
-    views = {"mean", "rollout", "relative", "similarity"} | ({"gradient"} if gradient else set())
+    views = {"middle", "mean", "rollout", "relative", "similarity"} | (
+        {"gradient"} if gradient else set()
+    )
     assert set(values["maps"]) == views
     pictures = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
     heads = {f"heads/{n:03d}.png" for n in range(1, 5)}
@@ -275,21 +277,20 @@ def test_bench_of_attention(folder, capsys):
     assert measured["recording adds"] == pytest.approx(ratio - 1)
 
 
-def test_thin_random_weights_keep_what_attention_is_made_of(tmp_path, monkeypatch, capsys):
-    variant = VARIANTS["paligemma2-3b-896"]
-    monkeypatch.setattr(random_weights, "THIN", 24)
-    thin = random_weights.narrow(variant)
-    assert thin.text_config.hidden_size == thin.projection_dim == 24
+def test_thin_random_weights_keep_what_attention_is_made_of(tmp_path, monkeypatch):
+    tmp_path = tmp_path / "random-thin"
+    tmp_path.mkdir()
+    written, variant = [], VARIANTS["paligemma2-3b-896"]
+    monkeypatch.setattr(random_weights, "random_model", lambda config, dtype: config)
+    monkeypatch.setattr(random_weights, "save_model", lambda config, folder: written.append(config))
+    monkeypatch.setattr(random_weights, "_tokenizer", dict)
+    for thin in ([], ["--thin"]):
+        assert main(["random", "paligemma2-3b-896", str(tmp_path), *thin]) == 0
+    whole, narrow = written
+    assert whole == variant and narrow.num_parameters < variant.num_parameters / 20
     for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"):
-        assert getattr(thin.text_config, name) == getattr(variant.text_config, name)
-    assert thin.vision_config.grid == variant.vision_config.grid
-    small = replace(
-        tiny.config(vocab_size=random_weights.TEXT_TOKENS + 1216), image_token_index=257_152
-    )
-    monkeypatch.setattr(random_weights, "VARIANTS", {"small": small})
-    folder = str(tmp_path / "random-thin")
-    assert main(["random", "small", folder, "--thin"]) == 0
-    assert PaliGemma.load(folder).config.projection_dim == 24
+        assert getattr(narrow.text_config, name) == getattr(variant.text_config, name)
+    assert narrow.vision_config.grid == variant.vision_config.grid == 64
 
 
 def test_bench_prints_a_table_and_then_json(folder, capsys):

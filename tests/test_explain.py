@@ -42,7 +42,7 @@ def test_the_reply_is_what_generate_says(pg, seen):
 
 def test_shapes(pg, seen):
     for name in VIEWS:
-        layers = 1 if name == "similarity" else LAYERS
+        layers = 1 if name in ("similarity", "middle") else LAYERS
         assert seen.layers[name].shape == (layers, 10, GRID, GRID)
         assert seen.maps[name].shape == (10, GRID, GRID)
         assert seen.maps[name].min() >= 0 and np.isfinite(seen.maps[name]).all()
@@ -61,12 +61,14 @@ def test_a_token_has_the_map_of_the_column_that_wrote_it(pg, seen):
     first = len(seen.prompt) - 1
     rows = {
         "mean": views.mean(maps[0]),
+        "middle": views.middle(maps[0]),
         "rollout": views.rollout(maps[0])[-1],
     }
     for name, values in rows.items():
         expected = values[first : first + 10].reshape(10, GRID, GRID)
         assert seen.maps[name] == pytest.approx(expected, abs=1e-6)
-    assert seen.layers["rollout"][-1] == pytest.approx(seen.maps["rollout"])
+    for name in ("rollout", "gradient"):
+        assert seen.layers[name][-1] == pytest.approx(seen.maps[name])
     assert seen.layers["mean"].mean(0) == pytest.approx(seen.maps["mean"], abs=1e-6)
     assert seen.heads.mean(1) == pytest.approx(seen.layers["mean"], abs=1e-6)
 
@@ -115,14 +117,14 @@ def test_a_patch_knows_who_looked_at_it(seen):
     assert sorted(token for token, _ in found) == [*range(10)]
     assert [value for _, value in found] == sorted(seen.maps["mean"][:, 1, 3], reverse=True)
     assert found[0][0] == seen.maps["mean"][:, 1, 3].argmax()
-    with pytest.raises(ValueError, match="'gaze' was not asked for; there is mean"):
+    with pytest.raises(ValueError, match="'gaze' was not asked for; there is middle, mean"):
         seen.lookers("gaze", 0, 0)
     with pytest.raises(ValueError, match="not -1, 0"):
         seen.lookers("mean", -1, 0)
 
 
 def test_unknown_view(pg, seen):
-    with pytest.raises(ValueError, match="'x-ray' is no view; choose mean, rollout"):
+    with pytest.raises(ValueError, match="'x-ray' is no view; choose middle, mean, rollout"):
         pg.reread(picture(), PROMPT, seen.reply, ("mean", "x-ray"))
     assert DEFAULT_VIEW in VIEWS and set(CHEAP_VIEWS) == set(VIEWS) - {"gradient"}
 

@@ -157,7 +157,7 @@ class Looking:
     def reread(self, image, prompt, reply, views):
         count = len(reply.tokens)
         maps = {view: np.array([peak(*self.places.get(view, (3, 3)))] * count) for view in views}
-        layers = {view: values[None] for view, values in maps.items()}
+        layers = {view: np.stack([values] * 2) for view, values in maps.items()}
         heads = np.array([[[peak(0, 0)] * count, [peak(2, 2)] * count]])
         return SimpleNamespace(maps=maps, layers=layers, heads=heads)
 
@@ -172,7 +172,7 @@ def test_measure_counts_tokens_and_finds_the_winner(pg):
     label = len(given(pg, question().answer).tokens) - 4
     assert by["rollout", None, None, "location"].count == 8
     assert by["rollout", None, None, "label"].count == 2 * label
-    assert by["rollout", None, None, "all"].hit == by["rollout", 0, None, "all"].hit == 0.5
+    assert by["rollout", None, None, "all"].hit == by["rollout", 1, None, "all"].hit == 0.5
     assert by["gradient", None, None, "all"].hit == by["gradient", None, None, "all"].mass == 0
     assert by["mean", 0, 1, "location"].mass == by["mean", 0, 0, "location"].mass == 0.5
     assert by["chance", None, None, "all"].hit == pytest.approx(1 / 16)

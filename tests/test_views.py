@@ -11,6 +11,7 @@ from paligemma.views import (
     layer_means,
     lookers,
     mean,
+    middle,
     relative,
     rollout,
     sinks,
@@ -33,8 +34,18 @@ def test_heads_and_means(attention):
     pairs = [head(attention, 2, n) for n in range(N)]
     assert layer_means(attention)[2] == pytest.approx(np.mean(pairs, axis=0))
     assert mean(attention) == pytest.approx(layer_means(attention).mean(0))
+    assert middle(attention) == pytest.approx(layer_means(attention)[1])  # one of three
     spent = mean(attention).sum(1) + between_tokens(attention).sum(1)
     assert spent == pytest.approx(1, abs=1e-5) and between_tokens(attention).shape == (Q, Q)
+
+
+@pytest.mark.parametrize(
+    "layers, chosen", [(1, [0]), (2, [1]), (4, [2]), (18, [9, 10, 11, 12]), (26, [*range(13, 19)])]
+)
+def test_the_middle_is_the_third_quarter(layers, chosen):
+    image = np.zeros((layers, N, Q, P), np.float32)
+    image[chosen] = 1
+    assert (middle(Attention(image, image)) == 1).all() and image.mean() == len(chosen) / layers
 
 
 @pytest.mark.parametrize("layer, number", [(-1, 0), (L, 0), (0, -1), (0, N)])

@@ -72,8 +72,9 @@ def measure(pg: PaliGemma, questions: Iterable[Question]) -> list[Score]:
             note("centre", None, None, prior, named)
             for view in views:
                 note(view, None, None, seen.maps[view][number], named)
-                for layer, maps in enumerate(seen.layers[view]):
-                    note(view, layer, None, maps[number], named)
+                layers = seen.layers[view]
+                for layer in range(len(layers) if len(layers) > 1 else 0):
+                    note(view, layer, None, layers[layer, number], named)
             for layer, head in np.ndindex(heads.shape[:2]):
                 note("mean", layer, head, heads[layer, head, number], named)
     if not found:
@@ -159,10 +160,8 @@ def table(scores: list[Score]) -> str:
         name = view if head is None else f"best of {len(heads)} heads, number {head}"
         hits = " | ".join(f"{by_map[key][of].hit:.3f}" for of in sorts)
         where = "all" if layer is None else layer
-        where = "" if view in (*BASELINES, "similarity") else where
+        where = "" if view in BASELINES else where
         whole = by_map[key]["all"]
-        if view == "similarity" and layer is not None:
-            continue
         lines.append(f"| {name} | {where} | {hits} | {whole.hit:.3f} | {whole.mass:.3f} |")
     return "\n".join(lines) + "\n"
 
