@@ -180,7 +180,7 @@ def gradient_attention(
 def _followed(graph: _Graph, slopes: Sequence[Tensor]) -> Tensor:
     """What reached each text column from each patch, up to each layer: [L, R, P].
 
-    `slopes` [1, N, T, H] are the gradients of what the heads mixed: weights [N, R, S] @ v [K, S, H].
+    `slopes` [1, N, T, H] are the gradients of the mixture, weights [N, R, S] @ v [K, S, H].
     The weights' own are slope @ v transposed.
     """
     held, reached = None, []

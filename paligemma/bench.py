@@ -18,7 +18,7 @@ from paligemma.pipeline import PaliGemma
 from paligemma.sampling import SamplingOptions, stream
 
 PROMPT = "caption en"
-ROUNDS = 5
+ROUNDS = 3
 
 
 def bench(load: Callable[[], PaliGemma], tokens: int) -> dict[str, float | int | str]:
@@ -82,12 +82,10 @@ def bench_attention(load: Callable[[], PaliGemma], tokens: int) -> dict[str, flo
         _wait(pg.device)
         return perf_counter() - start
 
-    answer(nullcontext())
-    before = _peak()
-    off, on = [], []
+    off, before, on = [answer(nullcontext())], _peak(), []
     for _ in range(ROUNDS):
-        off.append(answer(nullcontext()))
         on.append(answer(capture_attention(pg.model)))
+        off.append(answer(nullcontext()))
     return {
         "model": pg.name,
         "facts": pg.facts,

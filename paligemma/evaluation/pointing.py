@@ -189,7 +189,7 @@ def plot(scores: list[Score], path: Path) -> None:
         title = {"hit": "peak in the box", "mass": "share of the map in the box"}[of]
         axes.set(title=title, xlabel="decoder layer (dashed: the whole map)", ylim=(0, None))
         axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=120)
 
 
