@@ -24,7 +24,7 @@ from paligemma.page.compare import CompareTab
 from paligemma.page.endpoints import add_endpoints
 from paligemma.page.frame import INNER, QUICK, Page, settings_panel
 from paligemma.page.inside import InsideTab
-from paligemma.page.links import PRESS, Address, example_of
+from paligemma.page.links import RESTORED, Address, example_of
 from paligemma.page.look import LOOK, SHOW_TABS
 from paligemma.page.models import ModelPicker
 from paligemma.page.picture import PictureColumn, load_examples
@@ -70,7 +70,10 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
                 column = PictureColumn(examples)
             page = Page(seat, column.picture, last)
             with gr.Column(scale=3, min_width=300):
-                tabs = gr.Tabs(overflow_behavior="wrap", elem_id="tabs")
+                tabs = gr.Tabs(
+                    selected=examples[0]["task"] if examples else None,
+                    overflow_behavior="wrap", elem_id="tabs",
+                )  # fmt: skip
                 with tabs:
                     task_tabs = [task_tab(page, task) for task in TASKS.values()]
                     others = [
@@ -109,7 +112,8 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
             if "deep_link" in query:
                 return {press: ""}
             if not query.keys() & {"tab", "example", *address.parts}:
-                first = choose(examples[0]) if examples else {press: ""}
+                first = choose(examples[0]) if examples else {}
+                first.pop(tabs, None)  # it is open already; a visitor may have gone on
                 return first | {press: ""} | address.restore(query)
             image = example_of(query, examples) or (examples[0]["image"] if examples else None)
             updates = {column.picture: image, press: ""} | address.restore(query)
@@ -136,7 +140,7 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
 
         picker.wire(page, forget, [top, *page.said])
         demo.load(lambda: header(seat), None, top, **QUICK)  # another may have changed the model
-        demo.load(restore, None, filled, **QUICK).then(None, press, None, js=PRESS, **INNER)
+        demo.load(restore, None, filled, **QUICK).then(None, press, None, js=RESTORED, **INNER)
         add_endpoints(page)
     demo.queue(max_size=LONGEST_LINE)
     return demo

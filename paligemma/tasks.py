@@ -64,7 +64,7 @@ TASKS: dict[str, Task] = {
              styles=("caption", "cap", "describe")),
         Task("ask", "Ask", "answer {language} {text}", "a question about the picture", "text",
              hints=("how many things are there?", "what color is the background?",
-                    "what is red?")),
+                    "is there a cat?")),
         Task("read", "Read", "ocr", None, "text"),
         Task("detect", "Detect", "detect {text}", "names of things to find", "boxes",
              hints=("cat ; umbrella",)),

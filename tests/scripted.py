@@ -19,7 +19,7 @@ class Scripted:
     name = "a scripted model"
     description = "It says what a test wrote down."
     facts = "no parameters"
-    checkpoint, memory, is_built_in = None, 0, False
+    checkpoint, memory, is_built_in, resolution = None, 0, False, 128
 
     def __init__(self, answers: Mapping[str, Sequence[str]], pause: float = 0.0):
         self.answers, self.pause, self.log = answers, pause, []

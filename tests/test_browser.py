@@ -201,7 +201,7 @@ def test_changing_the_model(browser, tmp_path):
     page.goto(url)
     expect(page.locator("#header")).to_contain_text("the built-in model")
     page.locator("#examples button").first.click()
-    expect(line(page)).to_contain_text("tokens/s")
+    expect(line(page)).to_contain_text("A kept answer of the built-in model")
     at_rest(page)
     page.get_by_role("button", name="Another model").click()
     models = page.locator("#models")

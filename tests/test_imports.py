@@ -26,6 +26,11 @@ ROWS = (
     ("page.look",),
     ("training.scenes", "training.checkpoint", "training.tokenizer", "training.muon"),
     ("training.examples", "training.codec", "evaluation.metrics"),
+    ("evaluation.answers", "evaluation.cider", "evaluation.examples", "evaluation.predictions"),
+    ("evaluation.files", "evaluation.page"),
+    ("evaluation.coco", "evaluation.questions"),
+    ("evaluation.benchmarks",),
+    ("evaluation.run",),
     ("training.tower", "training.names"),
     ("training.packing", "evaluation.drawn", "evaluation.named"),
     ("evaluation.pointing",),
@@ -33,7 +38,8 @@ ROWS = (
     ("training.__main__", "__main__"),
 )
 ROW = {f"paligemma.{name}".rstrip("."): number for number, row in enumerate(ROWS) for name in row}
-DRAW = {"paligemma.evaluation.drawn", "paligemma.__main__"}  # rooms that may import visualize
+# Rooms that may import visualize.
+DRAW = {"paligemma.evaluation.drawn", "paligemma.evaluation.page", "paligemma.__main__"}
 APP = {"paligemma.tasks", "paligemma.pipeline", "paligemma.seat"}  # and the rooms of the page
 PAGE = APP | {
     *("paligemma.objects", "paligemma.catalog", "paligemma.checkpoints", "paligemma.anatomy"),

@@ -33,7 +33,7 @@ Part = tuple[str, Sequence[str], str, str]
 
 def draw_model(parts: Sequence[Part]) -> str:
     """The parts from top to bottom, an arrow with the shape handed on between them: an SVG."""
-    width, gap, pieces, y = 520, 44, [], 8
+    width, gap, pieces, y = 560, 44, [], 8
     for number, (title, about, file, gives) in enumerate(parts, 1):
         tall = 34 + 18 * len(about)
         lines = "".join(
@@ -50,7 +50,7 @@ def draw_model(parts: Sequence[Part]) -> str:
         )
         y += tall
         if number < len(parts):
-            middle = width / 2
+            middle = 36
             pieces.append(
                 f'<path d="M{middle} {y + 4}v{gap - 14}m-5 -7l5 7l5 -7" class="arrow"/>'
                 f'<text x="{middle + 14}" y="{y + gap / 2 + 4}" class="small">'

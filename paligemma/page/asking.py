@@ -190,7 +190,7 @@ def task_tab(page: Page, task: Task) -> TaskTab:
                 )
             raw = gr.Textbox(
                 label="The model's words", lines=3, max_lines=12, scale=2, min_width=200,
-                interactive=False, elem_classes=["raw", task.answers], buttons=["copy"],
+                interactive=False, elem_classes=["raw", task.answers],
             )  # fmt: skip
         if task.answers != "text":
             objects = objects_panel(seen, task.answers == "masks")

@@ -64,7 +64,7 @@ class AttentionTab:
                 buttons=["fullscreen"], elem_id="heat",
             )  # fmt: skip
             gr.Markdown(ATTENTION_NOTE, elem_classes="note")
-        self.looked = gr.State()
+            self.looked = gr.State()
 
     def wire(self, page: Page) -> None:
         named = {"picture": page.picture, "prompt": self.prompt} | page.settings

@@ -51,7 +51,7 @@ class CompareTab:
                 label="Left: the model that answers now. Right: the other.", format="png",
                 interactive=False, visible=False, elem_id="sides",
             )  # fmt: skip
-        self.found = gr.State()
+            self.found = gr.State()
 
     def wire(self, page: Page) -> None:
         named = {"picture": page.picture, "prompt": self.prompt, "found": self.found}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import gradio as gr
 from gradio.data_classes import FileData
 
-from paligemma.objects import format_box
+from paligemma.objects import format_box, snap
 from paligemma.page.frame import Page, on_gpu, sentences
 from paligemma.pipeline import Reply, SamplingOptions, open_image
 from paligemma.tasks import QUESTION, REGION, TASKS
@@ -92,7 +92,8 @@ def add_endpoints(page: Page) -> None:
         with sentences():
             if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
                 raise ValueError("A box has 0 ≤ x1 < x2 ≤ 1 and 0 ≤ y1 < y2 ≤ 1.")
-            prompt = REGION.prompt(format_box((x1, y1, x2, y2)), language)
+            box = snap((x1, y1, x2, y2), page.seat.pg.resolution)
+            prompt = REGION.prompt(format_box(box), language)
         return answer(image, prompt)
 
     def question(image: FileData, reply: str, language: str = "en") -> dict:

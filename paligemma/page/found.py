@@ -92,13 +92,9 @@ def objects_panel(seen: gr.AnnotatedImage, has_masks: bool) -> Objects:
     fill = outline = cuts = None
     with gr.Row(equal_height=True):
         least = gr.Slider(0, 1, 0, step=0.01, label="Least score", scale=2, min_width=140)
-        most = gr.Slider(
-            0, 1, 1, step=0.01, label="Most overlap within a name", scale=2, min_width=140
-        )
+        most = gr.Slider(0, 1, 1, step=0.01, label="Most overlap", scale=2, min_width=140)
         if has_masks:
-            fill = gr.Slider(
-                0, 1, MASK_FILL, step=0.05, label="Opacity of the masks", scale=2, min_width=140
-            )
+            fill = gr.Slider(0, 1, MASK_FILL, step=0.05, label="Opacity", scale=2, min_width=140)
             outline = gr.Checkbox(True, label="Outline", scale=1, min_width=100)
     table = gr.HTML(label="What was found")
     with gr.Row():

@@ -28,10 +28,10 @@ class InsideTab:
     def __init__(self, page: Page) -> None:
         with gr.Tab("How it works", id="inside") as self.tab:
             with gr.Row():
-                with gr.Column(scale=1, min_width=300):
+                with gr.Column(scale=1, min_width=420):
                     gr.Markdown("**The model that answers now.** Press a part to read its source.")
                     self.drawing = gr.HTML(js_on_load=PRESS, elem_id="anatomy")
-                with gr.Column(scale=1, min_width=300):
+                with gr.Column(scale=1, min_width=420):
                     gr.Markdown(NOTE)
                     self.strip = gr.HTML(elem_id="strip")
                     self.mask = gr.Image(

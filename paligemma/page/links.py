@@ -18,7 +18,9 @@ from paligemma.tasks import LANGUAGES
 
 LONGEST = 2_000  # characters of a text
 SCRIPT = """<script>
+let restored = false;  // what changes before is the page being put together
 window.remember = (name, value, usual) => {
+  if (!restored) return [];
   const url = new URL(location);
   if (value === null || value === undefined || value === "" || value === usual) {
     url.searchParams.delete(name);
@@ -28,12 +30,18 @@ window.remember = (name, value, usual) => {
   history.replaceState(history.state, "", url);
   return [];
 };
-window.press = (key) => {
-  if (key) document.getElementById("go-" + key)?.click();
+window.press = (key, tries = 60) => {  // a tab is built when it is first shown
+  const button = key && document.getElementById("go-" + key);
+  if (button?.offsetParent) button.click();
+  else if (key && tries) setTimeout(() => press(key, tries - 1), 50);
   return [];
 };
+window.start = (key) => {
+  restored = true;
+  return press(key);
+};
 </script>"""
-PRESS = "(key) => window.press(key)"
+RESTORED = "(key) => window.start(key)"
 
 
 class Address:

@@ -62,6 +62,9 @@ button.primary, button.stop { border-radius: 999px !important; }
 .told ul { margin: .25rem 0 0; padding-left: 1.1rem; }
 .told p { margin: 0; color: var(--body-text-color-subdued); }
 .prose table.sides, .prose table.batch { font-size: .85rem; width: 100%; table-layout: fixed; }
+.prose table:is(.sides, .batch), .prose table:is(.sides, .batch) :is(tr, td, th) {
+  border-color: var(--border-color-primary); }
+:is(.cuts, #drawings) .grid-wrap { min-height: 0; }
 .prose table.sides th { width: 4rem; text-align: left; }
 .prose table:is(.sides, .batch) td { overflow-wrap: anywhere; vertical-align: top; }
 .prose table.batch td:first-child { width: 30%; }

@@ -22,9 +22,7 @@ PHOTOGRAPH = (
     "PaliGemma under **Another model**, at the top."
 )
 SMALL = 48  # pixels a side of the copy that is looked at
-FEW_COLORS = (
-    0.62  # share of the four commonest: 1 of 1,500 drawn scenes lies below .66, none below .64
-)
+FEW_COLORS = 0.62  # share of the four commonest: of 1,500 drawn scenes none lies below .64
 
 
 class PictureColumn:

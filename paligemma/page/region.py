@@ -7,7 +7,7 @@ from functools import partial
 import gradio as gr
 from PIL import Image, ImageDraw
 
-from paligemma.objects import Box, Detection, format_box
+from paligemma.objects import Box, Detection, format_box, snap
 from paligemma.page.asking import EMPTY, language_picker
 from paligemma.page.frame import QUICK, WAITING, Page, clock, fit, picture_path, sentences
 from paligemma.pipeline import SamplingOptions, open_image
@@ -40,9 +40,8 @@ class RegionTab:
             self.go, _, self.line = page.buttons("Tell", "region")
             self.raw = gr.Textbox(
                 label="The model's words", lines=2, interactive=False, elem_classes=["raw", "text"],
-                buttons=["copy"],
             )  # fmt: skip
-        self.corners = gr.State([])
+            self.corners = gr.State([])
 
     def wire(self, page: Page) -> None:
         shown = [self.area, self.corners]
@@ -107,7 +106,8 @@ def tell(
     with sentences():
         image, options = open_image(picture_path(picture)), SamplingOptions(**options)
         if way == "region":
-            prompt = REGION.prompt(format_box(box_of(corners)), language)
+            box = snap(box_of(corners), page.seat.pg.resolution)
+            prompt = REGION.prompt(format_box(box), language)
         else:
             prompt = QUESTION.prompt(str(reply or ""), language)
         yield "", gr.skip(), WAITING
