@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def pg(folder):
-    return PaliGemma.load(folder)
+    return PaliGemma.load(folder, dtype="float32")  # whatever this machine is quickest in
 
 
 def counted(monkeypatch, thing, name: str) -> list:
