@@ -1,4 +1,4 @@
-"""The command line: python -m paligemma {generate, convert, evaluate, bench, random}.
+"""The command line: python -m paligemma {generate, explain, convert, evaluate, pointing, …}.
 
 A user's mistake is one line on stderr and exit code 2.
 """
@@ -39,6 +39,34 @@ def generate(arguments: argparse.Namespace) -> None:
         _save(draw_boxes(drawn, reply.detections), arguments.out)
 
 
+def explain(arguments: argparse.Namespace) -> None:
+    """Answer one prompt, and draw where the model looked as it wrote each token."""
+    from paligemma.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS
+    from paligemma.pipeline import SamplingOptions, open_image
+    from visualize import contact_sheet, to_gif, token_frames, token_matrix, token_strip
+
+    image, out = open_image(arguments.image), arguments.out
+    pg = _load(arguments)
+    names = VIEWS if arguments.gradient else CHEAP_VIEWS
+    options = SamplingOptions(max_new_tokens=arguments.max_new_tokens)
+    seen = pg.explain(image, arguments.prompt, options, tuple(names))
+    tokens = [token.text for token in seen.reply.tokens]
+    print(seen.reply.text)
+    if not tokens:
+        raise ValueError("The model stayed silent: there is no token to explain.")
+    for sink in seen.sinks:
+        print(f"The patch in {sink} draws every token, whatever it says.")
+    _make(out / "heads")
+    for name, maps in seen.maps.items():
+        _save(token_strip(image, maps, tokens, unit=VIEWS[name].unit), out / f"{name}.png")
+    for number, heads in enumerate(seen.heads.transpose(2, 0, 1, 3, 4), 1):
+        _save(contact_sheet(heads), out / "heads" / f"{number:03d}.png")
+    _save(token_matrix(seen.between_tokens, seen.columns), out / "tokens.png")
+    (out / "answer.gif").write_bytes(to_gif(token_frames(image, seen.maps[DEFAULT_VIEW], tokens)))
+    (out / "explanation.json").write_text(json.dumps(seen.values(), ensure_ascii=False), "utf-8")
+    print(f"Wrote {out}.")
+
+
 def evaluate(arguments: argparse.Namespace) -> None:
     """Measure a model: a table, then one JSON line."""
     if arguments.task:
@@ -77,6 +105,24 @@ def _evaluate_task(arguments: argparse.Namespace) -> None:
         print(json.dumps(results["scores"]))
 
 
+def pointing(arguments: argparse.Namespace) -> None:
+    """Measure how often each view of attention looks at the object that a token names."""
+    from paligemma.evaluation.named import coco_questions, drawn_questions
+    from paligemma.evaluation.pointing import measure, table, winner, write
+
+    if (arguments.coco is None) != (arguments.images is None):
+        raise ValueError("--coco and --images go together: the annotations and their pictures.")
+    if arguments.coco is None:
+        questions = drawn_questions(arguments.scenes, arguments.first)
+    else:
+        questions = coco_questions(arguments.coco, arguments.images)
+    scores = measure(_load(arguments), questions)
+    _make(arguments.out)
+    write(scores, arguments.out)
+    print(table(scores))
+    print(f"Best whole view: {winner(scores)}. Wrote {arguments.out}.")
+
+
 def convert(arguments: argparse.Namespace) -> None:
     """Write a checkpoint in another layout or dtype."""
     from paligemma.checkpoints import find
@@ -91,11 +137,12 @@ def convert(arguments: argparse.Namespace) -> None:
 
 def bench(arguments: argparse.Namespace) -> None:
     """Measure loading, memory and speed: a table, then one JSON line."""
-    from paligemma.bench import bench
+    from paligemma.bench import bench, bench_attention
 
     if arguments.tokens < 2:
         raise ValueError(f"--tokens is {arguments.tokens}; at least 2 are needed for a speed.")
-    measured = bench(lambda: _load(arguments), arguments.tokens)
+    measure = bench_attention if arguments.attention else bench
+    measured = measure(lambda: _load(arguments), arguments.tokens)
     for name, value in measured.items():
         shown = f"{value / 1e6:,.0f} MB" if "memory" in name else value
         print(f"{name:24} {shown:.2f}" if isinstance(shown, float) else f"{name:24} {shown}")
@@ -107,7 +154,7 @@ def random(arguments: argparse.Namespace) -> None:
     from paligemma.devices import read_dtype
     from paligemma.random_weights import write
 
-    write(arguments.variant, arguments.folder, read_dtype(arguments.dtype))
+    write(arguments.variant, arguments.folder, read_dtype(arguments.dtype), arguments.thin)
     print(f"Wrote {arguments.folder}: random weights, which answer with noise.")
 
 
@@ -128,6 +175,13 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", help="float32, bfloat16 or float16")
     command.add_argument("--tokenizer", help="a tokenizer.json, where the weights have none")
     command.add_argument("--codec", help="the .npz of the mask codec, where the weights have none")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be made: {error.strerror}.") from error
 
 
 def _save(picture, path: Path) -> None:
@@ -154,6 +208,17 @@ def main(argv: list[str] | None = None) -> int:
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(run=generate)
 
+    why = commands.add_parser("explain", help="answer, and draw where the model looked")
+    why.add_argument("--image", required=True, type=Path)
+    why.add_argument("--prompt", required=True)
+    why.add_argument("--out", required=True, type=Path, help="a folder for pictures and values")
+    _add_model(why)
+    why.add_argument("--max-new-tokens", type=int, default=128)
+    why.add_argument(
+        "--gradient", action="store_true", help="also weigh by gradients: a backward pass a token"
+    )
+    why.set_defaults(run=explain)
+
     score = commands.add_parser("evaluate", help="measure a model on unseen scenes or a benchmark")
     _add_model(score)
     score.add_argument("--task", help="a benchmark such as vqav2 (default: the drawn scenes)")
@@ -166,6 +231,15 @@ def main(argv: list[str] | None = None) -> int:
     score.add_argument("--first", type=int, default=1_000_000, help="seed of the first scene")
     score.set_defaults(run=evaluate)
 
+    point = commands.add_parser("pointing", help="measure whether a model looks in the right place")
+    _add_model(point)
+    point.add_argument("--scenes", type=int, default=500)
+    point.add_argument("--first", type=int, default=1_000_000, help="seed of the first scene")
+    point.add_argument("--coco", type=Path, help="instead of scenes, a COCO instances file")
+    point.add_argument("--images", type=Path, help="the folder of its pictures")
+    point.add_argument("--out", required=True, type=Path, help="a folder for table and plot")
+    point.set_defaults(run=pointing)
+
     change = commands.add_parser("convert", help="write a checkpoint in another layout or dtype")
     change.add_argument("source", help="a folder, an .npz, owner/model of the hub, or built-in")
     change.add_argument("destination", type=Path, help="a new folder (safetensors) or .npz")
@@ -176,12 +250,18 @@ def main(argv: list[str] | None = None) -> int:
     speed = commands.add_parser("bench", help="measure loading, memory and speed")
     _add_model(speed)
     speed.add_argument("--tokens", type=int, default=32, help="length of the answer")
+    speed.add_argument(
+        "--attention", action="store_true", help="measure what recording attention adds instead"
+    )
     speed.set_defaults(run=bench)
 
     noise = commands.add_parser("random", help="write random weights of a published size")
     noise.add_argument("variant", help="such as paligemma-3b-224 or paligemma2-10b-448")
     noise.add_argument("folder", type=Path, help="a new folder whose name says random")
     noise.add_argument("--dtype", default="bfloat16")
+    noise.add_argument(
+        "--thin", action="store_true", help="narrow, but decoder layers, heads and patches the same"
+    )
     noise.set_defaults(run=random)
 
     arguments = parser.parse_args(argv)

@@ -26,8 +26,12 @@ class Recorder(Protocol):
     def locate(self, is_image: Tensor) -> None:
         """Told once a sequence: `is_image` [B, S] marks the columns that hold the picture."""
 
-    def __call__(self, layer: int, weights: Tensor) -> None:
-        """Told by every layer: what each query made of each column, `weights` [B, N, T, S]."""
+    def __call__(
+        self, layer: int, weigh: Callable[[slice], Tensor], v: Tensor, mixed: Tensor
+    ) -> None:
+        """Told by every layer. `weigh(rows)` works out what those of the T queries make of each
+        column, [B, N, rows, S]; `v` [B, K, S, H] are the values, `mixed` [B, N, T, H] the result.
+        """
 
 
 RECORDER: ContextVar[Recorder | None] = ContextVar("RECORDER", default=None)
@@ -103,38 +107,36 @@ def softcap(x: Tensor, cap: float) -> Tensor:
     return cap * torch.tanh(x / cap)
 
 
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor,
-    scale: float,
-    cap: float | None = None,
-    record: Callable[[Tensor], None] | None = None,
+def attention_weights(
+    q: Tensor, k: Tensor, mask: Tensor, scale: float, cap: float | None = None
 ) -> Tensor:
-    """Mix values by the likeness of queries and keys: `q` [B, N, T, H] -> [B, N, T, H].
+    """What queries make of keys: `q` [B, N, T, H], `k` [B, K, S, H] -> [B, N, T, S] float32.
 
-    `k`, `v` [B, K, S, H] are each shared by N/K query heads. `mask` [B, 1, T, S] is true where a
-    query may look. Scores are multiplied by `scale`, then softcapped at `cap`. `record` is handed
-    the weights [B, N, T, S].
+    Each key head is shared by N/K query heads. `mask` [B, 1, T, S] is true where a query may look.
+    Scores are multiplied by `scale`, then softcapped at `cap`; a row of weights sums to 1.
     """
     B, N, T, H = q.shape
     K, S = k.shape[1:3]
-    if cap is None and record is None:
+    scores = q.reshape(B, K, N // K * T, H) @ k.transpose(-1, -2)
+    scores = scores.view(B, N, T, S).float() * scale
+    if cap is not None:
+        scores = softcap(scores, cap)
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, cap: float | None = None
+) -> Tensor:
+    """Mix values `v` [B, K, S, H] by `attention_weights` of the rest: [B, N, T, H]."""
+    B, N, T, H = q.shape
+    K, S = k.shape[1:3]
+    if cap is None:
         if T == 1:  # heads that share a key are rows of one product: far fewer passes over k and v
             q = q.reshape(B, K, N // K, H)
             return F.scaled_dot_product_attention(q, k, v, mask, scale=scale).view(B, N, T, H)
         return F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=True)
-
-    scores = q.reshape(B, K, N // K * T, H) @ k.transpose(-1, -2)
-    scores = scores.view(B, K, N // K, T, S).float() * scale
-    if cap is not None:
-        scores = softcap(scores, cap)
-    scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
-    weights = scores.softmax(dim=-1)
-    if record is not None:
-        record(weights.flatten(1, 2))
-    return (weights.to(v.dtype).view(B, K, N // K * T, S) @ v).view(B, N, T, H)
+    weights = attention_weights(q, k, mask, scale, cap).to(v.dtype)
+    return (weights.view(B, K, N // K * T, S) @ v).view(B, N, T, H)
 
 
 class RMSNorm(nn.Module):
@@ -172,7 +174,7 @@ class Attention(nn.Module):
         rope: tuple[Tensor, Tensor],
         mask: Tensor,
         kv_cache: KVCache | None,
-        record: Callable[[Tensor], None] | None,
+        record: Callable[[Callable[[slice], Tensor], Tensor, Tensor], None] | None,
     ) -> Tensor:
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -181,7 +183,12 @@ class Attention(nn.Module):
         q, k = rotate(q, *rope), rotate(k, *rope)
         if kv_cache is not None:
             k, v = kv_cache.write(self.layer, k, v)
-        mixed = attend(q, k, v, mask, self.scale, self.cap, record)
+        mixed = attend(q, k, v, mask, self.scale, self.cap)
+        if record is not None:  # beside the answer's own path: listening changes no bit of it
+            weigh = lambda rows: attention_weights(
+                q[:, :, rows], k, mask[:, :, rows], self.scale, self.cap
+            )
+            record(weigh, v, mixed)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
 

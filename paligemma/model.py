@@ -102,7 +102,7 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         """
         if not attention_mask[:, -1].all():
             raise ValueError("a prompt ends in padding; for generation, pad prompts on the left.")
-        hidden = self._read(input_ids, image_features, attention_mask, None, kv_cache)
+        hidden = self.read(input_ids, image_features, attention_mask, None, kv_cache)
         return self.logits(hidden[:, -1])
 
     def decode(self, ids: Tensor, kv_cache: KVCache) -> Tensor:
@@ -131,7 +131,7 @@ class PaliGemmaForConditionalGeneration(nn.Module):
             hidden = self._continue(input_ids, kv_cache)
         else:
             features = None if pixel_values is None else self.embed_image(pixel_values)
-            hidden = self._read(input_ids, features, attention_mask, token_type_ids, kv_cache)
+            hidden = self.read(input_ids, features, attention_mask, token_type_ids, kv_cache)
         output = {"logits": self.logits(hidden), "kv_cache": kv_cache}
         if labels is not None:
             output["loss"] = suffix_loss(output["logits"], labels)
@@ -156,15 +156,18 @@ class PaliGemmaForConditionalGeneration(nn.Module):
             recording.locate(is_image)
         return x.masked_scatter(is_image[..., None], image_features.to(x))
 
-    def _read(
+    def read(
         self,
         input_ids: Tensor,
-        image_features: Tensor | None,
-        attention_mask: Tensor | None,
-        token_type_ids: Tensor | None,
-        kv_cache: KVCache | None,
+        image_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        kv_cache: KVCache | None = None,
     ) -> Tensor:
-        """Run the decoder over whole sequences, from their first column: [B, T, D]."""
+        """Run the decoder over whole sequences, from their first column: [B, T, D].
+
+        `image_features` [B, P, D] are those of `embed_image`; the rest is as in `forward`.
+        """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if token_type_ids is None:

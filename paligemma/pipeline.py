@@ -11,7 +11,6 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from paligemma import checkpoints, hub
-from paligemma.attention import capture_attention
+from paligemma.attention import capture_attention, tower_attention
 from paligemma.checkpoints import Checkpoint
 from paligemma.config import PaliGemmaConfig
 from paligemma.devices import (
@@ -34,9 +33,11 @@ from paligemma.devices import (
     read_dtype,
     refuse_float16,
 )
+from paligemma.explain import CHEAP_VIEWS, Explanation, Reading
 from paligemma.model import PaliGemmaForConditionalGeneration
 from paligemma.objects import Detection, parse_tokens
 from paligemma.processor import PaliGemmaProcessor, open_image
+from paligemma.replies import Reply, Timings, Token
 from paligemma.sampling import SamplingOptions, Step, stream
 from paligemma.vqvae import MaskCodec
 from paligemma.weights import load_model
@@ -49,48 +50,6 @@ BUILT_IN_KNOWS = (
     "Photographs are outside its world, and it errs at times, most with four things in a scene."
 )
 KEPT_PICTURES = 16  # encoded pictures that stay in memory
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of an answer; `text` is what it adds, `logprob` its natural log-probability."""
-
-    id: int
-    text: str
-    logprob: float
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds: to encode the picture, to the first token after that, for the tokens that follow.
-
-    `steps` counts the decoding steps behind `decode_s`. In a batch they are those of the batch.
-    """
-
-    image_s: float
-    prefill_s: float
-    decode_s: float
-    steps: int
-
-    @property
-    def total_s(self) -> float:
-        return self.image_s + self.prefill_s + self.decode_s
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Decoding speed of one row, 0 before the second token."""
-        return self.steps / self.decode_s if self.decode_s else 0.0
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer so far. `detections` are the objects in `text`; `finished` marks the last one."""
-
-    text: str
-    detections: tuple[Detection, ...]
-    tokens: tuple[Token, ...]
-    timings: Timings
-    finished: bool
 
 
 class PaliGemma:
@@ -211,27 +170,52 @@ class PaliGemma:
         decoded = iter(self.codec.decode(torch.tensor(coded)).numpy())
         return [None if found.codes is None else next(decoded) for found in detections]
 
-    def attention(self, image, prompt: str, reply: Reply) -> np.ndarray:
-        """Where the decoder looked as it wrote each token: [tokens, grid, grid].
+    def explain(
+        self,
+        image,
+        prompt: str,
+        options: SamplingOptions = SamplingOptions(),
+        views: Sequence[str] = CHEAP_VIEWS,
+    ) -> Explanation:
+        """Answer, and say where the decoder looked as it wrote each token: see `explain.VIEWS`.
 
-        The mean over layers and heads of the attention to the picture's patches, from the column
-        that each token was read off. A map sums to at most 1: the rest went to text.
+        Raise ValueError for an unknown view, and for "gradient" where autograd cannot run.
+        """
+        image = open_image(image)
+        with capture_attention(self.model) as maps:
+            reply = self.generate(image, prompt, options)
+        return self._reading(image, prompt).explain(reply, maps[0], views)
+
+    def reread(
+        self, image, prompt: str, reply: Reply, views: Sequence[str] = CHEAP_VIEWS
+    ) -> Explanation:
+        """The same for an answer that is there already, in one pass over it."""
+        reading = self._reading(image, prompt)
+        return reading.explain(reply, reading.attention(reply), views)
+
+    def similarity(self, image, word: str) -> np.ndarray:
+        """How alike each patch, out of the connector, is to a word: [grid, grid], cosines -1..1."""
+        return self._reading(image, "").similarity(word)
+
+    def tower_attention(self, image, row: int, column: int) -> np.ndarray:
+        """Where one patch looks in the vision tower: [layers, heads, grid, grid]; each sums to 1.
+
+        Raise ValueError for a patch outside the grid.
         """
         grid = self.config.vision_config.grid
-        if not reply.tokens:
-            return np.zeros((0, grid, grid), np.float32)
-        batch = self.processor(text=[prompt], images=[image])
-        answer = torch.tensor([[token.id for token in reply.tokens]])
-        ids = torch.cat([batch.input_ids, answer], 1).to(self.device)
-        types = torch.cat([torch.zeros_like(batch.input_ids), torch.ones_like(answer)], 1)
-        with torch.inference_mode(), capture_attention(self.model) as maps:
-            self.model(
-                ids,
-                batch.pixel_values.to(self.device, self.dtype),
-                token_type_ids=types.to(self.device),
-            )
-        wrote = slice(batch.input_ids.shape[1] - 1, -1)
-        return maps.mean[0, wrote].float().cpu().numpy().reshape(-1, grid, grid)
+        if not (0 <= row < grid and 0 <= column < grid):
+            raise ValueError(f"Patches have rows and columns 0 to {grid - 1}, not {row}, {column}.")
+        pixels = self.processor.pixel_values([image]).to(self.device, self.dtype)
+        maps = tower_attention(self.model, pixels, [row * grid + column])
+        return maps[:, :, 0].reshape(*maps.shape[:2], grid, grid).numpy()
+
+    def attention(self, image, prompt: str, reply: Reply) -> np.ndarray:
+        """Where the decoder looked as it wrote each token, all layers and heads: [tokens, g, g]."""
+        return self.reread(image, prompt, reply, ("mean",)).maps["mean"]
+
+    def _reading(self, image, prompt: str) -> Reading:
+        features = self._embed(self.processor.pixel_values([image]))
+        return Reading(self.model, self.processor, features, prompt)
 
     def _replies(
         self, images: Sequence, prompts: Sequence[str], options: SamplingOptions

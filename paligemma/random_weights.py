@@ -7,6 +7,7 @@ at the published ids.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,16 +18,22 @@ from paligemma.model import PaliGemmaForConditionalGeneration
 from paligemma.weights import save_model
 
 TEXT_TOKENS = 256_000  # of the published tokenizer; <loc>, <seg> and <image> follow
+THIN = 256  # width of a thin model
 
 
-def write(variant: str, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write one of config.VARIANTS; ValueError for another, or for a folder not called random."""
+def write(
+    variant: str, folder: str | Path, dtype: torch.dtype = torch.bfloat16, thin: bool = False
+) -> None:
+    """Write one of config.VARIANTS; ValueError for another, or for a folder not called random.
+
+    A `thin` one is narrow, but has the decoder layers, heads and patches of the published size.
+    """
     if variant not in VARIANTS:
         raise ValueError(f"{variant!r} is no variant; choose {', '.join(VARIANTS)}.")
     folder = Path(folder)
     if "random" not in folder.resolve().name:
         raise ValueError(f"The folder's name must say 'random', as its weights are; not {folder}.")
-    config = VARIANTS[variant]
+    config = narrow(VARIANTS[variant]) if thin else VARIANTS[variant]
     save_model(random_model(config, dtype), folder)
     tokenizer = json.dumps(_tokenizer(), ensure_ascii=False)
     (folder / "tokenizer.json").write_text(tokenizer, "utf-8")
@@ -41,6 +48,18 @@ def random_model(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemmaForCon
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     return model
+
+
+def narrow(config: PaliGemmaConfig) -> PaliGemmaConfig:
+    """The same decoder layers, heads and patches, with little else."""
+    vision, text = config.vision_config, config.text_config
+    return replace(
+        config,
+        vision_config=replace(vision, hidden_size=16 * vision.num_attention_heads,
+                              intermediate_size=THIN, num_hidden_layers=2),
+        text_config=replace(text, hidden_size=THIN, intermediate_size=THIN),
+        projection_dim=THIN,
+    )  # fmt: skip
 
 
 def _tokenizer() -> dict:

@@ -1,68 +1,164 @@
-"""capture_attention against transformers' `output_attentions`, and what it must not disturb."""
+"""Recorded weights against transformers' `output_attentions`; what recording must not disturb."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from reference import CONFIGS, IMAGE, VISION, ours, prompts, theirs
 
-from paligemma.attention import capture_attention
+from paligemma import attention
+from paligemma.attention import (
+    capture_attention,
+    gradient_attention,
+    tower_attention,
+    word_similarity,
+)
 from paligemma.gemma import RECORDER, KVCache
+from paligemma.sampling import SamplingOptions, stream
 
+P = VISION.num_image_tokens
 both = pytest.mark.parametrize("name", CONFIGS)
+ragged = pytest.mark.parametrize("lengths", [(6,), (6, 3)], ids=["single", "ragged"])
+
+
+def same(actual, expected):
+    """Equal to 1e-5, with nothing left out."""
+    torch.testing.assert_close(torch.as_tensor(actual), expected, rtol=0, atol=1e-5)
+
+
+def with_answer(batch: dict, answer: torch.Tensor) -> dict:
+    """The batch with an answer [B, T] behind each prompt."""
+    suffix = torch.ones_like(answer)
+    return batch | {
+        "input_ids": torch.cat((batch["input_ids"], answer), 1),
+        "attention_mask": torch.cat((batch["attention_mask"], suffix), 1),
+        "token_type_ids": torch.cat((batch["token_type_ids"], suffix), 1),
+    }
+
+
+def decoded(model, batch: dict, answer: torch.Tensor):
+    """What is recorded while an answer [B, T] is read a token at a time."""
+    kv_cache = KVCache(model.config.text_config, len(answer), 40)
+    features = model.embed_image(batch["pixel_values"])
+    with capture_attention(model) as maps:
+        model.prefill(batch["input_ids"], features, batch["attention_mask"], kv_cache)
+        for step in range(answer.shape[1]):
+            model.decode(answer[:, step : step + 1], kv_cache)
+    return maps
 
 
 @both
-@pytest.mark.parametrize("lengths", [(6,), (6, 3)], ids=["single", "ragged"])
+@ragged
 @torch.no_grad()
-def test_mean_equals_transformers(name, lengths):
+def test_prefill_equals_transformers(name, lengths):
     batch, model = prompts(*lengths), ours(CONFIGS[name])
-    attentions = theirs(CONFIGS[name])(**batch, output_attentions=True).attentions
-    everything = torch.stack(attentions).mean((0, 2))  # over layers and heads: [B, T, S]
+    expected = torch.stack(theirs(CONFIGS[name])(**batch, output_attentions=True).attentions)
     with capture_attention(model) as maps:
         model(**batch)
-    for row, ids in enumerate(batch["input_ids"]):
-        expected = everything[row][:, ids == IMAGE]
-        read = batch["attention_mask"][row].bool()
-        torch.testing.assert_close(maps.mean[row][read], expected[read], rtol=0, atol=1e-5)
-    assert maps.mean.shape == (*batch["input_ids"].shape, VISION.num_image_tokens)
+    for row, length in enumerate(lengths):
+        text = expected[:, row, :, -length:]
+        image = batch["input_ids"][row] == IMAGE
+        same(maps[row].image, text[..., image])
+        same(maps[row].text, text[..., -length:])
 
 
 @both
 @torch.no_grad()
-def test_decoding_adds_a_row_for_each_token(name):
-    batch, model = prompts(6, 3), ours(CONFIGS[name])
-    ids, answer = batch["input_ids"], torch.randint(3, 90, (2, 4))
-    kv_cache = KVCache(model.config.text_config, 2, 40)
-    features = model.embed_image(batch["pixel_values"])
-    with capture_attention(model) as stepwise:
-        model.prefill(ids, features, batch["attention_mask"], kv_cache)
-        for step in range(4):
-            model.decode(answer[:, step : step + 1], kv_cache)
-    with capture_attention(model) as whole:
-        suffix = torch.ones_like(answer)
-        model(
-            torch.cat((ids, answer), 1),
-            batch["pixel_values"],
-            torch.cat((batch["attention_mask"], suffix), 1),
-            token_type_ids=torch.cat((batch["token_type_ids"], suffix), 1),
+def test_decoding_equals_transformers(name):
+    """Its cache, a token at a time: one row of weights a step."""
+    batch, model = prompts(6), ours(CONFIGS[name])
+    answer = torch.randint(3, 90, (1, 4), generator=torch.Generator().manual_seed(1))
+    maps = decoded(model, batch, answer)[0]
+    reference, ids = theirs(CONFIGS[name]), batch["input_ids"]
+    out = reference(**batch, output_attentions=True, use_cache=True)
+    for step in range(4):
+        out = reference(
+            answer[:, step : step + 1],
+            attention_mask=torch.ones(1, ids.shape[1] + step + 1, dtype=torch.long),
+            past_key_values=out.past_key_values,
+            output_attentions=True,
         )
-    read = torch.cat((batch["attention_mask"], suffix), 1).bool()
-    torch.testing.assert_close(stepwise.mean[read], whole.mean[read], rtol=0, atol=1e-5)
-    assert (stepwise.mean.sum(-1) <= 1 + 1e-5).all()
+        full = P + 7 + step  # a sliding layer's cache has let go of what its window does not reach
+        rows = [F.pad(row, (full - row.shape[-1], 0)) for row in out.attentions]
+        row = torch.stack(rows)[:, 0, :, 0]
+        same(maps.image[:, :, 6 + step], row[..., :P])
+        same(maps.text[:, :, 6 + step, : 7 + step], row[..., P:])
+        assert not maps.text[:, :, 6 + step, 7 + step :].any()
 
 
 @both
+@ragged
 @torch.no_grad()
+def test_reading_an_answer_again_gives_what_decoding_gave(name, lengths):
+    batch, model = prompts(*lengths), ours(CONFIGS[name])
+    answer = torch.randint(3, 90, (len(lengths), 4))
+    stepwise = decoded(model, batch, answer)
+    with capture_attention(model) as whole:
+        model(**with_answer(batch, answer))
+    for row, length in enumerate(lengths):
+        same(stepwise[row].image, torch.as_tensor(whole[row].image))
+        same(stepwise[row].text, torch.as_tensor(whole[row].text))
+        sums = whole[row].image.sum(-1) + whole[row].text.sum(-1)
+        assert sums.shape[2] == length + 4 and sums == pytest.approx(1, abs=1e-5)
+        assert not whole[row].text[:, :, :length, length:].any()  # no prompt sees the answer
+
+
+@both
 def test_recording_changes_no_answer_and_leaves_nothing_behind(name):
-    batch, model = prompts(5), ours(CONFIGS[name])
-    before = model(**batch)["logits"]
+    batch, model = prompts(5, 3), ours(CONFIGS[name])
+
+    def steps():
+        features = model.embed_image(batch["pixel_values"]).detach()
+        options = SamplingOptions(max_new_tokens=8, temperature=1.0, seed=3)
+        return list(
+            stream(model, batch["input_ids"], features, batch["attention_mask"], options, -1)
+        )
+
+    before = steps()
     with pytest.raises(RuntimeError, match="stop"), capture_attention(model) as maps:
-        recorded = model(**batch)["logits"]
+        assert steps() == before  # to the last bit of every log-probability
         raise RuntimeError("stop")
-    torch.testing.assert_close(recorded, before, rtol=0, atol=1e-4)
-    assert RECORDER.get() is None
-    rows = maps.mean.shape[1]
-    model(**batch)
-    assert maps.mean.shape[1] == rows
+    assert RECORDER.get() is None and maps[0].image.shape[2] == 5 + 7
+    assert steps() == before and maps[0].image.shape[2] == 5 + 7
+    assert not model._forward_hooks and not any(m._forward_hooks for m in model.modules())
+
+
+@torch.no_grad()
+def test_the_last_picture_read_counts():
+    model, first, second = ours(CONFIGS["gemma1"]), prompts(5), prompts(4, 2, seed=1)
+    with capture_attention(model) as maps:
+        model(**first)
+        model(**second)
+    with capture_attention(model) as alone:
+        model(**second)
+    assert (maps[1].image == alone[1].image).all() and maps[1].image.shape[2] == 2
+
+
+@torch.no_grad()
+def test_two_threads_one_recording_do_not_disturb_each_other():
+    model, batches = ours(CONFIGS["gemma2"]), (prompts(5), prompts(7, seed=1))
+    with capture_attention(model) as expected:
+        logits = [model(**batch)["logits"] for batch in batches[:1]]
+    logits.append(model(**batches[1])["logits"])
+    start = Barrier(2)
+
+    @torch.no_grad()
+    def visitor(number: int):
+        start.wait()
+        if number:
+            return [model(**batches[1])["logits"] for _ in range(20)]
+        with capture_attention(model) as maps:
+            answers = [model(**batches[0])["logits"] for _ in range(20)]
+        return answers, maps[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        (recorded, maps), others = pool.map(visitor, range(2))
+    assert all(torch.equal(one, logits[0]) for one in recorded)
+    assert all(torch.equal(one, logits[1]) for one in others)
+    assert (maps.image == expected[0].image).all() and (maps.text == expected[0].text).all()
 
 
 @torch.no_grad()
@@ -74,5 +170,92 @@ def test_misuse_says_what_is_wrong():
     late = pytest.raises(ValueError, match="before the picture is read")
     with capture_attention(model) as maps, late:
         model.decode(torch.tensor([[5]]), kv_cache)
-    with pytest.raises(ValueError, match="has not run"):
-        maps.mean  # noqa: B018
+    with pytest.raises(ValueError, match="no attention is at hand"):
+        maps[0]
+    with capture_attention(model) as maps:
+        model(**batch)
+        with pytest.raises(ValueError, match="the block goes on"):
+            maps[0]
+
+
+# --- The tower, gradients, words ------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_tower_equals_transformers():
+    batch, model = prompts(5), ours(CONFIGS["gemma1"])
+    tower = theirs(CONFIGS["gemma1"]).model.vision_tower
+    expected = tower(batch["pixel_values"], output_attentions=True).attentions
+    rows = tower_attention(model, batch["pixel_values"], [3, 0, P - 1])
+    same(rows, torch.stack(expected)[:, 0, :, [3, 0, P - 1]])
+
+
+def gradients(model, batch: dict, columns, name="gradient_attention"):
+    features = model.embed_image(batch["pixel_values"]).detach()
+    return gradient_attention(model, batch["input_ids"], features, batch["token_type_ids"], columns)
+
+
+@both
+def test_gradients_equal_those_of_transformers(name):
+    """Its weights keep their gradients; the whole matrices are multiplied."""
+    answer = torch.randint(3, 90, (1, 3), generator=torch.Generator().manual_seed(2))
+    batch, model = with_answer(prompts(4), answer), ours(CONFIGS[name])
+    columns = [P + 4, P + 6]
+    maps = gradients(model, batch, columns)
+    out = theirs(CONFIGS[name])(**batch, output_attentions=True)
+    for place, column in enumerate(columns):
+        logit = out.logits[0, column - 1, batch["input_ids"][0, column]]
+        slopes = torch.autograd.grad(logit, out.attentions, retain_graph=True)
+        product = torch.eye(batch["input_ids"].shape[1])
+        for layer, (weights, slope) in enumerate(zip(out.attentions, slopes, strict=True)):
+            step = torch.eye(len(product))  # the patches' own rows are left as they are
+            step[P:] += (weights * slope)[0, :, P:].relu().mean(0).detach()
+            product = step @ product
+            torch.testing.assert_close(
+                maps[layer, place], product[column - 1, :P], rtol=1e-3, atol=1e-4
+            )
+    assert all(p.grad is None for p in model.parameters()) and RECORDER.get() is None
+
+
+def test_gradients_work_inside_inference_mode():
+    model = ours(CONFIGS["gemma1"])
+    with torch.inference_mode():
+        assert gradients(model, prompts(4), [P + 3]).shape == (4, 1, P)
+        assert gradients(model, prompts(4), []).shape == (4, 0, P)
+
+
+def test_gradients_are_refused_where_they_do_not_fit(monkeypatch):
+    batch, model = prompts(4), ours(CONFIGS["gemma1"])
+    monkeypatch.setattr(attention, "free_bytes", lambda device: 1000)
+    with pytest.raises(ValueError, match="cpu has 0 MB free; choose another view"):
+        gradients(model, batch, [P + 3])
+    model.hf_device_map = {}
+    with pytest.raises(ValueError, match="spread over"):
+        gradients(model, batch, [P + 3])
+
+
+@torch.no_grad()
+def test_words_are_alike_to_themselves():
+    model = ours(CONFIGS["gemma1"])
+    table = model.language_model.embed_tokens.weight
+    features = torch.stack((table[7] * 3, -table[7], table[8], table[7] + table[8]))
+    alike = word_similarity(model, features, [7])
+    assert alike[:2].tolist() == pytest.approx([1, -1], abs=1e-5) and abs(alike[2]) < 0.9
+    assert word_similarity(model, features, [7, 8])[3] == pytest.approx(1, abs=1e-5)
+
+
+def test_memory_is_that_of_the_text_columns():
+    """Image columns' own rows, 256 times those of an answer, are never worked out."""
+    batch, model = prompts(5), ours(CONFIGS["gemma1"])
+    asked = []
+    with torch.no_grad(), capture_attention(model) as maps:
+        listen = type(maps).__call__
+        spy = lambda self, layer, weigh, v, mixed: listen(
+            self, layer, lambda rows: asked.append(weigh(rows)) or asked[-1], v, mixed
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(maps), "__call__", spy)
+            model(**batch)
+    assert [tuple(weights.shape) for weights in asked] == [(1, 4, 5, P + 5)] * 4
+    stored = maps[0].image.nbytes + maps[0].text.nbytes
+    assert stored == 4 * np.prod((4, 4, 5, P + 5))

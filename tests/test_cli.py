@@ -14,6 +14,7 @@ from scripted import Scripted
 
 from paligemma import random_weights
 from paligemma.__main__ import main
+from paligemma.config import VARIANTS
 from paligemma.evaluation import drawn
 from paligemma.pipeline import PaliGemma, SamplingOptions
 
@@ -209,7 +210,87 @@ def test_evaluate_with_a_mistake(folder, capsys, argv, expected):
     assert expected in complaint(capsys, "evaluate", "--model", folder, "--scenes", "1", *argv)
 
 
+# --- explain and pointing -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gradient", [[], ["--gradient"]], ids=["cheap", "gradient"])
+def test_explain_writes_pictures_and_values(folder, picture, tmp_path, capsys, gradient):
+    out = tmp_path / "new" / "folder"
+    asked = ["--image", picture, "--prompt", "ocr", "--model", folder, "--max-new-tokens", "4"]
+    assert main(["explain", *asked, *gradient, "--out", str(out)]) == 0
+    values = json.loads((out / "explanation.json").read_text("utf-8"), parse_constant=pytest.fail)
+    options = SamplingOptions(max_new_tokens=4)
+    assert values["text"] == PaliGemma.load(folder).generate(picture, "ocr", options).text
+    assert capsys.readouterr().out.startswith(values["text"])
+    views = {"middle", "mean", "rollout", "relative", "similarity"} | (
+        {"gradient"} if gradient else set()
+    )
+    assert set(values["maps"]) == views
+    pictures = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    heads = {f"heads/{n:03d}.png" for n in range(1, 5)}
+    assert pictures == {f"{view}.png" for view in views} | heads | {"tokens.png"}
+    for name in (*pictures, "answer.gif"):
+        with Image.open(out / name) as drawn:
+            drawn.load()
+
+
+def test_explain_with_a_mistake(folder, picture, tmp_path, capsys):
+    asked = ["explain", "--image", picture, "--prompt", "ocr", "--model", folder]
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in complaint(capsys, *asked, "--out", str(tmp_path / "file"))
+    out = str(tmp_path / "out")
+    assert "There is no file" in complaint(capsys, *asked, "--image", "nowhere.png", "--out", out)
+
+
+def test_pointing_writes_table_and_plot(folder, tmp_path, capsys):
+    out = tmp_path / "points"
+    assert main(["pointing", "--model", folder, "--scenes", "2", "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {
+        f"pointing.{end}" for end in ("md", "json", "png")
+    }
+    assert (out / "pointing.md").read_text() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        (["--scenes", "0"], "at least one"),
+        (["--first=-5"], "from 0; not 1 from -5"),
+        (["--coco", "nowhere.json"], "go together"),
+        (["--coco", "nowhere.json", "--images", "."], "no COCO instances file"),
+    ],
+)
+def test_pointing_with_a_mistake(folder, tmp_path, capsys, argv, expected):
+    asked = ["pointing", "--model", folder, "--scenes", "1", "--out", str(tmp_path / "out"), *argv]
+    assert expected in complaint(capsys, *asked)
+
+
 # --- bench and random -----------------------------------------------------------------------------
+
+
+def test_bench_of_attention(folder, capsys):
+    assert main(["bench", "--model", folder, "--tokens", "3", "--attention"]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    measured = json.loads(last)
+    assert len(table) == len(measured) and measured["memory that recording adds"] >= 0
+    ratio = measured["recorded answer s"] / measured["answer s"]
+    assert measured["recording adds"] == pytest.approx(ratio - 1)
+
+
+def test_thin_random_weights_keep_what_attention_is_made_of(tmp_path, monkeypatch):
+    tmp_path = tmp_path / "random-thin"
+    tmp_path.mkdir()
+    written, variant = [], VARIANTS["paligemma2-3b-896"]
+    monkeypatch.setattr(random_weights, "random_model", lambda config, dtype: config)
+    monkeypatch.setattr(random_weights, "save_model", lambda config, folder: written.append(config))
+    monkeypatch.setattr(random_weights, "_tokenizer", dict)
+    for thin in ([], ["--thin"]):
+        assert main(["random", "paligemma2-3b-896", str(tmp_path), *thin]) == 0
+    whole, narrow = written
+    assert whole == variant and narrow.num_parameters < variant.num_parameters / 20
+    for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"):
+        assert getattr(narrow.text_config, name) == getattr(variant.text_config, name)
+    assert narrow.vision_config.grid == variant.vision_config.grid == 64
 
 
 def test_bench_prints_a_table_and_then_json(folder, capsys):

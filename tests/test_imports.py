@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[1]
 # A row imports rows above it only. Names are those of paligemma; "" is paligemma/__init__.py.
 ROWS = (
     ("", "evaluation", "training"),  # the packages themselves: words and names, no rooms
-    ("config", "objects", "tasks"),  # without torch
-    ("siglip", "gemma", "vqvae", "catalog", "devices", "big_vision"),
+    ("config", "objects", "tasks", "views"),  # without torch
+    ("siglip", "gemma", "vqvae", "catalog", "devices", "big_vision", "replies"),
     ("model", "processor", "hub"),
     ("sampling", "weights", "attention"),
-    ("checkpoints",),
+    ("checkpoints", "explain"),
     ("pipeline", "convert"),
     ("seat", "bench", "random_weights", "anatomy"),
     ("page",),
@@ -32,7 +32,8 @@ ROWS = (
     ("evaluation.benchmarks",),
     ("evaluation.run",),
     ("training.tower", "training.names"),
-    ("training.packing", "evaluation.drawn"),
+    ("training.packing", "evaluation.drawn", "evaluation.named"),
+    ("evaluation.pointing",),
     ("training.trainer",),
     ("training.__main__", "__main__"),
 )

@@ -1,5 +1,7 @@
 """Drawing, pixel by pixel: the right pixels change, and the input picture never does."""
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,18 @@ from visualize import (
     attention_legend,
     color_map,
     color_of,
+    contact_sheet,
     draw_attention,
     draw_boxes,
     draw_masks,
     paste_mask,
+    sheet_cell,
+    to_gif,
+    token_frames,
+    token_matrix,
+    token_strip,
 )
-from visualize.attention import COLORS
+from visualize.attention import CELL, COLORS, LINE, MARGIN, visible
 from visualize.boxes import draw_chips
 from visualize.colors import PALETTE, ink_on
 
@@ -255,3 +263,115 @@ def test_attention_refuses_other_maps(heat):
 def test_attention_legend_runs_over_the_colours():
     legend = np.array(attention_legend(0.25, width=256))
     assert (legend[0] == COLORS).all() and (legend[13:] < 128).any()
+
+
+def test_a_legend_names_its_unit():
+    plain, named = (np.array(attention_legend(0.25, 256, unit)) for unit in ("", "of attention"))
+    assert (plain[:12] == named[:12]).all() and (named < 128).sum() > (plain < 128).sum()
+
+
+def test_a_shared_scale_makes_maps_comparable():
+    picture, heat = photo(40, 40), np.eye(4)
+    alone = np.array(draw_attention(picture, heat / 2, 1.0))
+    shared = np.array(draw_attention(picture, heat / 2, 1.0, largest=1.0))
+    assert (alone == np.array(draw_attention(picture, heat, 1.0))).all()
+    assert shared.astype(int).sum() < alone.astype(int).sum()
+    assert np.abs(shared[5, 5].astype(int) - COLORS[128]).max() < 40
+
+
+# --- Many maps in one picture ---------------------------------------------------------------------
+
+
+def test_the_contact_sheet_has_every_head_in_its_place():
+    heads = np.zeros((3, 2, 4, 4))
+    heads[2, 1, 0, 3] = 0.02  # the only one that looks anywhere: its top right
+    sheet = np.array(contact_sheet(heads))
+    assert sheet.shape[:2] == (MARGIN + 3 * (CELL + LINE), MARGIN + 2 * CELL)
+    bright = np.argwhere((sheet == COLORS[255]).all(-1))
+    assert len(bright) == ((CELL - 4) // 4) ** 2
+    for y, x in bright:
+        assert sheet_cell(x, y, 3, 2) == (2, 1)
+    assert (bright[:, 1] - MARGIN - CELL).min() > CELL / 2
+    assert (bright[:, 0] - MARGIN - 2 * (CELL + LINE)).max() < CELL / 2
+
+
+@pytest.mark.parametrize(
+    "x, y, cell",
+    [
+        (MARGIN, MARGIN, (0, 0)),
+        (MARGIN - 1, MARGIN, None),
+        (MARGIN, MARGIN - 1, None),
+        (MARGIN + CELL, MARGIN + CELL + LINE, (1, 1)),
+        (MARGIN + 2 * CELL, MARGIN, None),
+        (MARGIN, MARGIN + 3 * (CELL + LINE), None),
+    ],
+)
+def test_a_click_on_the_sheet(x, y, cell):
+    assert sheet_cell(x, y, layers=3, heads=2) == cell
+
+
+HEATS = np.stack([np.eye(4) * n for n in range(1, 11)])
+TEXTS = ["<loc0001>", " cat", "\n", " ", "é", "a" * 99, "b", "c", "d", "e"]
+
+
+def test_a_strip_has_a_cell_for_each_token_on_one_scale():
+    picture = photo(80, 40)
+    before = picture.tobytes()
+    strip = token_strip(picture, HEATS, TEXTS, opacity=1.0, unit="of attention", side=80)
+    cells = token_frames(picture, HEATS, TEXTS, opacity=1.0, side=80)
+    width, height = cells[0].size
+    assert strip.size == (8 * width, 2 * height + 30) and picture.tobytes() == before
+    eighth, ninth = strip.crop((7 * width, 0, 8 * width, height)), (0, height, width, 2 * height)
+    assert eighth.tobytes() == cells[7].tobytes()
+    assert strip.crop(ninth).tobytes() == cells[8].tobytes()
+    light = [np.array(cell)[:40].astype(int).sum() for cell in cells]
+    assert light == sorted(light) and light[0] < light[-1] / 2
+    assert len({cell.crop((0, 40, *cell.size)).tobytes() for cell in cells}) == 10  # their texts
+
+
+@pytest.mark.parametrize("heats, texts", [(HEATS, TEXTS[:3]), (HEATS[:0], [])])
+def test_a_strip_needs_a_text_for_each_map(heats, texts):
+    with pytest.raises(ValueError, match="Each map needs its token"):
+        token_strip(photo(8, 8), heats, texts)
+
+
+@pytest.mark.parametrize("size", [(1, 400), (400, 1), (640, 480)], ids=str)
+def test_frames_of_any_picture(size):
+    frames = token_frames(photo(*size), HEATS[:2], TEXTS[:2], side=100)
+    assert len({frame.size for frame in frames}) == 1 and frames[0].width <= 104
+
+
+def test_a_gif_plays_every_token():
+    frames = token_frames(photo(40, 40), HEATS, TEXTS, side=60)
+    with Image.open(BytesIO(to_gif(frames, seconds=0.5))) as gif:
+        assert gif.n_frames == 10 and gif.info["duration"] == 500 and gif.info["loop"] == 0
+        for number in (0, 4, 9):
+            gif.seek(number)
+            shown = np.array(gif.convert("RGB")).astype(int)
+            assert np.abs(shown - np.array(frames[number])).mean() < 12
+    with pytest.raises(ValueError, match="at least one frame"):
+        to_gif([])
+
+
+def test_the_token_matrix_has_rows_and_columns():
+    weights = np.zeros((3, 3))
+    weights[2, 0] = 0.4
+    drawn = np.array(token_matrix(weights, ["<bos>", " cat", "\n"]))
+    bright = np.argwhere((drawn == COLORS[255]).all(-1) & (np.arange(len(drawn)) < 200)[:, None])
+    dark = np.argwhere((drawn == COLORS[0]).all(-1))
+    bright = bright[bright[:, 0] < dark[:, 0].min() + 3 * 28]  # without the bar below
+    assert len(bright) == 28 * 28
+    assert (bright.min(0) - dark.min(0)).tolist() == [56, 0]
+    assert token_matrix(np.ones((200, 200)), ["word"] * 200).width > 200 * 14
+
+
+@pytest.mark.parametrize("weights, texts", [(np.ones((2, 3)), "ab"), (np.ones((2, 2)), "abc")])
+def test_the_token_matrix_is_square(weights, texts):
+    with pytest.raises(ValueError, match="make a square"):
+        token_matrix(weights, texts)
+
+
+def test_what_cannot_be_seen_is_made_visible():
+    assert [visible(text) for text in (" cat", "\n", " ", "", "\0", "a b")] == [
+        "cat", "⏎", "␣", "␣", "␣", "a b",
+    ]  # fmt: skip

@@ -1,6 +1,15 @@
 """Drawing on pictures: a picture and values in, a new picture out, the input unchanged."""
 
-from .attention import attention_legend, draw_attention
+from .attention import (
+    attention_legend,
+    contact_sheet,
+    draw_attention,
+    sheet_cell,
+    to_gif,
+    token_frames,
+    token_matrix,
+    token_strip,
+)
 from .boxes import draw_boxes
 from .colors import color_map, color_of
 from .masks import draw_masks, paste_mask
@@ -9,8 +18,14 @@ __all__ = [
     "attention_legend",
     "color_map",
     "color_of",
+    "contact_sheet",
     "draw_attention",
     "draw_boxes",
     "draw_masks",
     "paste_mask",
+    "sheet_cell",
+    "to_gif",
+    "token_frames",
+    "token_matrix",
+    "token_strip",
 ]

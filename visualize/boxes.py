@@ -70,7 +70,7 @@ def draw_chips(canvas: Image.Image, detections: Sequence[Detection]) -> None:
     colors = color_map(d.label for d in detections)
     placed: list[Edges] = []
     for detection in detections:
-        text = _shorten(_caption(detection), font, canvas.width - 2 * pad - 1)
+        text = shorten(_caption(detection), font, canvas.width - 2 * pad - 1)
         if not text:
             continue
         wide = int(font.getlength(text)) + 1 + 2 * pad
@@ -94,7 +94,8 @@ def _caption(detection: Detection) -> str:
     return "".join(c for c in words if c.isprintable()).strip()
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
+def shorten(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
+    """The text, cut short with "…" where it is wider than `room` pixels; "" where that is too."""
     if font.getlength(text) <= room:
         return text
     fits = bisect_right(range(1, len(text)), room, key=lambda n: font.getlength(text[:n] + "…"))

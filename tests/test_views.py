@@ -1,0 +1,101 @@
+"""Each view on weights small enough to work out by hand."""
+
+import numpy as np
+import pytest
+
+from paligemma.views import (
+    Attention,
+    Sink,
+    between_tokens,
+    head,
+    layer_means,
+    lookers,
+    mean,
+    middle,
+    relative,
+    rollout,
+    sinks,
+)
+
+L, N, Q, P = 3, 2, 4, 9
+
+
+@pytest.fixture
+def attention() -> Attention:
+    """Random rows that sum to 1; the last column is an answer's, which the others do not see."""
+    rows = np.random.default_rng(0).random((L, N, Q, P + Q), np.float32)
+    rows[:, :, :-1, -1] = 0
+    rows /= rows.sum(-1, keepdims=True)
+    return Attention(rows[..., :P], rows[..., P:])
+
+
+def test_heads_and_means(attention):
+    assert (head(attention, 2, 1) == attention.image[2, 1]).all()
+    pairs = [head(attention, 2, n) for n in range(N)]
+    assert layer_means(attention)[2] == pytest.approx(np.mean(pairs, axis=0))
+    assert mean(attention) == pytest.approx(layer_means(attention).mean(0))
+    assert middle(attention) == pytest.approx(layer_means(attention)[1])  # one of three
+    spent = mean(attention).sum(1) + between_tokens(attention).sum(1)
+    assert spent == pytest.approx(1, abs=1e-5) and between_tokens(attention).shape == (Q, Q)
+
+
+@pytest.mark.parametrize(
+    "layers, chosen", [(1, [0]), (2, [1]), (4, [2]), (18, [9, 10, 11, 12]), (26, [*range(13, 19)])]
+)
+def test_the_middle_is_the_third_quarter(layers, chosen):
+    image = np.zeros((layers, N, Q, P), np.float32)
+    image[chosen] = 1
+    assert (middle(Attention(image, image)) == 1).all() and image.mean() == len(chosen) / layers
+
+
+@pytest.mark.parametrize("layer, number", [(-1, 0), (L, 0), (0, -1), (0, N)])
+def test_no_such_head(attention, layer, number):
+    with pytest.raises(ValueError, match="layers are 0 to 2, heads 0 to 1"):
+        head(attention, layer, number)
+
+
+def test_rollout_is_the_product_of_whole_matrices(attention):
+    """Abnar & Zuidema's, with the patches' own rows left as they are."""
+    product = np.eye(P + Q)
+    for layer, reached in enumerate(rollout(attention)):
+        step = np.eye(P + Q)
+        step[P:, :P], step[P:, P:] = attention.image[layer].mean(0), attention.text[layer].mean(0)
+        step[P:] = (step[P:] + np.eye(P + Q)[P:]) / 2
+        product = step @ product
+        assert reached == pytest.approx(product[P:, :P], abs=1e-6)
+
+
+def test_rollout_goes_by_way_of_the_prompt():
+    """The answer sees no patch at all; its prompt looked at patch 2 a layer before."""
+    image, text = np.zeros((2, 1, 2, 4), np.float32), np.zeros((2, 1, 2, 2), np.float32)
+    image[0, 0, 0, 2] = text[0, 0, 1, 1] = text[1, 0, 0, 0] = text[1, 0, 1, 0] = 1
+    maps = rollout(Attention(image, text))
+    assert mean(Attention(image, text))[1].tolist() == [0, 0, 0, 0]
+    assert maps[1, 1].tolist() == [0, 0, 0.25, 0] and maps[0, 1].tolist() == [0, 0, 0, 0]
+
+
+def test_relative_divides_the_sinks_out():
+    neutral = np.array([0.5, 0.1, 0.0, 0.0])
+    maps = np.array([[0.5, 0.1, 0.0, 0.0], [0.5, 0.1, 0.3, 0.0]])
+    same, other = relative(maps, neutral)
+    assert same == pytest.approx(1)
+    assert other.argmax() == 2 and other[2] == pytest.approx(3) and other[0] == pytest.approx(1)
+    assert maps[1].argmax() == 0  # which the plain map does not show
+
+
+def test_lookers_are_in_order():
+    maps = np.array([[0.1, 0.2], [0.3, 0.2], [0.2, 0.9]])
+    assert lookers(maps, 0) == [1, 2, 0] and lookers(maps, 1) == [2, 0, 1]
+
+
+def test_sinks_draw_every_token():
+    maps = np.full((20, P), 0.01)
+    maps[:, 5] = 0.3  # from everyone
+    maps[:15, 2] = 0.3  # as much, but not from everyone
+    (sink,) = sinks(maps)
+    assert (sink.row, sink.column) == (1, 2) and 0.4 < sink.share < 0.6
+    assert str(Sink(1, 2, 0.496)) == "row 2, column 3 (50%)"
+    assert sinks(np.full((20, P), 0.01)) == [] and sinks(np.zeros((20, P))) == []
+    both = np.full((3, 100), 0.001)
+    both[:, 7], both[:, 93] = 0.1, 0.2
+    assert [(sink.row, sink.column) for sink in sinks(both)] == [(9, 3), (0, 7)]
