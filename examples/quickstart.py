@@ -25,7 +25,7 @@ reply = pg.generate(picture, "segment anchor ; wheel")
 draw_masks(picture, reply.detections, pg.masks(reply.detections)).save("masks.png")
 
 reply = pg.generate(picture, "caption en")
-looks = pg.attention(picture, "caption en", reply)
+looks = pg.reread(picture, "caption en", reply).maps["middle"]
 words = [token.text.strip() for token in reply.tokens]
 draw_attention(picture, looks[words.index("anchor")]).save("attention.png")
 print("\nwrote boxes.png, masks.png and attention.png")

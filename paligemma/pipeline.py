@@ -209,10 +209,6 @@ class PaliGemma:
         maps = tower_attention(self.model, pixels, [row * grid + column])
         return maps[:, :, 0].reshape(*maps.shape[:2], grid, grid).numpy()
 
-    def attention(self, image, prompt: str, reply: Reply) -> np.ndarray:
-        """Where the decoder looked as it wrote each token, all layers and heads: [tokens, g, g]."""
-        return self.reread(image, prompt, reply, ("mean",)).maps["mean"]
-
     def _reading(self, image, prompt: str) -> Reading:
         features = self._embed(self.processor.pixel_values([image]))
         return Reading(self.model, self.processor, features, prompt)

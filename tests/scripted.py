@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from paligemma.explain import CHEAP_VIEWS, Explanation
 from paligemma.objects import parse
 from paligemma.pipeline import Reply, SamplingOptions, Timings, Token, open_image
+from paligemma.views import Attention
 
 
 class Scripted:
@@ -48,8 +50,23 @@ class Scripted:
         disc = (1 - np.hypot(x, y)).astype(np.float32)
         return [None if found.codes is None else disc for found in detections]
 
-    def attention(self, image, prompt: str, reply: Reply) -> np.ndarray:
-        maps = np.full((len(reply.tokens), 8, 8), 1e-3, np.float32)
-        for n, heat in enumerate(maps):
-            heat[n % 8, (3 * n) % 8] = 0.3
-        return maps
+    def reread(self, image, prompt: str, reply: Reply, views=CHEAP_VIEWS) -> Explanation:
+        """Two layers of two heads; token n looks at the patch in row n, column 3n, and at BOS."""
+        count = len(reply.tokens)
+        image = np.full((2, 2, count + 1, 64), 1e-3, np.float32)
+        for n in range(count):
+            image[:, :, n, 8 * (n % 8) + 3 * n % 8] = 0.3
+        text = np.zeros((2, 2, count + 1, count + 1), np.float32)
+        text[..., 0] = 0.6
+        layers = image.mean(1)[:, :count].reshape(2, count, 8, 8)
+        return Explanation(
+            reply=reply,
+            prompt=("<bos>",),
+            attention=Attention(image, text),
+            layers=dict.fromkeys(views, layers),
+            maps=dict.fromkeys(views, layers.mean(0)),
+            sinks=(),
+        )
+
+    def tower_attention(self, image, row: int, column: int) -> np.ndarray:
+        return np.full((2, 2, 8, 8), 1 / 64, np.float32)

@@ -77,6 +77,8 @@ def picture(tmp_path_factory):
 
 
 def ask(client, key, picture, *values, settings=SETTINGS):
+    if key == "attention":
+        return attend(client, picture, *values, settings)
     asked = {"caption": ("en", "caption"), "ask": ("en",)}.get(key, ())
     return client.predict(picture, *values, *asked, *settings, api_name=f"/tab_{key}")
 
@@ -151,11 +153,18 @@ def test_empty_answers_get_a_friendly_word(client, picture, key, values, line):
 
 
 def test_attention(client, picture):
-    tokens, heat, line = ask(client, "attention", picture, "caption en")
+    tokens, layer, heat, scale, says, sheet, line = attend(client, picture, "caption en")
     assert tokens["choices"] == [["1 a", 0], ["2 red", 1], ["3 cat", 2]]
+    assert layer["maximum"] == 2
     assert Image.open(heat).size == (640, 427)
-    assert line == "36% of this token's attention is on the picture, 30.0% on its brightest patch."
-    assert "stayed silent" in ask(client, "attention", picture, "anything")[-1]
+    assert "36% of this token's attention is on the picture" in says
+    assert Image.open(sheet).height > 2 * 8 and scale["visible"]
+    assert line.startswith("Done.")
+    assert "stayed silent" in attend(client, picture, "anything")[-1]
+
+
+def attend(client, picture, prompt, settings=SETTINGS):
+    return client.predict(picture, prompt, "middle", 0.5, *settings, api_name="/tab_attention")
 
 
 @pytest.mark.parametrize(
@@ -243,7 +252,7 @@ def test_visitors_do_not_meet(url, tmp_path):
         Image.new("RGB", (100 + n, 100), "navy").save(path)
         client, picture = Client(url, verbose=False), handle_file(path)
         raw, *_ = ask(client, "detect", picture, ("cat, dog", "thin")[n % 2])
-        _, heat, _ = ask(client, "attention", picture, ("ocr", "caption en")[n % 2])
+        _, _, heat, *_ = ask(client, "attention", picture, ("ocr", "caption en")[n % 2])
         assert Image.open(heat).size == (640, round(640 * 100 / (100 + n)))
         return raw[-4:].strip()
 
@@ -288,8 +297,8 @@ def test_the_built_in_model_answers_in_every_tab():
         raw, *_, line = ask(client, row["task"], handle_file(row["image"]), *values)
         assert raw and line.startswith(("Done.", "Found"))
     row = load_examples(app.EXAMPLES)[0]
-    tokens, _, line = ask(client, "attention", handle_file(row["image"]), "caption en")
-    assert tokens["choices"] and "of this token's attention" in line
+    tokens, _, _, _, says, *_ = ask(client, "attention", handle_file(row["image"]), "caption en")
+    assert tokens["choices"] and "of this token's attention" in says
     server.close()
 
 

@@ -43,7 +43,7 @@ DRAW = {"paligemma.evaluation.drawn", "paligemma.evaluation.page", "paligemma.__
 APP = {"paligemma.tasks", "paligemma.pipeline", "paligemma.seat"}  # and the rooms of the page
 PAGE = APP | {
     *("paligemma.objects", "paligemma.catalog", "paligemma.checkpoints", "paligemma.anatomy"),
-    *("paligemma", "visualize"),
+    *("paligemma", "paligemma.explain", "visualize"),
 }
 
 

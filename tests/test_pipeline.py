@@ -285,7 +285,7 @@ def test_a_model_without_a_codec_still_answers(folder, tmp_path, monkeypatch):
 def test_attention_is_what_the_model_did_as_it_wrote(pg):
     with capture_attention(pg.model) as maps:
         reply = pg.generate(picture(), PROMPT, TEN)
-    heat = pg.attention(picture(), PROMPT, reply)
+    heat = pg.reread(picture(), PROMPT, reply, ("mean",)).maps["mean"]
     assert heat.shape == (10, GRID, GRID) and heat.dtype == np.float32
     sums = heat.sum((1, 2))
     assert heat.min() >= 0 and sums.max() <= 1 + 1e-5 and sums.min() > 0
@@ -301,7 +301,7 @@ def test_attention_to_no_answer(pg, monkeypatch):
     monkeypatch.setattr(pg.processor, "eos_token_id", first)
     silent = pg.generate(picture(), PROMPT, TEN)
     assert silent.text == "" and silent.tokens == () and silent.finished
-    assert pg.attention(picture(), PROMPT, silent).shape == (0, GRID, GRID)
+    assert pg.reread(picture(), PROMPT, silent, ("mean",)).maps["mean"].shape == (0, GRID, GRID)
 
 
 # --- Mistakes -------------------------------------------------------------------------------------

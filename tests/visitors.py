@@ -66,7 +66,7 @@ def request(client: Client, folder: Path, rng: random.Random, tally: Counter) ->
     name, values = rng.choice([
         ("caption", ("en", "caption")), ("ask", ("how many things are there?", "en")),
         ("ask", ("", "en")), ("read", ()), ("detect", (kinds,)), ("segment", (kinds,)),
-        ("attention", ("caption en",)),
+        ("attention", ("caption en", "middle", 0.5)),
     ])  # fmt: skip
     try:
         if rng.random() < 0.4:

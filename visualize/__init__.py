@@ -9,6 +9,7 @@ from .attention import (
     token_frames,
     token_matrix,
     token_strip,
+    visible,
 )
 from .boxes import draw_boxes
 from .colors import color_map, color_of
@@ -28,4 +29,5 @@ __all__ = [
     "token_frames",
     "token_matrix",
     "token_strip",
+    "visible",
 ]
