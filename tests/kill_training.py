@@ -17,9 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import runs
 import torch
 
+import runs
 from paligemma.training import config, finetune
 
 
@@ -32,7 +32,7 @@ def _train(given: dict) -> None:
 
 def kill_and_compare(folder: Path, kills: int, seed: int = 0) -> tuple[int, int, bool]:
     """(kills that hit a running process, starts, whether the weights are the same bit for bit)."""
-    given = runs.values(folder, steps=60, save_every=5)
+    given = runs.values(folder, steps=40, save_every=4)
     fork, rng = multiprocessing.get_context("fork"), random.Random(seed)
     whole = fork.Process(target=_train, args=(given | {"out": str(folder / "undisturbed")},))
     whole.start()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import runs
 import tiny
 import torch
 from PIL import Image
 from pycocotools import mask as rle
 
+import runs
 from paligemma.__main__ import main
 from paligemma.model import IGNORED
 from paligemma.objects import parse
@@ -45,6 +45,8 @@ WRONG = {
     "impossible": ({"batch": 0}, "batch is 0: input should be greater than or equal to 1."),
     "no number": ({"learning_rate": "fast"}, "learning_rate is 'fast'"),
     "not a number": ({"learning_rate": float("nan")}, "learning_rate is nan"),
+    "endless": ({"learning_rate": float("inf")}, "learning_rate is inf"),
+    "no pattern": ({"groups": [{"match": "("}]}, "groups.0.match is '(': it is no regular expr"),
     "a share of all": ({"warmup": 1.5}, "warmup is 1.5: input should be less than 1."),
     "no such stage": ({"stage": "transfr"}, "did you mean transfer?"),
     "no such dtype": ({"dtype": "bfloat"}, "did you mean bfloat16?"),

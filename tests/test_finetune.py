@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import runs
 import tiny
 import torch
 import yaml
 
+import runs
 from paligemma import adapters
 from paligemma.__main__ import main
 from paligemma.pipeline import PaliGemma
@@ -54,19 +54,39 @@ def test_micro_batches_add_up_to_the_batch(home, tmp_path, size):
     assert runs.furthest(one, other) < 1e-5
 
 
-def launch(given: dict, tmp_path: Path, processes: int, **environment) -> None:
-    """The command that people type, in several processes."""
+def launch(given: dict, tmp_path: Path, *program: str) -> None:
+    """Two processes of `program` on the config of these values."""
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(given), "utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={processes}", "-m", "paligemma", "train", str(path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, *program, str(path)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_two_processes_are_as_one(home, tmp_path):
-    launch(runs.values(home, out=str(tmp_path / "out")), tmp_path, 2)
+    launch(runs.values(home, out=str(tmp_path / "out")), tmp_path, "-m", "paligemma", "train")
+    assert runs.furthest(runs.weights(home / "whole"), runs.weights(tmp_path / "out")) < 1e-5
+
+
+def test_two_shards_of_the_model_are_as_one_and_go_on(home, tmp_path, monkeypatch):
+    made = runs.run(home, out=str(tmp_path / "out"), save_every=5)
+    take = finetune.Trainer._take
+
+    def take_and_ask(self, micro_batches):
+        if self.step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, micro_batches)
+
+    monkeypatch.setattr(finetune.Trainer, "_take", take_and_ask)
+    runs.trainer(made).loop()  # nine steps of one process, the others of two with half of it each
+    assert states.newest(made.out)["step"] == 9
+    launch(made.model_dump(mode="json"), tmp_path, str(ROOT / "tests" / "shard_training.py"))
     assert runs.furthest(runs.weights(home / "whole"), runs.weights(tmp_path / "out")) < 1e-5
 
 

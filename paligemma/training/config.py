@@ -11,11 +11,12 @@ A field that is unknown or impossible is a ValueError of one sentence, with the 
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -23,10 +24,18 @@ Above0 = Annotated[float, Field(gt=0)]
 From0 = Annotated[float, Field(ge=0)]
 
 
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"it is no regular expression ({error})") from None
+    return text
+
+
 class Part(BaseModel):
     """Values that may not be changed, and no fields that are not known."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Rows(Part):
@@ -60,7 +69,7 @@ class Group(Part):
     `rate` scales the learning rate, and 0 freezes; `warmup` is the share of steps of its own.
     """
 
-    match: str
+    match: Annotated[str, AfterValidator(_pattern)]
     rate: From0 = 1.0
     warmup: Share | None = None
 
