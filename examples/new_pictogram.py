@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 KIND, GLYPH = "comet", "☄"
 CONFIG = ROOT / "configs" / "new-pictogram.yaml"
 TRAIN, TEST = 1 << 50, 1 << 51  # seeds of the first scenes
-TASKS = ("detect", "ask", "caption")
+TASKS = ("detect", "ask", "detect", "caption")
 OPTIONS = SamplingOptions(max_new_tokens=80)
 
 

@@ -191,6 +191,9 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"paligemma: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("paligemma: interrupted.", file=sys.stderr)
+        return 130
     return 0
 
 

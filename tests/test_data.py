@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import runpy
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import yaml
 from PIL import Image
 from pycocotools import mask as rle
 
@@ -16,10 +18,11 @@ import runs
 from paligemma.__main__ import main
 from paligemma.model import IGNORED
 from paligemma.objects import parse
-from paligemma.training import config
+from paligemma.training import config, scenes
 from paligemma.training.data import Batches, Mixture
 from paligemma.training.sources import BadRow, CocoInstances, DrawnScenes, JsonLines, untidy
 
+ROOT = Path(__file__).parents[1]
 GOOD = {"model": "m", "data": [{"rows": "a.jsonl"}], "steps": 3, "out": "o"}
 
 # --- Configs --------------------------------------------------------------------------------------
@@ -175,8 +178,8 @@ def test_a_picture_found_broken_on_the_way_is_refused(untidy_file, tmp_path):
     line = untidy_file.read_text("utf-8").splitlines()[8]
     untidy_file.write_text(line + "\n")
     given = runs.values(tmp_path / "home", data=[{"rows": str(untidy_file)}], steps=1)
-    with pytest.raises(ValueError, match="No row is left of rows"):
-        runs.trainer(config.check(given)).loop()
+    with pytest.raises(ValueError, match="No good row is left"):
+        runs.trainer(config.check(given | {"bad_rows": "skip", "workers": 1})).loop()
     untidy_file.write_text(line + "\n" + line.replace("broken", "a") + "\n")
     with pytest.raises(BadRow, match=r"'broken.png' is .*Mend it, or set bad_rows"):
         runs.trainer(config.check(given)).loop()
@@ -263,6 +266,17 @@ def test_drawn_examples_are_of_the_tasks_asked_for_and_repeat():
     again = DrawnScenes(6, ("segment", "read"), tiny.codec(), seed=3)[4]
     assert again.suffix == shown[4].suffix and again.image.tobytes() == shown[4].image.tobytes()
     assert DrawnScenes(6, (), tiny.codec(), seed=4)[4].image.tobytes() != again.image.tobytes()
+
+
+def test_the_example_writes_rows_about_its_comet(tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes, "KINDS", dict(scenes.KINDS))
+    example = runpy.run_path(str(ROOT / "examples" / "new_pictogram.py"))
+    example["write"](tmp_path, 8)
+    source = JsonLines(tmp_path / "train.jsonl")
+    assert len(source) == 8 and not source.bad
+    assert all("comet" in one.prefix + one.suffix for one in (source[n] for n in range(8)))
+    given = yaml.safe_load((ROOT / "configs" / "new-pictogram.yaml").read_text("utf-8"))
+    assert given["data"][0]["rows"] == "runs/comet-200/data/train.jsonl"
 
 
 # --- The order ------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ class Batches(Dataset):
     """Micro-batches by the numbers of their examples, as tensors for the model, right-padded.
 
     A row that turns out to be bad when it is read gives way to the next good one of its source;
-    `skipped` in the batch names it and the reason.
+    `skipped` in the batch names it and the reason, and is all there is where none is left.
     """
 
     def __init__(self, mixture: Mixture, processor: PaliGemmaProcessor, tokens: int) -> None:
@@ -102,6 +102,8 @@ class Batches(Dataset):
         for number in numbers:
             source, row = self.mixture.at(number)
             rows.append(self._first_good(self.mixture.sources[source], row, skipped))
+        if None in rows:
+            return {"skipped": skipped}
         columns = {
             "input_ids": self.processor.pad_token_id,
             "attention_mask": 0,
@@ -115,13 +117,13 @@ class Batches(Dataset):
         pixels = torch.cat([row.pixel_values for row in rows])
         return {**batch, "pixel_values": pixels, "skipped": skipped}
 
-    def _first_good(self, source: Source, row: int, skipped: list[str]) -> Batch:
-        for step in range(len(source)):
+    def _first_good(self, source: Source, row: int, skipped: list[str]) -> Batch | None:
+        for number in (*range(row, len(source)), *range(row)):
             try:
-                return encode(source, (row + step) % len(source), self.processor, self.tokens)
+                return encode(source, number, self.processor, self.tokens)
             except BadRow as error:
                 skipped.append(str(error))
-        raise ValueError(f"No row is left of {source.place(row).split(',')[0]}: all are bad.")
+        return None
 
 
 def encode(source: Source, row: int, processor: PaliGemmaProcessor, tokens: int) -> Batch:

@@ -113,8 +113,12 @@ class Trainer:
         if run.tracker:
             accelerator.init_trackers("logs", config={"steps": self.steps, "batch": run.batch})
         asked: list[int] = []
-        former = {number: signal.signal(number, lambda number, _: asked.append(number))
-                  for number in (signal.SIGINT, signal.SIGTERM)}  # fmt: skip
+
+        def ask(number: int, _) -> None:
+            asked.append(number)
+            signal.signal(number, signal.SIG_DFL)  # who asks twice will not wait
+
+        former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         bar = tqdm(total=self.steps, initial=self.step, desc=run.stage, unit="step",
                    disable=not accelerator.is_main_process)  # fmt: skip
         read = 0  # tokens
@@ -168,6 +172,8 @@ class Trainer:
         sums = torch.zeros(2, device=accelerator.device)  # loss, tokens
         for number, batch in enumerate(micro_batches, 1):
             self._count(batch.pop("skipped"))
+            if not batch:
+                raise ValueError("No good row is left in one of the sources.")
             batch = {name: value.to(accelerator.device) for name, value in batch.items()}
             last = number == len(micro_batches)
             with nullcontext() if last else accelerator.no_sync(self.objective):
