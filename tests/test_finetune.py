@@ -69,9 +69,13 @@ def launch(given: dict, tmp_path: Path, *program: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_two_processes_are_as_one(home, tmp_path):
-    launch(runs.values(home, out=str(tmp_path / "out")), tmp_path, "-m", "paligemma", "train")
-    assert runs.furthest(runs.weights(home / "whole"), runs.weights(tmp_path / "out")) < 1e-5
+@pytest.mark.parametrize("stage", ["transfer", "siglip"])
+def test_two_processes_are_as_one(home, tmp_path, stage):
+    changes = {"stage": stage, "fresh": False}
+    launched = runs.values(home, out=str(tmp_path / "two"), **changes)
+    launch(launched, tmp_path, "-m", "paligemma", "train")
+    trained(home, tmp_path, **changes)
+    assert runs.furthest(runs.weights(tmp_path / "out"), runs.weights(tmp_path / "two")) < 1e-5
 
 
 def test_two_shards_of_the_model_are_as_one_and_go_on(home, tmp_path, monkeypatch):
