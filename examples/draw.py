@@ -9,6 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from paligemma.pipeline import PaliGemma
+from paligemma.tasks import TASKS
 from paligemma.training.scenes import Item, Scene, Text, render
 
 HERE = Path(__file__).parent
@@ -78,19 +80,29 @@ SCENES = {
 PROMPTS = [
     ("harbour", "detect", "anchor ; wheel"),
     ("castle", "segment", "crown ; moon"),
-    ("weather", "caption", ""),
+    ("music", "caption", ""),
     ("castle", "read", ""),
     ("music", "ask", "how many notes are there?"),
     ("faces", "detect", "smiley"),
     ("zoo", "segment", "monkey"),
     ("zoo", "caption", ""),
     ("planes", "detect", "plane"),
+    ("weather", "ask", "is the sun above the umbrella?"),
     ("zoo", "ask", "what color is the monkey?"),
     ("harbour", "read", ""),
 ]
 
+
+def answered(pg: PaliGemma, name: str, task: str, text: str) -> dict:
+    """A row of prompts.json: the prompt, and the built-in model's answer with log-probabilities."""
+    reply = pg.generate(HERE / f"{name}.png", TASKS[task].prompt(text))
+    tokens = [[token.text, round(token.logprob, 4)] for token in reply.tokens]
+    return {"image": f"{name}.png", "task": task, "text": text, "tokens": tokens}
+
+
 if __name__ == "__main__":
     for name, scene in SCENES.items():
         render(scene, SIZE).save(HERE / f"{name}.png", optimize=True)
-    rows = [{"image": f"{name}.png", "task": task, "text": text} for name, task, text in PROMPTS]
-    (HERE / "prompts.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    pg = PaliGemma.load()
+    rows = ",\n ".join(json.dumps(answered(pg, *prompt)) for prompt in PROMPTS)
+    (HERE / "prompts.json").write_text(f"[{rows}]\n", encoding="utf-8")

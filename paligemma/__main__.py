@@ -61,13 +61,41 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Measure a model on drawn scenes it has not seen: a table, then one JSON line."""
+    """Measure a model: a table, then one JSON line."""
+    if arguments.task:
+        _evaluate_task(arguments)
+        return
+    if arguments.data or arguments.out:
+        raise ValueError("--data and --out need a --task, such as coco-captions.")
     from paligemma.evaluation.drawn import evaluate
 
     scores = evaluate(_load(arguments), arguments.scenes, arguments.first)
     for name, score in scores.items():
         print(f"{name:28} {score:.3f}" if isinstance(score, float) else f"{name:28} {score}")
     print(json.dumps(scores))
+
+
+def _evaluate_task(arguments: argparse.Namespace) -> None:
+    from paligemma.evaluation.benchmarks import benchmark
+    from paligemma.evaluation.run import evaluate, table
+
+    row = benchmark(arguments.task)
+    if arguments.data is None:
+        raise ValueError(f"--task {row.key} needs --data, the folder or file that holds it.")
+    out = arguments.out or Path("evaluations", row.key)
+
+    def load(device: str | None):
+        arguments.device = arguments.device or device
+        return _load(arguments)
+
+    data, split = arguments.data, arguments.split
+    results = evaluate(load, row, data, split, out, arguments.batch, arguments.limit)
+    if results:
+        print(table(results))
+        for why, count in results["left_out"].items():
+            print(f"left out: {count} {why}")
+        print(f"The worst answers: {out / 'worst.html'}")
+        print(json.dumps(results["scores"]))
 
 
 def convert(arguments: argparse.Namespace) -> None:
@@ -161,8 +189,14 @@ def main(argv: list[str] | None = None) -> int:
     look.add_argument("--out", type=Path, help="write the contact sheet there")
     look.set_defaults(run=check)
 
-    score = commands.add_parser("evaluate", help="measure a model on drawn scenes it has not seen")
+    score = commands.add_parser("evaluate", help="measure a model on unseen scenes or a benchmark")
     _add_model(score)
+    score.add_argument("--task", help="a benchmark such as vqav2 (default: the drawn scenes)")
+    score.add_argument("--data", type=Path, help="the benchmark's folder, or its file")
+    score.add_argument("--split", default="val", help="which part of the benchmark")
+    score.add_argument("--out", type=Path, help="where it all goes; start again to go on")
+    score.add_argument("--batch", type=int, default=16, help="examples answered together")
+    score.add_argument("--limit", type=int, help="the first examples only")
     score.add_argument("--scenes", type=int, default=500)
     score.add_argument("--first", type=int, default=1_000_000, help="seed of the first scene")
     score.set_defaults(run=evaluate)
@@ -191,8 +225,8 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"paligemma: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("paligemma: interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"paligemma: {str(stop) or 'stopped'}.", file=sys.stderr)
         return 130
     return 0
 

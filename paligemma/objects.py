@@ -56,6 +56,11 @@ def loc_to_value(loc: int) -> float:
     return loc / LAST_LOC
 
 
+def snap(box: Box, side: int) -> Box:
+    """The box with its edges on whole pixels of a square picture: a model sees nothing finer."""
+    return tuple(min(max(round(edge * side) / side, 0.0), 1.0) for edge in box)
+
+
 def format_box(box: Box) -> str:
     """A box (x1, y1, x2, y2) as its four location tokens, in the model's order y1, x1, y2, x2.
 

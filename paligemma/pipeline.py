@@ -140,6 +140,10 @@ class PaliGemma:
         return self.checkpoint.name
 
     @property
+    def is_built_in(self) -> bool:
+        return self.checkpoint.is_built_in
+
+    @property
     def description(self) -> str:
         """What it knows, in a sentence or two."""
         if self.checkpoint.is_built_in:
@@ -151,12 +155,17 @@ class PaliGemma:
     @property
     def facts(self) -> str:
         """Parameters, resolution, dtype, device and memory, in one line."""
-        side = self.config.vision_config.image_size
+        side = self.resolution
         dtype = str(self.dtype).removeprefix("torch.")
         return (
             f"{self.config.num_parameters / 1e6:,.1f} million parameters · {side} × {side} pixels"
             f" · {dtype} · {self.device} · {gigabytes(self.memory)}"
         )
+
+    @property
+    def resolution(self) -> int:
+        """Pixels of a side of the square that the model sees."""
+        return self.config.vision_config.image_size
 
     @property
     def memory(self) -> int:

@@ -13,7 +13,7 @@ class Seat:
     """Holds `pg`. Every model that takes the seat is loaded with this `device`, `dtype`, `codec`.
 
     Who asks `pg` and who calls `change` must wait for each other: they share one queue. `find`
-    may run beside them.
+    may run beside them. A guest may sit beside it, to be compared.
     """
 
     def __init__(
@@ -24,6 +24,7 @@ class Seat:
         codec: str | None = None,
     ) -> None:
         self.pg, self._device, self._dtype, self._codec = pg, device, dtype, codec
+        self._guest: tuple[tuple, PaliGemma] | None = None
 
     def find(self, source: str, report: checkpoints.Report | None = None) -> Checkpoint:
         """`checkpoints.find`, and whether it would fit once the seat is free; ValueError if not."""
@@ -34,7 +35,7 @@ class Seat:
     def change(self, found: Checkpoint) -> None:
         """Let the old model go, then load what was found; on a ValueError the old one is back."""
         old = self.pg.checkpoint
-        self.pg = None
+        self.pg = self._guest = None
         _free()
         try:
             self.pg = PaliGemma.open(found, self._device, self._dtype)
@@ -42,6 +43,21 @@ class Seat:
             _free()
             self.pg = PaliGemma.open(old, self._device, self._dtype)
             raise
+
+    def find_guest(self, source: str, report: checkpoints.Report | None = None) -> Checkpoint:
+        """The same for a model beside the seat's: would it fit as things are?"""
+        found = checkpoints.find(source, codec=self._codec, report=report)
+        plan(found, self._device, freed=self._guest[1].memory if self._guest else 0)
+        return found
+
+    def guest(self, found: Checkpoint, dtype: str) -> PaliGemma:
+        """What was found, loaded beside `pg`; it stays until another is asked for."""
+        asked = found.path, dtype
+        if self._guest is None or self._guest[0] != asked:
+            self._guest = None
+            _free()
+            self._guest = asked, PaliGemma.open(found, self._device, dtype)
+        return self._guest[1]
 
 
 def _free() -> None:

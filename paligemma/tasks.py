@@ -15,9 +15,10 @@ from typing import Literal
 class Task:
     """One task.
 
-    template: the prompt, with {text} and {language} to fill in.
+    template: the prompt, with {style}, {text} and {language} to fill in.
     needs: what the person types, as a noun phrase, or None when the picture is enough.
     answers: what the reply holds.
+    styles: ways of asking, the usual one first. hints: texts to try.
     """
 
     key: str
@@ -25,13 +26,26 @@ class Task:
     template: str
     needs: str | None
     answers: Literal["text", "boxes", "masks"]
+    styles: tuple[str, ...] = ("",)
+    hints: tuple[str, ...] = ()
 
-    def prompt(self, text: str = "", language: str = "en") -> str:
+    @property
+    def speaks(self) -> bool:
+        """Whether the answer is in a language that the prompt names."""
+        return "{language}" in self.template
+
+    def prompt(self, text: str = "", language: str = "en", style: str | None = None) -> str:
         """The prompt for `text` (unused where nothing is needed) and a language code such as "en".
 
-        Object names may be separated by commas or semicolons. Raises ValueError when a needed
-        text is empty or the language is not a code.
+        Object names may be separated by commas or semicolons; `style` None is the usual one.
+        Raises ValueError when a needed text is empty, the language is not a code, and for a style
+        that the task does not have.
         """
+        style = self.styles[0] if style is None else style
+        if style not in self.styles:
+            raise ValueError(
+                f"{self.label} has the styles {', '.join(self.styles)}; got {style!r}."
+            )
         if not re.fullmatch("[A-Za-z]+(-[A-Za-z]+)*", language):
             raise ValueError(f"A language is a code such as 'en' or 'de'; got {language!r}.")
         words = " ".join(text.split())
@@ -40,16 +54,39 @@ class Task:
             words = " ; ".join(name for name in names if name)
         if self.needs and not words:
             raise ValueError(f"{self.label} needs {self.needs}; got {text!r}.")
-        return self.template.format(text=words, language=language)
+        return self.template.format(text=words, language=language, style=style)
 
 
 TASKS: dict[str, Task] = {
     task.key: task
     for task in (
-        Task("caption", "Caption", "caption {language}", None, "text"),
-        Task("ask", "Ask", "answer {language} {text}", "a question about the picture", "text"),
+        Task("caption", "Caption", "{style} {language}", None, "text",
+             styles=("caption", "cap", "describe")),
+        Task("ask", "Ask", "answer {language} {text}", "a question about the picture", "text",
+             hints=("how many things are there?", "what color is the background?",
+                    "is there a cat?")),
         Task("read", "Read", "ocr", None, "text"),
-        Task("detect", "Detect", "detect {text}", "names of things to find", "boxes"),
-        Task("segment", "Segment", "segment {text}", "names of things to outline", "masks"),
+        Task("detect", "Detect", "detect {text}", "names of things to find", "boxes",
+             hints=("cat ; umbrella",)),
+        Task("segment", "Segment", "segment {text}", "names of things to outline", "masks",
+             hints=("cat ; umbrella",)),
     )
-}
+}  # fmt: skip
+
+# What can be said about a part of the picture, where `text` is a box as four <loc> tokens, and the
+# question whose answer is `text`.
+REGION = Task("region", "Region", "caption {language} {text}", "a box in the picture", "text")
+QUESTION = Task("question", "Question", "question {language} {text}", "the answer", "text")
+
+# The 35 languages that PaliGemma was pretrained to answer in, those of COCO-35L (arXiv 2407.07726,
+# section 3.2.5; Thapliyal et al., arXiv 2205.12522).
+LANGUAGES: dict[str, str] = dict(
+    pair.split(" ", 1)
+    for pair in (
+        "ar Arabic, bn Bengali, cs Czech, da Danish, de German, el Greek, en English, es Spanish, "
+        "fa Persian, fi Finnish, fil Filipino, fr French, hi Hindi, hr Croatian, hu Hungarian, "
+        "id Indonesian, it Italian, iw Hebrew, ja Japanese, ko Korean, mi Maori, nl Dutch, "
+        "no Norwegian, pl Polish, pt Portuguese, ro Romanian, ru Russian, sv Swedish, sw Swahili, "
+        "te Telugu, th Thai, tr Turkish, uk Ukrainian, vi Vietnamese, zh Chinese"
+    ).split(", ")
+)

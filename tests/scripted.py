@@ -19,7 +19,7 @@ class Scripted:
     name = "a scripted model"
     description = "It says what a test wrote down."
     facts = "no parameters"
-    checkpoint, memory = None, 0
+    checkpoint, memory, is_built_in, resolution = None, 0, False, 128
 
     def __init__(self, answers: Mapping[str, Sequence[str]], pause: float = 0.0):
         self.answers, self.pause, self.log = answers, pause, []
@@ -38,6 +38,10 @@ class Scripted:
             end = "finished"
         finally:
             self.log.append((prompt, given, end))
+
+    def generate(self, image, prompt: str, options: SamplingOptions) -> Reply:
+        *_, reply = self.stream(image, prompt, options)
+        return reply
 
     def masks(self, detections) -> list[np.ndarray | None]:
         y, x = np.mgrid[-1:1:64j, -1:1:64j]

@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
 import gradio as gr
+import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -15,8 +17,12 @@ from PIL import Image
 from scripted import Scripted
 
 import app
+from paligemma.objects import Detection, parse
+from paligemma.page import found, frame, look
+from paligemma.page.picture import is_photograph, load_examples
 from paligemma.pipeline import PaliGemma, SamplingOptions
 from paligemma.tasks import TASKS
+from visualize.export import Annotated
 
 BUILTIN = Path(app.__file__).parent / "paligemma" / "builtin" / "model.safetensors"
 SETTINGS = (128, 0, 0, 1, 0)
@@ -48,7 +54,7 @@ def pg():
 
 def launched(model):
     demo = app.build_app(model)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **app.LOOK)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **look.LOOK)
     yield url
     demo.close()
 
@@ -70,56 +76,65 @@ def picture(tmp_path_factory):
     return handle_file(path)
 
 
-def ask(client, key, picture, *values):
-    return client.predict(picture, *values, *SETTINGS, api_name=f"/{key}")
+def ask(client, key, picture, *values, settings=SETTINGS):
+    asked = {"caption": ("en", "caption"), "ask": ("en",)}.get(key, ())
+    return client.predict(picture, *values, *asked, *settings, api_name=f"/tab_{key}")
 
 
-def sentence(client, key, picture, *values):
+def sentence(client, key, picture, *values, settings=SETTINGS):
     with pytest.raises(AppError) as caught:
-        client.predict(picture, *values, api_name=f"/{key}")
+        ask(client, key, picture, *values, settings=settings)
     return str(caught.value)
 
 
-def test_a_tab_and_an_endpoint_for_every_task(pg, client):
+def test_a_tab_for_every_task_and_for_what_lies_behind(pg):
     demo = app.build_app(pg)
     tabs = [block.id for block in demo.blocks.values() if isinstance(block, gr.Tab)]
-    assert tabs == [*TASKS, "attention"]
-    named = client.view_api(return_format="dict")["named_endpoints"]
-    assert list(named) == [f"/{key}" for key in tabs]
+    assert tabs == ["picture", "draw", *TASKS, "region", "attention", "compare", "batch", "inside"]
 
 
 def test_text_answers(client, picture):
     for key, words in ("caption", "a red cat"), ("ask", "cat"), ("read", "EXIT"):
-        raw, line = ask(client, key, picture, *VALUES[key])
+        raw, *_, line = ask(client, key, picture, *VALUES[key])
         assert raw == words
         assert re.fullmatch(r"Done\. \d+\.\d\d s · \d+ tokens?( · \d+ tokens/s)?", line)
 
 
 def test_boxes(client, picture):
-    raw, seen, line = ask(client, "detect", picture, "cat, dog")
+    raw, *_, line = ask(client, "detect", picture, "cat, dog")
     assert raw.startswith("<loc0000><loc0512>")
-    assert [a["label"] for a in seen["value"]["annotations"]] == ["cat", "cat", "dog"]
-    assert set(seen["color_map"]) == {"cat", "dog"}
     assert line.startswith("Found 3 things.")
-    layer = Image.open(seen["value"]["annotations"][0]["image"]).getchannel("A")
-    assert layer.size == Image.open(seen["value"]["image"]).size == (640, 427)
-    assert layer.getpixel((100, 200)) == 0, "outside"
-    assert layer.getpixel((480, 200)) < 60, "inside"
-    assert layer.getpixel((320, 200)) == 255, "on the outline"
+    shown, legend = annotated(parse(raw), [None] * 3)
+    assert [name for _, name in shown] == ["cat", "cat", "dog"]
+    assert set(legend) == {"cat", "dog"}
+    alpha = shown[0][0]
+    assert alpha.shape == (427, 640)
+    assert alpha[200, 100] == 0, "outside"
+    assert 0 < alpha[200, 480] < 0.25, "inside"
+    assert alpha[200, 320] == 1, "on the outline"
 
 
-def test_a_box_without_area_is_still_seen(client, picture):
-    _, seen, _ = ask(client, "detect", picture, "thin")
-    assert Image.open(seen["value"]["annotations"][0]["image"]).getchannel("A").getextrema()[1] > 0
+def annotated(detections, masks, *style):
+    """What `annotate` hands to the page: its layers, and the legend."""
+    seen = found.annotate(Image.new("RGB", (640, 427)), detections, masks, *style)
+    return seen.constructor_args["value"][1], seen.constructor_args["color_map"]
 
 
-def test_masks_and_a_box_where_the_codes_are_not_whole(client, picture):
-    _, seen, line = ask(client, "segment", picture, "cat")
-    cat, half = (Image.open(a["image"]).getchannel("A") for a in seen["value"]["annotations"])
-    assert cat.getpixel((480, 213)) in range(120, 136), "a mask is half see-through"
-    assert cat.getpixel((325, 5)) == 0, "the corner of the box is outside the disc"
-    assert half.getpixel((325, 5)) > 0
+def test_a_box_without_area_is_still_seen():
+    [(alpha, _)], _ = annotated([Detection("thin", (0.2, 0.2, 0.2, 0.2))], [None])
+    assert alpha.max() > 0
+
+
+def test_masks_and_a_box_where_the_codes_are_not_whole(pg, client, picture):
+    raw, *_, line = ask(client, "segment", picture, "cat")
     assert line.startswith("Found 2 things.")
+    detections = parse(raw)
+    (cat, _), (half, _) = annotated(detections, pg.masks(detections))[0]
+    assert cat[213, 480] == pytest.approx(0.5), "a mask is half see-through"
+    assert cat[5, 325] == 0, "the corner of the box is outside the disc"
+    assert half[5, 325] > 0
+    (cat, _), _ = annotated(detections, pg.masks(detections), 0.8, False)[0]
+    assert set(cat.ravel().round(3)) == {0, 0.8}, "without an outline, as opaque as asked"
 
 
 @pytest.mark.parametrize(
@@ -144,43 +159,44 @@ def test_attention(client, picture):
 
 
 @pytest.mark.parametrize(
-    ("key", "values", "words"),
+    ("key", "values", "settings", "words"),
     [
-        ("ask", ["", *SETTINGS], "Ask needs a question about the picture"),
-        ("ask", [None, *SETTINGS], "Ask needs a question about the picture"),
-        ("detect", [" ; , ", *SETTINGS], "Detect needs names of things to find"),
-        ("attention", [" ", *SETTINGS], "There is no prompt yet: write one, such as detect cat."),
-        ("read", [0, 0, 0, 1, 0], "max_new_tokens is a whole number from 1, not 0."),
-        ("read", [9, -1, 0, 1, 0], "temperature is 0 or from 0.001 to 1000, not -1."),
-        ("read", [9, 0, 0, 1, None], "seed is a whole number from 0 to 2**63 - 1, not None."),
+        ("ask", [""], SETTINGS, "Ask needs a question about the picture"),
+        ("ask", [None], SETTINGS, "Ask needs a question about the picture"),
+        ("detect", [" ; , "], SETTINGS, "Detect needs names of things to find"),
+        ("attention", [" "], SETTINGS, "There is no prompt yet: write one, such as detect cat."),
+        ("read", [], (0, 0, 0, 1, 0), "max_new_tokens is a whole number from 1, not 0."),
+        ("read", [], (9, -1, 0, 1, 0), "temperature is 0 or from 0.001 to 1000, not -1."),
+        ("read", [], (9, 0, 0, 1, None), "seed is a whole number from 0 to 2**63 - 1, not None."),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_sentence(client, picture, key, values, words):
-    assert sentence(client, key, picture, *values).startswith(words)
+def test_what_cannot_be_done_is_said_in_a_sentence(client, picture, key, values, settings, words):
+    assert sentence(client, key, picture, *values, settings=settings).startswith(words)
 
 
 def test_no_picture_yet(client):
     for key, values in [*VALUES.items(), ("attention", ["ocr"])]:
         words = "There is no picture yet: upload one, paste one, or pick an example."
-        assert sentence(client, key, None, *values, *SETTINGS) == words
+        assert sentence(client, key, None, *values) == words
 
 
 def test_messages_are_never_html():
-    with pytest.raises(gr.Error) as caught, app.sentences():
+    with pytest.raises(gr.Error) as caught, frame.sentences():
         raise ValueError("no '<b>' & co")
     assert caught.value.message == "no '&lt;b&gt;' &amp; co"
 
 
 def test_other_errors_are_not_swallowed():
-    with pytest.raises(ZeroDivisionError), app.sentences():
+    with pytest.raises(ZeroDivisionError), frame.sentences():
         raise ZeroDivisionError
 
 
 def test_model_text_stays_text(client, picture):
     assert ask(client, "ask", picture, "evil")[0] == EVIL
-    raw, seen, line = ask(client, "detect", picture, "evil")
-    assert seen["value"]["annotations"][0]["label"] == EVIL
+    raw, *_, line = ask(client, "detect", picture, "evil")
     assert EVIL in raw
+    shown = found.table(Annotated("", 9, 9, parse(raw), [None]))
+    assert "&lt;img" in shown and "<img" not in shown
     assert EVIL not in line, "the line is Markdown"
 
 
@@ -206,7 +222,7 @@ def test_closing_the_run_stops_the_model(picture):
     pg = Scripted(ANSWERS, pause=0.05)
     server = launched(pg)
     client = Client(next(server), verbose=False)
-    job = client.submit(picture, "count", *SETTINGS, api_name="/ask")
+    job = client.submit(picture, "count", "en", *SETTINGS, api_name="/tab_ask")
     while len(job.outputs()) < 5:
         time.sleep(0.02)
     seen = len(job.outputs())
@@ -217,7 +233,7 @@ def test_closing_the_run_stops_the_model(picture):
     [(prompt, given, end)] = pg.log
     assert (prompt, end) == ("answer en count", "closed")
     assert given < seen + 10 < 100, "within a few tokens, the way of the request included"
-    assert client.predict(picture, *SETTINGS, api_name="/read")[0] == "EXIT"
+    assert ask(client, "read", picture)[0] == "EXIT"
     server.close()
 
 
@@ -226,10 +242,9 @@ def test_visitors_do_not_meet(url, tmp_path):
         path = tmp_path / f"{n}.png"
         Image.new("RGB", (100 + n, 100), "navy").save(path)
         client, picture = Client(url, verbose=False), handle_file(path)
-        raw, seen, _ = ask(client, "detect", picture, ("cat, dog", "thin")[n % 2])
+        raw, *_ = ask(client, "detect", picture, ("cat, dog", "thin")[n % 2])
         _, heat, _ = ask(client, "attention", picture, ("ocr", "caption en")[n % 2])
-        shown = Image.open(seen["value"]["image"])
-        assert shown.size == Image.open(heat).size == (640, round(640 * 100 / (100 + n)))
+        assert Image.open(heat).size == (640, round(640 * 100 / (100 + n)))
         return raw[-4:].strip()
 
     with ThreadPoolExecutor(4) as pool:
@@ -239,7 +254,7 @@ def test_visitors_do_not_meet(url, tmp_path):
 def test_the_examples():
     if not (app.EXAMPLES / "prompts.json").exists():
         pytest.skip("examples/prompts.json is not there")
-    rows = app.load_examples()
+    rows = load_examples(app.EXAMPLES)
     assert len(rows) >= 8
     assert {row["task"] for row in rows} == set(TASKS)
     for row in rows:
@@ -268,19 +283,26 @@ def test_command_line(pg, monkeypatch):
 def test_the_built_in_model_answers_in_every_tab():
     server = launched(PaliGemma.load())
     client = Client(next(server), verbose=False)
-    for row in app.load_examples():
+    for row in load_examples(app.EXAMPLES):
         values = [row["text"]] if TASKS[row["task"]].needs else []
         raw, *_, line = ask(client, row["task"], handle_file(row["image"]), *values)
         assert raw and line.startswith(("Done.", "Found"))
-    row = app.load_examples()[0]
+    row = load_examples(app.EXAMPLES)[0]
     tokens, _, line = ask(client, "attention", handle_file(row["image"]), "caption en")
     assert tokens["choices"] and "of this token's attention" in line
     server.close()
 
 
-def test_settings_are_the_fields_of_sampling_options(client):
-    endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    [_, text, *settings] = endpoints["/detect"]["parameters"]
-    assert text["parameter_name"] == "text"
-    defaults = {setting["parameter_name"]: setting["parameter_default"] for setting in settings}
-    assert defaults == asdict(SamplingOptions())
+def test_settings_are_the_fields_of_sampling_options(pg):
+    with gr.Blocks():
+        parts = frame.settings_panel()
+    assert {name: part.value for name, part in parts.items()} == asdict(SamplingOptions())
+
+
+def test_photographs_are_told_from_drawings():
+    for row in load_examples(app.EXAMPLES):
+        assert not is_photograph(Image.open(row["image"]))
+    rng = np.random.default_rng(0)
+    leaves = cv2.GaussianBlur(rng.normal(128, 90, (300, 400, 3)).astype(np.float32), (0, 0), 3)
+    leaves = np.clip((leaves - 128) * 6 + 128, 0, 255).astype(np.uint8)
+    assert is_photograph(Image.fromarray(leaves))

@@ -16,7 +16,10 @@ from scripted import Scripted
 import app
 from paligemma.objects import Detection
 from paligemma.objects import format as write
+from paligemma.page.look import LOOK
+from paligemma.page.picture import load_examples
 from paligemma.pipeline import PaliGemma
+from paligemma.tasks import TASKS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 CHROMIUM = shutil.which("chromium")
@@ -61,7 +64,7 @@ def url(pg, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app, "EXAMPLES", folder)
         demo = app.build_app(pg)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **app.LOOK)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK)
     yield url
     demo.close()
 
@@ -90,7 +93,13 @@ def page(request, browser, url):
 
 
 def panel(page):
-    return page.get_by_role("tabpanel").filter(visible=True)
+    return page.locator("#tabs").get_by_role("tabpanel").filter(visible=True)
+
+
+def tab(page, name=None):
+    """The tab of that name, or the one that is selected."""
+    chosen = {"selected": True} if name is None else {"name": name, "exact": True}
+    return page.locator("#tabs").get_by_role("tab", **chosen)
 
 
 def line(page):
@@ -103,7 +112,7 @@ def press(page, name):
 
 def example(page, name):
     page.locator("#examples").get_by_role("button", name=name).click()
-    expect(page.get_by_role("tab", selected=True)).to_have_text(name.split(":")[0])
+    expect(tab(page)).to_have_text(name.split(":")[0])
 
 
 def at_rest(page):
@@ -127,14 +136,14 @@ def test_a_visit(page, pg):
     assert page.locator('img[src="x"]').count() == 0, "a label is text"
     at_rest(page)
 
-    page.get_by_role("tab", name="Segment").click()
+    tab(page, "Segment").click()
     panel(page).get_by_label("Names of things to outline").fill("cat")
     press(page, "Segment")
     expect(line(page)).to_contain_text("Found 1 thing.")
     expect(panel(page).locator("img.mask")).to_have_count(1)
     assert panel(page).locator("img.mask").evaluate("mask => mask.naturalWidth") == 640
 
-    page.get_by_role("tab", name="Ask").click()
+    tab(page, "Ask").click()
     panel(page).get_by_role("textbox").first.fill("how many?")
     panel(page).get_by_role("textbox").first.press("Enter")
     expect(line(page)).to_contain_text("tokens/s")
@@ -157,7 +166,7 @@ def test_a_visit(page, pg):
 
 
 def test_attention(page):
-    page.get_by_role("tab", name="Attention").click()
+    tab(page, "Attention").click()
     panel(page).get_by_label("A prompt, just as the model gets it").fill("caption en")
     press(page, "Show attention")
     expect(line(page)).to_contain_text("36% of this token's attention is on the picture")
@@ -186,13 +195,13 @@ def test_what_was_found_is_sifted_and_downloaded(page, tmp_path):
 def test_changing_the_model(browser, tmp_path):
     folder = tiny.write(tmp_path / "little")
     demo = app.build_app(PaliGemma.load())
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **app.LOOK)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK)
     page = browser.new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(url)
     expect(page.locator("#header")).to_contain_text("the built-in model")
     page.locator("#examples button").first.click()
-    expect(line(page)).to_contain_text("tokens/s")
+    expect(line(page)).to_contain_text("A kept answer of the built-in model")
     at_rest(page)
     page.get_by_role("button", name="Another model").click()
     models = page.locator("#models")
@@ -212,7 +221,7 @@ def test_changing_the_model(browser, tmp_path):
 def test_uploads(page, tmp_path):
     files = page.locator("input[type=file]").first
     page.get_by_label("Remove Image").click()
-    page.get_by_role("tab", name="Caption").click()
+    tab(page, "Caption").click()
     press(page, "Caption")
     expect(page.locator(".toast-body").first).to_contain_text("There is no picture yet")
     page.get_by_label("Close").first.click()
@@ -238,19 +247,19 @@ def test_the_shipped_examples_from_another_folder(browser, monkeypatch, tmp_path
     monkeypatch.chdir(tmp_path)
     pg = Scripted({})
     demo = app.build_app(pg)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **app.LOOK)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK)
     page = browser.new_page()
     page.goto(url)
-    for n, row in enumerate(app.load_examples()):
+    for n, row in enumerate(load_examples(app.EXAMPLES)):
         page.locator("#examples button").nth(n).click()
-        expect(page.get_by_role("tab", selected=True)).to_have_text(app.TASKS[row["task"]].label)
+        expect(tab(page)).to_have_text(TASKS[row["task"]].label)
         until(lambda: len(pg.log) == n + 1)  # noqa: B023
         expect(line(page)).to_contain_text("0 tokens")
         at_rest(page)
         name = Path(row["image"]).name
         expect(page.locator("#picture img")).to_have_attribute("src", re.compile(f"{name}$"))
         expect(page.locator("#picture img")).not_to_have_js_property("naturalWidth", 0)
-        if app.TASKS[row["task"]].needs:
+        if TASKS[row["task"]].needs:
             expect(panel(page).get_by_role("textbox").first).to_have_value(row["text"])
     page.close()
     demo.close()

@@ -18,10 +18,21 @@ ROWS = (
     ("adapters",),
     ("checkpoints",),
     ("pipeline", "convert"),
-    ("seat", "bench", "random_weights"),
+    ("seat", "bench", "random_weights", "anatomy"),
+    ("page",),
+    ("page.frame",),
+    ("page.found", "page.models", "page.picture", "page.endpoints", "page.inside"),
+    ("page.asking", "page.compare", "page.batch"),
+    ("page.region", "page.attend", "page.links"),
+    ("page.look",),
     ("training.scenes", "training.checkpoint", "training.tokenizer", "training.muon"),
     ("training.config", "training.curve", "training.states", "training.objectives"),
     ("training.examples", "training.codec", "evaluation.metrics"),
+    ("evaluation.answers", "evaluation.cider", "evaluation.examples", "evaluation.predictions"),
+    ("evaluation.files", "evaluation.page"),
+    ("evaluation.coco", "evaluation.questions"),
+    ("evaluation.benchmarks",),
+    ("evaluation.run",),
     ("training.tower", "training.names"),
     ("training.packing", "training.sources", "evaluation.drawn"),
     ("training.data", "training.optimizer"),
@@ -31,12 +42,15 @@ ROWS = (
     ("training.__main__", "__main__"),
 )
 ROW = {f"paligemma.{name}".rstrip("."): number for number, row in enumerate(ROWS) for name in row}
-DRAW = {  # rooms that may import visualize
-    *("paligemma.evaluation.drawn", "paligemma.training.sheet", "paligemma.__main__"),
+# Rooms that may import visualize.
+DRAW = {
+    *("paligemma.evaluation.drawn", "paligemma.evaluation.page", "paligemma.training.sheet"),
+    "paligemma.__main__",
 }
-APP = {
-    *("paligemma.tasks", "paligemma.objects", "paligemma.catalog"),
-    *("paligemma.pipeline", "paligemma.seat", "visualize"),
+APP = {"paligemma.tasks", "paligemma.pipeline", "paligemma.seat"}  # and the rooms of the page
+PAGE = APP | {
+    *("paligemma.objects", "paligemma.catalog", "paligemma.checkpoints", "paligemma.anatomy"),
+    *("paligemma", "visualize"),
 }
 
 
@@ -101,9 +115,13 @@ def test_a_row_imports_rows_above_it_only(name):
     assert not below, f"{name} imports {sorted(below)}"
 
 
-def test_few_rooms_draw():
+def is_page(name):
+    return name.startswith("paligemma.page")
+
+
+def test_few_rooms_and_the_page_draw():
     drawing = {name for name in ROW if "visualize" in project_imports(name)}
-    assert drawing <= DRAW
+    assert {name for name in drawing if not is_page(name)} <= DRAW
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("visualize")])
@@ -111,8 +129,16 @@ def test_visualize_knows_objects_only(name):
     assert project_imports(name) <= {"paligemma.objects", "visualize"}
 
 
-def test_the_app_knows_tasks_the_pipeline_and_visualize():
-    assert project_imports("app") <= APP
+def test_the_app_knows_tasks_the_pipeline_and_the_page():
+    assert {name for name in project_imports("app") if not is_page(name)} <= APP
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if is_page(name)])
+def test_the_page_has_no_tensors(name):
+    assert {one for one in project_imports(name) if not is_page(one)} <= PAGE
+    path = MODULES[name]
+    found = imported(path.read_text("utf-8"), name, path.name == "__init__.py")
+    assert "torch" not in {one.split(".")[0] for one in found}
 
 
 @pytest.mark.parametrize("name", MODULES)

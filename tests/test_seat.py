@@ -11,6 +11,9 @@ from PIL import Image
 
 import app
 from paligemma import checkpoints, seat
+from paligemma.page import models as models_panel
+from paligemma.page.look import LOOK
+from paligemma.page.picture import load_examples
 from paligemma.pipeline import PaliGemma
 from paligemma.seat import Seat
 
@@ -82,11 +85,11 @@ def test_fetching_shows_a_bar_and_ends_with_what_was_found(folder, monkeypatch):
         return checkpoints.find(source)
 
     monkeypatch.setattr(taken, "find", slowly)
-    *bars, (found, last) = app.fetch(taken, folder)
+    *bars, (found, last) = models_panel.fetch(taken.find, folder)
     assert len(bars) >= 3 and all("<progress" in line for _, line in bars)
     assert "2 of 3 MB" in " ".join(line for _, line in bars)
     assert found.path.samefile(folder) and last.startswith("Loading")
-    assert app.change(taken, found).startswith("Loaded one in ")
+    assert models_panel.change(taken, found).startswith("Loaded one in ")
 
 
 def test_closing_the_bar_stops_the_download(monkeypatch):
@@ -102,7 +105,7 @@ def test_closing_the_bar_stops_the_download(monkeypatch):
             raise
 
     monkeypatch.setattr(taken, "find", forever)
-    bars = app.fetch(taken, "owner/model")
+    bars = models_panel.fetch(taken.find, "owner/model")
     next(bars)
     bars.close()
     assert ended == ["The download was stopped."]
@@ -111,15 +114,17 @@ def test_closing_the_bar_stops_the_download(monkeypatch):
 @pytest.mark.parametrize("source", [None, " "])
 def test_a_model_must_be_named(source):
     with pytest.raises(gr.Error, match="No model is named yet"):
-        next(app.fetch(Seat(PaliGemma.load()), source))
+        next(models_panel.fetch(Seat(PaliGemma.load()).find, source))
 
 
 def test_answers_come_from_the_model_that_sits_there(folder):
     taken = Seat(PaliGemma.load())
     demo = app.build_app(taken)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **app.LOOK)
-    client, row = Client(url, verbose=False), app.load_examples()[0]
-    ask = lambda: client.predict(handle_file(row["image"]), 8, 0, 0, 1, 0, api_name="/caption")[0]
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK)
+    client, row = Client(url, verbose=False), load_examples(app.EXAMPLES)[0]
+    ask = lambda: client.predict(
+        handle_file(row["image"]), "en", "caption", 8, 0, 0, 1, 0, api_name="/tab_caption"
+    )[0]
     first = ask()
     taken.change(taken.find(folder))
     second = ask()
@@ -131,7 +136,7 @@ def test_answers_come_from_the_model_that_sits_there(folder):
 def test_the_header_says_which_model_answers(folder):
     taken = Seat(PaliGemma.load(folder))
     assert "<b>one</b>" in app.header(taken)
-    assert "million parameters · 32 × 32 pixels · float32 · cpu" in app.header(taken)
+    assert "million parameters · 32 × 32 pixels · " in app.header(taken)
     taken.pg = None
     assert "being loaded" in app.header(taken)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paligemma.objects import Box, Detection, format_box
+from paligemma.objects import Box, Detection, format_box, snap
 from paligemma.objects import format as format_objects
 from paligemma.tasks import TASKS
 from paligemma.training.scenes import COLORS, KINDS, Item, Scene
@@ -41,7 +41,7 @@ class Example:
 
 def whole_pixels(box: Box) -> Box:
     """The box with its edges at whole pixels of the small picture."""
-    return tuple(min(max(round(edge * PIXELS) / PIXELS, 0), 1) for edge in box)
+    return snap(box, PIXELS)
 
 
 def plural(kind: str) -> str:

@@ -1,0 +1,142 @@
+"""What all parts of the page share: the picture, the settings, and how a model call is wired.
+
+A picture reaches the handlers as the path of the uploaded file and is read by the pipeline's
+guarded `open_image` alone, so every file ends in an answer or in one sentence. All that needs the
+model waits in one line (`concurrency_id`), and every run can be stopped.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from html import escape
+
+import gradio as gr
+from PIL import Image
+
+from paligemma.pipeline import Reply, SamplingOptions
+from paligemma.seat import Seat
+
+SHOWN_SIDE = 640  # pixels of the longer side of a result, so that outlines look alike
+WAITING = "One moment…"
+INNER = {"api_visibility": "private", "show_progress": "hidden"}
+QUICK = INNER | {"queue": False}
+
+try:
+    from spaces import GPU as on_gpu  # ZeroGPU lends its card to functions marked so
+except ImportError:
+
+    def on_gpu(handler: Callable) -> Callable:
+        return handler
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Show exactly ValueError, which is how the rooms below speak, as a message on the page."""
+    try:
+        yield
+    except ValueError as error:
+        words = escape(str(error), quote=False)  # the page would render HTML
+        raise gr.Error(words, print_exception=False) from error
+
+
+def picture_path(picture: dict | None) -> str:
+    """The file behind the picture component's raw value."""
+    if not picture or not picture.get("path"):
+        raise ValueError("There is no picture yet: upload one, paste one, or pick an example.")
+    return picture["path"]
+
+
+def fit(image: Image.Image) -> Image.Image:
+    """The picture as results show it, its longer side SHOWN_SIDE."""
+    scale = SHOWN_SIDE / max(image.size)
+    size = [max(1, round(side * scale)) for side in image.size]
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def clock(reply: Reply) -> str:
+    time, count = reply.timings, len(reply.tokens)
+    words = f"{time.total_s:.2f} s · {count} token{'s' * (count != 1)}"
+    return words + f" · {time.tokens_per_second:.0f} tokens/s" * (count > 1)
+
+
+def settings_panel() -> dict[str, gr.components.Component]:
+    """The fields of SamplingOptions, by name."""
+    usual = SamplingOptions()
+    with gr.Accordion("Settings", open=False), gr.Row():
+        return {
+            "max_new_tokens": gr.Slider(
+                1, 512, usual.max_new_tokens, step=1, label="Longest answer (tokens)"
+            ),
+            "temperature": gr.Slider(
+                0, 2, usual.temperature, step=0.05, label="Temperature (0: the likeliest)"
+            ),
+            "top_k": gr.Slider(0, 100, usual.top_k, step=1, label="Top k (0: all)"),
+            "top_p": gr.Slider(0.05, 1, usual.top_p, step=0.05, label="Top p"),
+            "seed": gr.Number(usual.seed, precision=0, label="Seed"),
+        }
+
+
+@dataclass
+class Page:
+    """The shared parts, and a note of every button, so that one run at a time is under way.
+
+    `last` holds the visitor's last request: (prompt, the answer's tokens).
+    """
+
+    seat: Seat
+    picture: gr.Image
+    last: gr.State
+    settings: dict[str, gr.components.Component] = field(default_factory=dict)
+    gos: list[gr.Button] = field(default_factory=list)
+    stops: list[gr.Button] = field(default_factory=list)
+    runs: list = field(default_factory=list)
+    said: list[gr.components.Component] = field(default_factory=list)
+
+    def buttons(self, label: str, key: str) -> tuple[gr.Button, gr.Button, gr.Markdown]:
+        """Run, stop, and the line that tells how it goes."""
+        with gr.Row():
+            go = gr.Button(label, variant="primary", scale=3, min_width=120, elem_id=f"go-{key}")
+            stop = gr.Button("Stop", variant="stop", scale=1, min_width=80, interactive=False)
+        self.gos.append(go)
+        self.stops.append(stop)
+        return go, stop, gr.Markdown(elem_classes="line", label="Status")
+
+    def run(
+        self, name: str, events: list, handler: Callable, named: dict, outputs: list, before=()
+    ):
+        """Call the model on these events, its inputs named; the last output is its line.
+
+        Every tab must have its buttons by now: all of them rest while one runs. `name` is unique.
+        `before`: handler, inputs and outputs of what is done first, outside the model's queue.
+        """
+        line = outputs[-1]
+        about = [line, *self.gos, *self.stops]
+        ran = gr.on(events, lambda: [WAITING, *self._busy(True)], None, about, **QUICK)
+        if before:
+            ran = ran.then(*before, concurrency_limit=4, **INNER)
+            ran.failure(self._settle, line, about, **QUICK)
+            self.runs.append(ran)
+        ran = (ran.success if before else ran.then)(
+            on_gpu(handler), None, outputs, inputs_kwargs=named, preprocess=False,
+            concurrency_id="model", show_progress="minimal", show_progress_on=line,
+            api_visibility="undocumented", api_name=f"tab_{name}",
+        )  # fmt: skip
+        for ended in ran.success, ran.failure:  # gradio 6.31: .then skips what failed
+            ended(self._settle, line, about, **QUICK)
+        self.runs.append(ran)
+        self.said += [part for part in outputs if part not in self.said]
+        return ran
+
+    def wire_stops(self) -> None:
+        for stop in self.stops:
+            stop.click(None, cancels=self.runs, **INNER)
+
+    def _busy(self, running: bool) -> list[gr.Button]:
+        off, on = gr.Button(interactive=not running), gr.Button(interactive=running)
+        return [off] * len(self.gos) + [on] * len(self.stops)
+
+    def _settle(self, line: str | None) -> list:
+        """After every run: a line that still ends in … is of a run that did not end."""
+        line = (line or "").removeprefix(WAITING)
+        line = f"Stopped. {line[:-1]}" if line.endswith("…") else line
+        return [line, *self._busy(False)]

@@ -1,0 +1,113 @@
+"""The address bar holds what an address can hold, and opening it restores and runs it.
+
+    ?tab=detect&example=harbour&detect=anchor&max_new_tokens=64&model=owner/model
+
+The picture is named where it is an example's. The model is only filled in to be loaded: an address
+must not change the model for everybody.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import gradio as gr
+
+from paligemma.page.asking import TaskTab
+from paligemma.page.frame import INNER
+from paligemma.tasks import LANGUAGES
+
+LONGEST = 2_000  # characters of a text
+SCRIPT = """<script>
+let restored = false;  // what changes before is the page being put together
+window.remember = (name, value, usual) => {
+  if (!restored) return [];
+  const url = new URL(location);
+  if (value === null || value === undefined || value === "" || value === usual) {
+    url.searchParams.delete(name);
+  } else {
+    url.searchParams.set(name, value);
+  }
+  history.replaceState(history.state, "", url);
+  return [];
+};
+window.press = (key, tries = 60) => {  // a tab is built when it is first shown
+  const button = key && document.getElementById("go-" + key);
+  if (button?.offsetParent) button.click();
+  else if (key && tries) setTimeout(() => press(key, tries - 1), 50);
+  return [];
+};
+window.start = (key) => {
+  restored = true;
+  return press(key);
+};
+</script>"""
+RESTORED = "(key) => window.start(key)"
+
+
+class Address:
+    """Which part of the page is kept under which name."""
+
+    def __init__(
+        self,
+        tabs: Mapping[str, gr.Tab],
+        task_tabs: list[TaskTab],
+        settings: Mapping[str, gr.components.Component],
+        source: gr.Dropdown,
+    ) -> None:
+        self.tabs, self.task_tabs, self.settings, self.source = tabs, task_tabs, settings, source
+        self.parts = {tab.task.key: tab.text for tab in task_tabs if tab.text}
+        for tab in task_tabs:
+            named = {"language": tab.language, "style": tab.style}
+            self.parts |= {f"{tab.task.key}.{name}": part for name, part in named.items() if part}
+        self.parts |= settings
+
+    def wire(self, picture: gr.Image) -> None:
+        for key, tab in self.tabs.items():
+            tab.select(None, js=f'() => remember("tab", "{key}")', **INNER)
+        for name, part in self.parts.items():
+            usual = json.dumps(part.value)
+            js = f'(value) => remember("{name}", value, {usual})'
+            part.change(None, part, None, js=js, **INNER)
+        self.source.change(
+            None, self.source, None, js='(value) => remember("model", value, "built-in")', **INNER
+        )
+        for event in picture.upload, picture.clear:
+            event(None, js='() => remember("example", null)', **INNER)
+
+    def restore(self, query: Mapping[str, str]) -> dict:
+        """What the parts become; a value that a part cannot have is left out."""
+        updates = {}
+        for name, part in self.parts.items():
+            if name in query and (value := self._read(name, part, query[name])) is not None:
+                updates[part] = value
+        if model := query.get("model"):
+            updates[self.source] = model[:LONGEST]
+        return updates
+
+    def _read(self, name: str, part: gr.components.Component, written: str):
+        if name in self.settings:
+            return _number(part, written)
+        if isinstance(part, gr.Dropdown):
+            return written if written in LANGUAGES else None
+        if isinstance(part, gr.Radio):
+            return written if written in [value for _, value in part.choices] else None
+        return written[:LONGEST]
+
+
+def _number(part: gr.Slider | gr.Number, written: str) -> float | int | None:
+    try:
+        value = float(written)
+    except ValueError:
+        return None
+    if isinstance(part, gr.Slider) and not part.minimum <= value <= part.maximum:
+        return None
+    whole = value == value and value.is_integer() and abs(value) < 2**53
+    return int(value) if whole else value if isinstance(part, gr.Slider) else None
+
+
+def example_of(query: Mapping[str, str], examples: list[dict]) -> str | None:
+    """The path of the picture that the address names."""
+    for row in examples:
+        if Path(row["image"]).stem == query.get("example"):
+            return row["image"]
+    return None

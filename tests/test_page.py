@@ -1,0 +1,449 @@
+"""The parts of the page, as programs use them: regions, comparisons, batches, links, endpoints."""
+
+import asyncio
+import io
+import json
+import zipfile
+from base64 import b64decode, b64encode
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+import tiny
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+from pycocotools import mask as rle
+from scripted import Scripted
+
+import app
+from paligemma import anatomy
+from paligemma.objects import parse
+from paligemma.page import batch, compare, found, inside, links, look, picture, region
+from paligemma.page.asking import task_tab
+from paligemma.page.frame import Page, settings_panel
+from paligemma.pipeline import PaliGemma
+from paligemma.seat import Seat
+from paligemma.tasks import LANGUAGES, TASKS
+from visualize import paste_mask
+from visualize.anatomy import draw_mask, draw_model, draw_strip
+
+BUILTIN = Path(app.__file__).parent / "paligemma" / "builtin" / "model.safetensors"
+LOCS = ["<loc0000>", "<loc0512>", "<loc1023>", "<loc1023>"]
+SEGS = [f"<seg{n:03d}>" for n in range(16)]
+ANSWERS = {
+    "caption en": ["a", " red", " cat"],
+    "cap de": ["eine", " Katze"],
+    "answer fr what is it?": ["un", " chat"],
+    "question en cat": ["what", " is", " it?"],
+    "ocr": ["EXIT"],
+    "detect cat": [*LOCS, " cat"],
+    "segment cat": [*LOCS, *SEGS, " cat"],
+    "caption en <loc0256><loc0256><loc0767><loc0512>": ["a", " red", " box"],
+}
+ENDPOINTS = ["caption", "ask", "read", "detect", "segment", "region", "question", "generate"]
+SETTINGS = (128, 0, 0, 1, 0)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # gradio's use of pandas
+
+
+@pytest.fixture(scope="module")
+def pg():
+    return Scripted(ANSWERS)
+
+
+@pytest.fixture(scope="module")
+def url(pg):
+    demo = app.build_app(pg)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, mcp_server=True, **look.LOOK)
+    yield url
+    demo.close()
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    return Client(url, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "picture.png"
+    Image.new("RGB", (60, 40), "navy").save(path)
+    return path
+
+
+@pytest.fixture
+def page(pg):
+    with gr.Blocks():
+        return Page(Seat(pg), gr.Image(), gr.State())
+
+
+# ------------------------------------------------------------------------------------- endpoints
+
+
+def test_every_task_is_an_endpoint_with_a_docstring(client):
+    named = client.view_api(return_format="dict")["named_endpoints"]
+    assert [name.strip("/") for name in named] == ENDPOINTS
+    for name, endpoint in named.items():
+        assert endpoint["description"], name
+        assert endpoint["parameters"][0]["parameter_name"] == "image"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "text"),
+    [
+        ("caption", {"style": "caption"}, "a red cat"),
+        ("caption", {"style": "cap", "language": "de"}, "eine Katze"),
+        ("ask", {"question": "what is it?", "language": "fr"}, "un chat"),
+        ("read", {}, "EXIT"),
+        ("region", {"x1": 0.25, "y1": 0.25, "x2": 0.5, "y2": 0.75}, "a red box"),
+        ("question", {"reply": "cat"}, "what is it?"),
+        ("generate", {"prompt": "caption en", "max_new_tokens": 2}, "a red"),
+    ],
+)
+def test_endpoints_answer_in_words(client, path, name, values, text):
+    answer = client.predict(image=handle_file(path), **values, api_name=f"/{name}")
+    assert answer["text"] == text
+    assert (answer["width"], answer["height"]) == (60, 40)
+    assert answer["model"] == Scripted.name and answer["objects"] == []
+
+
+def test_endpoints_answer_in_boxes_and_masks(client, path, pg):
+    answer = client.predict(image=handle_file(path), names="cat", api_name="/detect")
+    [cat] = answer["objects"]
+    assert cat["label"] == "cat" and cat["box"] == pytest.approx([30.03, 0, 60, 40], abs=0.01)
+    answer = client.predict(image=handle_file(path), names="cat", api_name="/segment")
+    [cat] = answer["objects"]
+    [true] = parse(answer["text"])
+    area = paste_mask(pg.masks([true])[0], true.box, 60, 40)
+    assert (rle.decode(cat["mask"]).astype(bool) == area).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("ask", {"question": " "}, "Ask needs a question"),
+        ("caption", {"language": "<loc0001>"}, "A language is a code"),
+        ("region", {"x1": 0.5, "y1": 0, "x2": 0.2, "y2": 1}, "A box has 0"),
+    ],
+)
+def test_endpoints_refuse_in_a_sentence(client, path, name, values, words):
+    with pytest.raises(AppError, match=words):
+        client.predict(image=handle_file(path), **values, api_name=f"/{name}")
+
+
+@pytest.mark.parametrize(
+    "image", [None, {"path": "/etc/hosts"}, {"path": str(Path(app.__file__).parent / "README.md")}]
+)
+def test_endpoints_read_uploads_only(client, image):
+    with pytest.raises(AppError, match="send"):
+        client.predict(image=image, api_name="/read")
+
+
+def test_a_path_that_says_it_is_a_file_must_be_an_upload(client):
+    """Refused by Gradio: it lies outside the folder of uploads."""
+    claimed = {"path": str(BUILTIN.parent / "config.json"), "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(AppError):
+        client.predict(image=claimed, api_name="/read")
+
+
+def test_an_mcp_client_finds_and_calls_the_tools(url, path):
+    mcp = pytest.importorskip("mcp", reason="the mcp package is not installed")
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def visit():
+        async with (
+            streamablehttp_client(f"{url}gradio_api/mcp/") as (read, write, _),
+            mcp.ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            [detect] = [tool for name, tool in tools.items() if name.endswith("detect")]
+            sent = f"data:image/png;base64,{b64encode(path.read_bytes()).decode()}"
+            said = await session.call_tool(detect.name, {"image": sent, "names": "cat"})
+            return tools, detect, said
+
+    tools, detect, said = asyncio.run(visit())
+    assert {name.split("_")[-1] for name in tools} == set(ENDPOINTS)
+    schema = detect.inputSchema
+    assert schema["properties"]["image"]["type"] == "string"
+    assert "separated by semicolons" in schema["properties"]["names"]["description"]
+    assert schema["required"] == ["image", "names"]
+    assert not said.isError and "<loc0000>" in said.content[0].text
+
+
+# ---------------------------------------------------------------------------------------- region
+
+
+@pytest.mark.parametrize(
+    ("corners", "box"),
+    [
+        ([(0.1, 0.2), (0.5, 0.6)], (0.1, 0.2, 0.5, 0.6)),
+        ([(0.5, 0.2), (0.1, 0.6)], (0.1, 0.2, 0.5, 0.6)),
+        ([(0.5, 0.6), (0.1, 0.2)], (0.1, 0.2, 0.5, 0.6)),
+    ],
+)
+def test_any_two_opposite_corners_make_a_box(corners, box):
+    assert region.box_of(corners) == box
+
+
+@pytest.mark.parametrize(
+    ("corners", "words"),
+    [([], "no box yet"), ([(0.1, 0.1)], "no box yet"), ([(0.1, 0.1), (0.101, 0.9)], "too thin")],
+)
+def test_what_is_no_box_is_refused(corners, words):
+    with pytest.raises(ValueError, match=words):
+        region.box_of(corners)
+
+
+def test_clicks_collect_corners_and_a_third_begins_anew(path):
+    file, width = {"path": str(path)}, 640
+    click = lambda corners, x, y: region.corner(
+        file, corners, gr.SelectData(None, {"index": [x, y], "value": None})
+    )
+    drawn, corners = click([], 64, 64)
+    assert corners == [(64 / width, 64 / 427)]
+    assert drawn.size == (640, 427) and drawn.getpixel((64, 64)) != (0, 0, 128)
+    drawn, corners = click(corners, 320, 213)
+    assert len(corners) == 2 and drawn.getpixel((200, 65)) != (0, 0, 128)
+    assert len(click(corners, 9, 9)[1]) == 1
+
+
+def test_a_box_is_described_and_an_answer_gets_its_question(page, path):
+    ask = lambda corners, way, reply: list(
+        region.tell(page, {"path": str(path)}, corners, way, reply, "en")
+    )[-1]
+    said, last, line = ask([(0.25, 0.25), (0.5, 0.75)], "region", "")
+    assert said == "a red box" and line.startswith("Done.")
+    assert last == (list(ANSWERS)[-1], ["a", " red", " box"])
+    assert ask([], "question", "cat")[0] == "what is it?"
+    with pytest.raises(gr.Error, match="no box yet"):
+        ask([], "region", "")
+    with pytest.raises(gr.Error, match="Question needs the answer"):
+        ask([], "question", " ")
+
+
+# --------------------------------------------------------------------------------------- compare
+
+
+@pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in model is not there")
+def test_two_precisions_side_by_side(tmp_path):
+    seat = Seat(PaliGemma.load())
+    with gr.Blocks():
+        page = Page(seat, gr.Image(), gr.State())
+    shown = {"path": str(app.EXAMPLES / "harbour.png")}
+    sides = seat.find_guest("built-in")
+    *_, (table, slider, line) = compare.compare(page, shown, "detect anchor", sides, "bfloat16")
+    assert "float32" in table and "bfloat16" in table and table.count("tokens/s") == 2
+    assert slider.constructor_args["visible"] and line in ("Both say the same.", "They differ.")
+    left, right = slider.constructor_args["value"]
+    assert left.size == right.size == (640, 640)
+    guest = seat.guest(sides, "bfloat16")
+    assert seat.guest(sides, "bfloat16") is guest, "it stays"
+    other = seat.find_guest(str(tiny.write(tmp_path / "one")))
+    assert seat.guest(other, "float32").name == "one"
+    *_, (table, slider, line) = compare.compare(page, shown, "detect anchor", other, "float32")
+    assert "<b>one</b>" in table and seat.pg.is_built_in
+    with pytest.raises(gr.Error, match="There is no prompt yet"):
+        list(compare.compare(page, shown, " ", other, "float32"))
+
+
+# ----------------------------------------------------------------------------------------- batch
+
+
+def test_a_batch_answers_what_it_can_and_says_what_it_cannot(page, path, tmp_path):
+    (tmp_path / "note.txt").write_text("no picture")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(path, "in/a.png")
+        archive.write(path, "__MACOSX/a.png")
+        archive.write(path, "in/.hidden.png")
+        archive.writestr("in/b.png", b"damaged")
+    files = [{"path": str(p)} for p in (path, tmp_path / "note.txt", tmp_path / "all.zip")]
+    shown, data = [], b""
+    for shown in batch.answer_all(page, files, "detect cat"):
+        packed = getattr(shown[2], "constructor_args", {}).get("value")
+        data = Path(packed).read_bytes() if packed else b""
+    gallery, table, _, line = shown
+    assert line == "Done: 2 answered, 2 not readable."
+    assert [name for _, name in gallery.constructor_args["value"]] == ["picture.png", "in/a.png"]
+    assert "&lt;loc0000&gt;" in table and "is not a picture" in table
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        rows = [json.loads(row) for row in archive.read("answers.jsonl").splitlines()]
+        assert archive.namelist() == ["answers.jsonl", "001-picture.png", "003-a.png"]
+        assert Image.open(archive.open("003-a.png")).size == (640, 427)
+    assert [row["image"] for row in rows] == ["picture.png", "note.txt", "in/a.png", "in/b.png"]
+    assert rows[0]["prefix"] == "detect cat" and rows[0]["suffix"] == "".join(ANSWERS["detect cat"])
+    assert rows[0]["objects"][0]["label"] == "cat" and "error" in rows[1]
+    assert not Path(packed).exists(), "nothing is left behind"
+
+
+def test_a_batch_is_stopped_between_tokens(path):
+    pg = Scripted({"caption en": ["a"] * 50}, pause=0.01)
+    with gr.Blocks():
+        page = Page(Seat(pg), gr.Image(), gr.State())
+    batch.SHOW_EVERY, kept = 0.0, batch.SHOW_EVERY
+    run = batch.answer_all(page, [{"path": str(path)}] * 3, "caption en")
+    try:
+        for _ in range(4):
+            next(run)
+        run.close()
+    finally:
+        batch.SHOW_EVERY = kept
+    [(_, given, end)] = pg.log
+    assert end == "closed" and given < 10
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("cut.zip", lambda zipped: zipped[: len(zipped) // 2], "is not a picture"),
+        ("many.zip", None, "At most 200 pictures"),
+    ],
+)
+def test_bad_zips(page, path, tmp_path, name, data, words):
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        for n in range(3 if data else 201):
+            archive.write(path, f"{n}.png")
+    (tmp_path / name).write_bytes(data(whole.getvalue()) if data else whole.getvalue())
+    run = batch.answer_all(page, [{"path": str(tmp_path / name)}], "detect cat")
+    if data:
+        assert words in list(run)[-1][1]
+    else:
+        with pytest.raises(gr.Error, match=words):
+            list(run)
+
+
+def test_a_zip_bomb_is_not_unpacked(monkeypatch, tmp_path):
+    monkeypatch.setattr(batch, "MOST_BYTES", 1000)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("big.png", b"\0" * 100_000)
+    [(_, read)] = batch.unpack([str(tmp_path / "bomb.zip")])
+    with pytest.raises(ValueError, match="has more than"):
+        read()
+
+
+def test_a_batch_needs_pictures_and_a_prompt(page, path):
+    for files, prompt, words in ([], "ocr", "no pictures yet"), ([path], " ", "no prompt yet"):
+        with pytest.raises(gr.Error, match=words):
+            list(batch.answer_all(page, [{"path": str(file)} for file in files], prompt))
+
+
+# ---------------------------------------------------------------------------------- how it works
+
+
+@pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in model is not there")
+def test_the_model_and_the_last_request_as_drawings():
+    seat = Seat(PaliGemma.load())
+    drawing, strip, mask = inside.show(seat, ("detect cat", ["<loc0000>", " cat"]))
+    assert "8 × 8 patches of 16 pixels" in drawing and "3 query heads, 1 key/value head" in drawing
+    assert 'data-file="gemma.py"' in drawing
+    assert "… 64 in all" in strip and "&lt;loc0000&gt;" in strip and "·cat" in strip
+    assert mask.constructor_args["visible"]
+    assert inside.show(seat, None)[1] == "Nothing was asked yet."
+
+
+def test_the_strip_has_every_token_and_the_mask_its_shape():
+    kinds = ["image"] * 100 + ["bos", "prefix", "prefix", "separator", "answer", "answer"]
+    seen, shown = anatomy.mask(kinds)
+    assert len(shown) == anatomy.MOST_IMAGE_TOKENS + 6
+    prefix = len(shown) - 2
+    assert seen[:prefix, :prefix].all() and not seen[:prefix, prefix:].any()
+    assert seen[prefix:, :prefix].all()
+    assert seen[prefix:, prefix:].tolist() == [[True, False], [True, True]]
+    picture = draw_mask(seen, shown)
+    assert picture.size[0] == picture.size[1] <= 480
+    with pytest.raises(ValueError, match="as wide as high"):
+        draw_mask(seen, shown[1:])
+
+
+def test_drawings_escape_what_they_show():
+    assert "<img" not in draw_strip([("answer", "<img src=x>")])
+    assert "<img" not in draw_model([("<img>", ("<img>",), "x.py", "<img>")])
+
+
+def test_only_source_files_are_opened():
+    event = lambda file: gr.EventData(None, {"file": file})
+    assert "class KVCache" in inside.open_source(event("gemma.py")).constructor_args["value"]
+    for file in "../app.py", "/etc/passwd", "builtin/config.json", None, "":
+        assert "value" not in (inside.open_source(event(file)) or {})
+
+
+# ----------------------------------------------------------------------------------------- links
+
+
+@pytest.fixture
+def address(page):
+    with gr.Blocks():
+        page.settings = settings_panel()
+        with gr.Tabs():
+            tabs = [task_tab(page, task) for task in TASKS.values()]
+        source = gr.Dropdown(["built-in"], allow_custom_value=True)
+    return links.Address({}, tabs, page.settings, source)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "value"),
+    [
+        ("detect", "cat ; dog", "cat ; dog"),
+        ("detect", "x" * 5_000, "x" * links.LONGEST),
+        ("caption.language", "de", "de"),
+        ("caption.language", "xx", None),
+        ("caption.style", "cap", "cap"),
+        ("caption.style", "poem", None),
+        ("max_new_tokens", "64", 64),
+        ("max_new_tokens", "0", None),
+        ("max_new_tokens", "nan", None),
+        ("temperature", "0.5", 0.5),
+        ("temperature", "inf", None),
+        ("seed", "7", 7),
+        ("seed", "1e400", None),
+        ("seed", "x", None),
+    ],
+)
+def test_an_address_restores_what_its_parts_can_have(address, name, written, value):
+    restored = address.restore({name: written})
+    assert restored == ({} if value is None else {address.parts[name]: value})
+
+
+def test_an_address_only_names_the_model(address):
+    assert address.restore({"model": "owner/model"}) == {address.source: "owner/model"}
+
+
+# --------------------------------------------------------------------------------------- picture
+
+
+def test_a_drawing_becomes_the_picture():
+    blank = {"composite": Image.new("RGB", (64, 64), "white")}
+    drawn = {"composite": Image.new("RGB", (64, 64), "white")}
+    drawn["composite"].paste("red", (10, 10, 30, 30))
+    assert picture.drawing(drawn)[0].getpixel((20, 20)) == (255, 0, 0)
+    for nothing in blank, None, {"composite": None}:
+        with pytest.raises(gr.Error, match="Nothing is drawn yet"):
+            picture.drawing(nothing)
+
+
+def test_a_photograph_gets_a_word_from_the_built_in_model_only(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8)
+    Image.fromarray(pixels).resize((90, 90), Image.Resampling.BICUBIC).save(tmp_path / "p.png")
+    seat, file = Seat(Scripted({})), {"path": str(tmp_path / "p.png")}
+    assert picture.check(seat, file)[1] == ""
+    monkeypatch.setattr(Scripted, "is_built_in", True)
+    assert "Another model" in picture.check(seat, file)[1]
+
+
+def test_what_is_exported_reads_back_to_what_was_drawn(pg, path):
+    detections = parse("".join(ANSWERS["segment cat"]))
+    masks = pg.masks(detections)
+    zipped = b64decode(found.pack((str(path), tuple(detections), masks), 0, 1))
+    with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
+        coco = json.loads(archive.read("coco.json"))
+        drawn = np.asarray(Image.open(archive.open("masks/01-cat.png"))) > 0
+    [annotation] = coco["annotations"]
+    area = rle.decode(annotation["segmentation"]).astype(bool)
+    assert (area == paste_mask(masks[0], detections[0].box, 60, 40)).all()
+    assert (area == drawn).all() and area.any()
+
+
+def test_there_are_the_papers_35_languages():
+    assert len(LANGUAGES) == 35 and LANGUAGES["en"] == "English"
