@@ -1,4 +1,4 @@
-"""The command line: python -m paligemma {generate, explain, convert, evaluate, pointing, …}.
+"""The command line: python -m paligemma {generate, explain, train, evaluate, convert, …}.
 
 A user's mistake is one line on stderr and exit code 2.
 """
@@ -65,6 +65,27 @@ def explain(arguments: argparse.Namespace) -> None:
     (out / "answer.gif").write_bytes(to_gif(token_frames(image, seen.maps[DEFAULT_VIEW], tokens)))
     (out / "explanation.json").write_text(json.dumps(seen.values(), ensure_ascii=False), "utf-8")
     print(f"Wrote {out}.")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train a checkpoint as a YAML file says; the same command goes on where it was stopped."""
+    from paligemma.training import config, finetune
+
+    finetune.train(config.read(arguments.config))
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Name each bad row of a file of examples, and draw a contact sheet of good ones."""
+    from paligemma.training.sheet import check
+
+    rows, bad, sheet = check(arguments.file, arguments.images, arguments.task, arguments.model)
+    for reason in bad:
+        print(reason)
+    if arguments.out and sheet:
+        _save(sheet, arguments.out)
+    if bad:
+        raise ValueError(f"{len(bad)} of {rows} rows cannot be trained on.")
+    print(f"{rows} rows, all good.")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -218,6 +239,20 @@ def main(argv: list[str] | None = None) -> int:
         "--gradient", action="store_true", help="also weigh by gradients: a backward pass a token"
     )
     why.set_defaults(run=explain)
+
+    learn = commands.add_parser("train", help="train a checkpoint on your own examples")
+    learn.add_argument("config", type=Path, help="a YAML file; configs/ has one for each stage")
+    learn.set_defaults(run=train)
+
+    data = commands.add_parser("data", help="look at examples before training on them")
+    looks = data.add_subparsers(required=True, metavar="command")
+    look = looks.add_parser("check", help="name each bad row, and draw a contact sheet")
+    look.add_argument("file", type=Path, help="JSON lines of image, prefix, suffix; or COCO JSON")
+    look.add_argument("--images", type=Path, help="the pictures' folder (default: the file's own)")
+    look.add_argument("--task", choices=("detect", "segment"), default="detect", help="of COCO")
+    look.add_argument("--model", help="whose tokenizer and mask codec are used (default: built-in)")
+    look.add_argument("--out", type=Path, help="write the contact sheet there")
+    look.set_defaults(run=check)
 
     score = commands.add_parser("evaluate", help="measure a model on unseen scenes or a benchmark")
     _add_model(score)

@@ -1,13 +1,13 @@
 """What a person names, found: the built-in model, a folder, an .npz, a model of the hub."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from paligemma import hub
+from paligemma import adapters, hub
 from paligemma.config import PaliGemmaConfig
 from paligemma.hub import Report
 from paligemma.processor import PaliGemmaProcessor
-from paligemma.weights import read_config
+from paligemma.weights import CONFIG, read_config
 
 BUILT_IN = "built-in"
 BUILT_IN_FOLDER = Path(__file__).parent / "builtin"
@@ -16,23 +16,31 @@ CODEC_FILES = ("mask_codec.npz", hub.CODEC_FILE)  # beside a checkpoint's weight
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on this machine. `source` is what was asked for; `codec` None: on the hub."""
+    """A checkpoint on this machine. `source` is what was asked for; `codec` None: on the hub.
+
+    `adapter` is the folder of a LoRA that goes on top of `path`.
+    """
 
     source: str
     path: Path
     config: PaliGemmaConfig
     processor: PaliGemmaProcessor
     codec: Path | None
+    adapter: Path | None = None
 
     @property
     def is_built_in(self) -> bool:
-        return self.path == BUILT_IN_FOLDER
+        return self.path == BUILT_IN_FOLDER and self.adapter is None
 
     @property
     def name(self) -> str:
         if self.is_built_in:
             return "the built-in model"
-        return self.path.resolve().name if _path(self.source).exists() else self.source
+        return (
+            (self.adapter or self.path).resolve().name
+            if _path(self.source).exists()
+            else self.source
+        )
 
 
 def find(
@@ -44,12 +52,18 @@ def find(
     """Find a checkpoint, downloading it where it has to be; nothing of its weights is read yet.
 
     `source`: None or "built-in"; a folder; an `.npz`; `owner/model` on the hub, with `@revision`
-    where one is to be pinned. `tokenizer`: a tokenizer.json, a folder with one or a model of the
-    hub, where there is none beside the weights. `codec`: an `.npz` for masks. `report` hears of
+    where one is to be pinned; the folder of an adapter, whose base is found the same way.
+    `tokenizer`: a tokenizer.json, a folder with one or a model of the hub, where there is none
+    beside the weights. `codec`: an `.npz` for masks. `report` hears of
     downloads. Raise ValueError where something is missing, damaged or does not belong together.
     """
     source = str(source or BUILT_IN)
     path = _locate(source, report)
+    if (path / adapters.CONFIG).is_file() and not (path / CONFIG).is_file():
+        if (_path(adapters.base_of(path)) / adapters.CONFIG).is_file():
+            raise ValueError(f"{path} is an adapter of an adapter; merge the one it names first.")
+        base = find(adapters.base_of(path), tokenizer, codec, report)
+        return replace(base, source=source, adapter=path)
     config = read_config(path)
     folder = path if path.is_dir() else path.parent
     if tokenizer is not None:

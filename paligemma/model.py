@@ -40,16 +40,22 @@ def prefix_lm_mask(
     return (seen & attention_mask.bool()[:, None, :])[:, None]
 
 
-def suffix_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def predicting(labels: Tensor) -> Tensor:
+    """bool [B, T]: the columns whose next one has a label, for `labels` [B, T], -100 = ignored."""
+    return F.pad(labels[:, 1:] != IGNORED, (0, 1))
+
+
+def suffix_loss(scores: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of the next token, a mean for each example, then over the batch (big_vision).
 
-    `logits` [B, T, V] at a column predict the label of the next; `labels` [B, T], -100 = ignored.
+    `scores` [n, V] are those of the n `predicting` columns of `labels` [B, T], row by row.
+    `smoothing` is the share of each target that is spread evenly over the vocabulary.
     """
-    targets = labels[:, 1:]
-    scores = logits[:, :-1].flatten(0, 1).float()
-    losses = F.cross_entropy(scores, targets.flatten(), ignore_index=IGNORED, reduction="none")
-    counted = (targets != IGNORED).sum(1)
-    return (losses.view_as(targets).sum(1) / counted.clamp(min=1)).mean()
+    counted = predicting(labels)
+    targets = labels.roll(-1, 1)[counted]
+    losses = F.cross_entropy(scores.float(), targets, reduction="none", label_smoothing=smoothing)
+    shares = counted / counted.sum(1, keepdim=True).clamp(min=1)  # of each column in its example
+    return (losses * shares[counted]).sum() / len(labels)
 
 
 class Connector(nn.Module):
@@ -117,11 +123,13 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         kv_cache: KVCache | None = None,
         labels: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        label_smoothing: float = 0.0,
     ) -> dict[str, Any]:
-        """Return {"logits" [B, T, V], "kv_cache"}, and "loss" where `labels` [B, T] are given.
+        """Return {"logits" [B, T, V], "kv_cache"}, or {"loss"} where `labels` [B, T] are given.
 
         `token_type_ids` [B, T]: 0 = image and prefix, 1 = suffix; without it all is prefix. With a
         cache that holds columns already, `input_ids` [B, 1] continue them and the rest is unread.
+        A loss needs the scores of the labelled columns only, and computes no others.
         """
         if labels is not None and token_type_ids is None:
             raise ValueError(
@@ -132,10 +140,10 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         else:
             features = None if pixel_values is None else self.embed_image(pixel_values)
             hidden = self.read(input_ids, features, attention_mask, token_type_ids, kv_cache)
-        output = {"logits": self.logits(hidden), "kv_cache": kv_cache}
-        if labels is not None:
-            output["loss"] = suffix_loss(output["logits"], labels)
-        return output
+        if labels is None:
+            return {"logits": self.logits(hidden), "kv_cache": kv_cache}
+        scores = self.logits(hidden[predicting(labels)])
+        return {"loss": suffix_loss(scores, labels, label_smoothing)}
 
     def _embed(self, input_ids: Tensor, image_features: Tensor | None) -> Tensor:
         """Scaled text embeddings [B, T, D] with the image features, unscaled, in their columns."""

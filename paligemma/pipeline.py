@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paligemma import checkpoints, hub
+from paligemma import adapters, checkpoints, hub
 from paligemma.attention import capture_attention, tower_attention
 from paligemma.checkpoints import Checkpoint
 from paligemma.config import PaliGemmaConfig
@@ -87,7 +87,12 @@ class PaliGemma:
     ) -> "PaliGemma":
         """Load what `checkpoints.find` found; the rest is as in `load`."""
         where, dtype = plan(found, device, dtype)
-        return cls(found, load_model(found.path, where, dtype))
+        if found.adapter and isinstance(where, Spread):
+            raise ValueError(f"{found.name} is an adapter, and its base fits no single device.")
+        model = load_model(found.path, where, dtype)
+        if found.adapter:
+            adapters.merge(model, found.adapter)
+        return cls(found, model)
 
     @property
     def name(self) -> str:

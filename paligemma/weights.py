@@ -87,7 +87,7 @@ def load_model(
         for name, tensor in tensors.items():
             if name in OUTPUT_TABLES:
                 output_tables[name] = tensor
-            elif (own := _own_name(name)) in state:
+            elif (own := own_name(name)) in state:
                 raise ValueError(f"{file} holds {name}, which the checkpoint has twice.")
             else:
                 state[own], homes[own] = tensor, (file, name)
@@ -100,7 +100,8 @@ def load_model(
     return _build(config, state, homes, device, dtype, source=path)
 
 
-def _own_name(name: str) -> str:
+def own_name(name: str) -> str:
+    """A parameter's name in any of the hub's layouts -> its name in this project."""
     for beginning, own in HUB_NAMES.items():
         if name.startswith(beginning):
             return own + name.removeprefix(beginning)

@@ -10,7 +10,7 @@ import paligemma.gemma
 import paligemma.model
 from paligemma.config import TextConfig
 from paligemma.gemma import GemmaDecoder, KVCache, attend, attention_weights
-from paligemma.model import prefix_lm_mask, suffix_loss
+from paligemma.model import predicting, prefix_lm_mask, suffix_loss
 
 STEPS = 64
 BATCHES = {"single": (9,), "ragged": (9, 4, 6)}
@@ -146,14 +146,33 @@ def training_batch(suffixes=(5, 5, 5), prefixes=(4, 7, 5)):
     return {**batch, "labels": labels}
 
 
+def mean_of_means(logits, labels, smoothing):
+    """The loss spelled out over all logits [B, T, V], one example after another."""
+    rows = []
+    for scores, row in zip(logits[:, :-1].log_softmax(-1), labels[:, 1:], strict=True):
+        there = row != -100
+        hit = scores[there].gather(1, row[there][:, None])[:, 0]
+        rows.append(-((1 - smoothing) * hit + smoothing * scores[there].mean(1)).mean())
+    return torch.stack(rows).mean()
+
+
 @both
-def test_loss_and_gradients_equal_transformers(name):
-    """Every row has as many labels, so a mean over tokens is also a mean over examples."""
-    batch, model, reference = training_batch(), ours(CONFIGS[name]), theirs(CONFIGS[name])
+@pytest.mark.parametrize(
+    ("suffixes", "smoothing"),
+    [((5, 5, 5), 0.0), ((2, 9, 4), 0.0), ((2, 9, 4), 0.3)],
+    ids=["even", "ragged", "smoothed"],
+)
+def test_loss_and_gradients_equal_transformers(name, suffixes, smoothing):
+    """Where rows have as many labels each, a mean over tokens is also one over examples."""
+    batch = training_batch(suffixes)
+    model, reference = ours(CONFIGS[name]), theirs(CONFIGS[name])
     with torch.no_grad():  # a little tamer, or rounding alone comes to 1e-5 on the way back
         for parameter in (*model.parameters(), *reference.parameters()):
             parameter *= 0.7
-    loss, expected = model(**batch)["loss"], reference(**batch).loss
+    loss, output = model(**batch, label_smoothing=smoothing)["loss"], reference(**batch)
+    expected = mean_of_means(output.logits, batch["labels"], smoothing)
+    if len(set(suffixes)) == 1 and not smoothing:
+        torch.testing.assert_close(expected, output.loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
     loss.backward()
     expected.backward()
@@ -186,8 +205,10 @@ def test_loss_counts_the_next_label_and_nothing_ignored():
     logits = torch.log(torch.tensor([[[0.5, 0.5], [0.25, 0.75], [0.9, 0.1]]]))
     labels = torch.tensor([[-100, 0, 1]])
     expected = -(torch.tensor(0.5).log() + torch.tensor(0.75).log()) / 2
-    torch.testing.assert_close(suffix_loss(logits, labels), expected)
-    assert suffix_loss(logits, torch.full((1, 3), -100)) == 0
+    assert predicting(labels).tolist() == [[True, True, False]]
+    torch.testing.assert_close(suffix_loss(logits[predicting(labels)], labels), expected)
+    nothing = torch.full((1, 3), -100)
+    assert suffix_loss(logits[predicting(nothing)], nothing) == 0
 
 
 # --- The mask as a truth table --------------------------------------------------------------------

@@ -1,0 +1,99 @@
+"""LoRA adapters on disk: the folder that peft writes, found by its adapter_config.json.
+
+Names in the file are those of transformers 5, so an adapter made here fits there, and the reverse.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from paligemma.weights import NEWER_NAMES, own_name
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # peft's, before every name
+HUB = {own: hub for hub, own in reversed(NEWER_NAMES.items())}
+
+
+def base_of(folder: Path) -> str:
+    """The model that an adapter was made on, as its config names it; ValueError without one."""
+    try:
+        base = json.loads((folder / CONFIG).read_text("utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{folder / CONFIG} cannot be read as JSON: {error}.") from error
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{folder / CONFIG} does not name its base_model_name_or_path.")
+    return base
+
+
+def lora_config(base: str, rank: int, alpha: float, targets: Sequence[str]):
+    """peft's config of a LoRA on `base`, without dropout."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=list(targets), base_model_name_or_path=base
+    )
+
+
+def attach(model: nn.Module, config) -> list[str]:
+    """Put adapters into `model`, the only parameters then trained, and return their names.
+
+    ValueError where no module fits.
+    """
+    from peft import inject_adapter_in_model
+
+    try:
+        inject_adapter_in_model(config, model)
+    except ValueError as error:
+        raise ValueError(f"No module of the model fits the adapter's targets: {error}") from error
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def in_file(name: str) -> str:
+    """A trained parameter's name in this project -> its name in an adapter's file."""
+    name = name.replace(".default.", ".")
+    own = next((own for own in HUB if name.startswith(own)), "")
+    return PREFIX + HUB.get(own, "") + name.removeprefix(own)
+
+
+def save(folder: Path, config, tensors: dict[str, Tensor]) -> None:
+    """Write an adapter; `tensors` by the names that `attach` gave."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    named = {in_file(name): tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def merge(model: nn.Module, folder: Path) -> None:
+    """Add the adapter of `folder` to the weights of `model`. ValueError where it does not fit."""
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
+
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError, TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder} holds no LoRA that can be read: {error}.") from error
+    found = {
+        in_file(own_name(name.removeprefix(PREFIX))): tensor for name, tensor in tensors.items()
+    }
+    expected = {in_file(name): name for name in attach(model, config)}
+    if differing := sorted(found.keys() ^ expected.keys()):
+        raise ValueError(f"{folder} does not fit its base: {differing[0]} is in one of them only.")
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for key, name in expected.items():
+            if parameters[name].shape != found[key].shape:
+                raise ValueError(f"{folder} does not fit its base: {key} has another shape.")
+            parameters[name].copy_(found[key])
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, module.get_base_layer())

@@ -1,0 +1,78 @@
+"""Look at examples before training on them: bad rows with their reasons, and a contact sheet."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import wrap
+
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from paligemma import checkpoints, hub
+from paligemma.objects import parse
+from paligemma.processor import open_image
+from paligemma.training.config import Run
+from paligemma.training.data import encode
+from paligemma.training.sources import BadRow, CocoInstances, JsonLines, Shown
+from paligemma.vqvae import MaskCodec
+from visualize import draw_boxes, draw_masks
+from visualize.boxes import load_font
+
+COLUMNS, ROWS = 4, 4
+SIDE, TEXT, LINES = 300, 15, 4  # pixels of a picture, of a line of text below it; lines
+PAD = 10
+
+
+def check(
+    path: Path, images: Path | None, task: str, model: str | None
+) -> tuple[int, list[str], Image.Image | None]:
+    """(rows, a line for each bad one, a sheet of good ones spread over the file, or None).
+
+    Every picture is opened and every text tokenised. `task` is what COCO annotations become.
+    """
+    found = checkpoints.find(model)
+    codec = MaskCodec.load(found.codec or hub.fetch_codec())
+    if path.suffix == ".json":
+        source = CocoInstances(path, images, task, codec)
+    else:
+        source = JsonLines(path, images)
+    tokens = Run.model_fields["tokens"].default
+    bad, good = [str(error) for error in source.bad], []
+    for row in tqdm(range(len(source)), desc=path.name, unit="row", leave=False):
+        try:
+            encode(source, row, found.processor, tokens)
+            good.append(row)
+        except BadRow as error:
+            bad.append(str(error))
+    count = COLUMNS * ROWS
+    shown = [source[row] for row in good[:: max(len(good) // count, 1)][:count]]
+    return len(source) + len(source.bad), bad, contact_sheet(shown, codec) if shown else None
+
+
+def contact_sheet(shown: Sequence[Shown], codec: MaskCodec) -> Image.Image:
+    """The examples in rows of `COLUMNS`: picture with boxes and masks, prompt, answer."""
+    rows = -(-len(shown) // COLUMNS)
+    wide, high = SIDE + PAD, SIDE + TEXT * (LINES + 1) + 2 * PAD
+    sheet = Image.new("RGB", (min(len(shown), COLUMNS) * wide + PAD, rows * high + PAD), "white")
+    pen, font = ImageDraw.Draw(sheet), load_font(12)
+    for number, example in enumerate(shown):
+        left, top = PAD + number % COLUMNS * wide, PAD + number // COLUMNS * high
+        sheet.paste(_drawn(example, codec), (left, top))
+        lines = [f"> {example.prefix}", *wrap(example.suffix, SIDE // 7)]
+        if len(lines) > LINES + 1:
+            lines = [*lines[:LINES], "…"]
+        for place, line in enumerate(lines):
+            color = "#555555" if place == 0 else "black"
+            at = (left, top + SIDE + 4 + place * TEXT)
+            pen.text(at, line[: SIDE // 7 + 2], font=font, fill=color)
+    return sheet
+
+
+def _drawn(example: Shown, codec: MaskCodec) -> Image.Image:
+    """The picture [SIDE, SIDE], as the model sees it: stretched to a square, then drawn on."""
+    picture = open_image(example.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    found = parse(f"{example.prefix} ; {example.suffix}" if "<loc" in example.prefix
+                  else example.suffix)  # fmt: skip
+    masks = [None if one.codes is None else codec.decode([one.codes])[0].numpy() for one in found]
+    if any(mask is not None for mask in masks):
+        picture = draw_masks(picture, found, masks)
+    return draw_boxes(picture, found)

@@ -1,0 +1,326 @@
+"""Configs, sources, their order, and the check of data: what is read, and what is refused how."""
+
+import json
+import pickle
+import runpy
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+import tiny
+import torch
+import yaml
+from PIL import Image
+from pycocotools import mask as rle
+
+from paligemma.__main__ import main
+from paligemma.model import IGNORED
+from paligemma.objects import parse
+from paligemma.training import config, scenes
+from paligemma.training.data import Batches, Mixture
+from paligemma.training.sources import BadRow, CocoInstances, DrawnScenes, JsonLines, untidy
+
+ROOT = Path(__file__).parents[1]
+GOOD = {"model": "m", "data": [{"rows": "a.jsonl"}], "steps": 3, "out": "o"}
+
+# --- Configs --------------------------------------------------------------------------------------
+
+WRONG = {
+    "unknown": ({"learning_rte": 1}, "there is no field learning_rte; did you mean learning_rate?"),
+    "unknown in a part": (
+        {"lora": {"rnk": 4}}, "there is no field lora.rnk; did you mean rank?"
+    ),
+    "unknown in a group": (
+        {"groups": [{"match": "a", "rat": 0}]},
+        "there is no field groups.0.rat; did you mean rate?",
+    ),
+    "unknown in data": (
+        {"data": [{"rows": "a", "wieght": 2}]},
+        "there is no field data.0.wieght; did you mean weight?",
+    ),
+    "data of no kind": ({"data": [{"row": "a"}]}, "data.0 needs just one of the fields rows, coco"),
+    "data of two kinds": ({"data": [{"rows": "a", "scenes": 3}]}, "data.0 needs just one of"),
+    "no data": ({"data": []}, "data is []"),
+    "data is no list": ({"data": 3}, "data is 3"),
+    "missing": ({"out": None}, "out is None"),
+    "impossible": ({"batch": 0}, "batch is 0: input should be greater than or equal to 1."),
+    "no number": ({"learning_rate": "fast"}, "learning_rate is 'fast'"),
+    "not a number": ({"learning_rate": float("nan")}, "learning_rate is nan"),
+    "endless": ({"learning_rate": float("inf")}, "learning_rate is inf"),
+    "no pattern": ({"groups": [{"match": "("}]}, "groups.0.match is '(': it is no regular expr"),
+    "a share of all": ({"warmup": 1.5}, "warmup is 1.5: input should be less than 1."),
+    "no such stage": ({"stage": "transfr"}, "did you mean transfer?"),
+    "no such dtype": ({"dtype": "bfloat"}, "did you mean bfloat16?"),
+    "steps and epochs": ({"epochs": 2}, "give either steps or epochs."),
+    "neither": ({"steps": None}, "give either steps or epochs."),
+    "a fresh adapter": ({"fresh": True, "lora": {}}, "fresh and lora exclude each other"),
+    "siglip in pieces": ({"stage": "siglip", "micro_batch": 2}, "leave micro_batch out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given, expected", WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_config_is_one_sentence(given, expected):
+    with pytest.raises(ValueError) as error:
+        config.check(GOOD | given)
+    text = str(error.value)
+    assert expected in text and "\n" not in text
+
+
+def test_a_stage_fills_what_the_file_leaves_out():
+    made = config.check(GOOD | {"stage": "multimodal"})
+    assert made.learning_rate == config.STAGES["multimodal"]["learning_rate"]
+    assert made.groups[0].match == "vision_tower" and made.groups[0].warmup == 0.5
+    assert config.check(GOOD | {"stage": "multimodal", "groups": []}).groups == ()
+    assert config.check(GOOD).stage == "transfer" and config.check(GOOD).b2 == 0.999
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [("a: [", "is not YAML: see line"), ("- 1", "no list of fields"), (None, "cannot be read")],
+)
+def test_a_file_that_is_no_config(tmp_path, text, expected):
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=expected):
+        config.read(path)
+
+
+# --- JSON lines -----------------------------------------------------------------------------------
+
+BOX = "<loc0100><loc0200><loc0300><loc0400>"
+ANSWERS = {
+    "a box": (f"{BOX} cat", None),
+    "two boxes": (f"{BOX} cat ; {BOX} dog", None),
+    "a mask": (BOX + "<seg012>" * 16 + " cat", None),
+    "no objects": ("a < b", None),
+    "three locations": ("<loc0100><loc0200><loc0300> cat", "it has 3 <loc> in a row"),
+    "eight in a row": (BOX + BOX, "it has 8 <loc>"),
+    "beyond the picture": ("<loc0100><loc0200><loc0300><loc1024>", "<loc1024> is none of"),
+    "too few digits": ("<loc100><loc0200><loc0300><loc0400>", "<loc100> is none of"),
+    "fifteen codes": (BOX + "<seg012>" * 15, "it has 15 <seg>"),
+    "codes alone": ("<seg012>" * 16, "it has 0 <loc>"),
+    "a code too high": (BOX + "<seg128>" * 16, "<seg128> is none of <seg000> to <seg127>"),
+    "upside down": ("<loc0300><loc0200><loc0100><loc0400>", "is not y1 x1 y2 x2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix, reason", ANSWERS.values(), ids=ANSWERS.keys())
+def test_answers_that_could_not_be_read_back(suffix, reason):
+    found = untidy(suffix)
+    assert found is None if reason is None else reason in found
+
+
+@pytest.fixture
+def untidy_file(tmp_path) -> Path:
+    """Thirteen lines, three of them good, one blank."""
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "a.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    good = {"image": "a.png", "prefix": "detect cat", "suffix": f"{BOX} cat"}
+    lines = [
+        json.dumps(good),
+        "{not JSON",
+        "[1, 2]",
+        json.dumps({"image": "a.png", "prefix": "ocr"}),
+        json.dumps(good | {"suffix": 7}),
+        "",
+        json.dumps(good | {"image": "absent.png"}),
+        json.dumps(good | {"suffix": "<loc0001> cat"}),
+        json.dumps(good | {"image": "broken.png"}),
+        json.dumps(good | {"prefix": "a\u0000b"}),
+        json.dumps(good | {"suffix": "cat " * 600}),
+        json.dumps(good | {"suffix": "ein schönes Bild"}, ensure_ascii=False),
+        json.dumps(good | {"suffix": ""}),
+    ]  # fmt: skip
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+REASONS = {
+    2: "it is not JSON", 3: "it is no object", 4: "it has no suffix", 5: "suffix is 7, not text",
+    7: "there is no picture", 8: "it has 1 <loc>", 9: "'broken.png' is", 10: "U+0000",
+    11: "tokens of text",
+}  # fmt: skip
+
+
+def test_the_check_names_every_bad_line(untidy_file, tmp_path, capsys):
+    sheet = tmp_path / "sheet.png"
+    assert main(["data", "check", str(untidy_file), "--out", str(sheet)]) == 2
+    out, err = capsys.readouterr()
+    found = {int(line.split("line ")[1].split(":")[0]): line for line in out.splitlines()}
+    assert found.keys() == REASONS.keys()
+    for number, reason in REASONS.items():
+        assert reason in found[number]
+    assert "9 of 12 rows cannot be trained on." in err.splitlines()[-1]
+    assert Image.open(sheet).size == (3 * 310 + 10, 405)
+
+
+def test_a_good_file_says_so(tmp_path, capsys):
+    assert main(["data", "check", str(runs.rows(tmp_path))]) == 0
+    assert capsys.readouterr().out == "23 rows, all good.\n"
+    assert main(["data", "check", str(tmp_path / "absent.jsonl")]) == 2
+
+
+def test_bad_rows_are_refused_or_skipped_and_counted(untidy_file, tmp_path, capsys):
+    given = runs.values(tmp_path / "home", data=[{"rows": str(untidy_file)}], steps=6)
+    with pytest.raises(ValueError, match=r"6 rows cannot be trained on, such as rows.jsonl, line"):
+        runs.trainer(config.check(given))
+    one = runs.trainer(config.check(given | {"bad_rows": "skip"}))
+    one.loop()
+    one.finish()
+    assert "9 bad rows were skipped." in capsys.readouterr().out
+
+
+def test_a_picture_found_broken_on_the_way_is_refused(untidy_file, tmp_path):
+    line = untidy_file.read_text("utf-8").splitlines()[8]
+    untidy_file.write_text(line + "\n")
+    given = runs.values(tmp_path / "home", data=[{"rows": str(untidy_file)}], steps=1)
+    with pytest.raises(ValueError, match="No good row is left"):
+        runs.trainer(config.check(given | {"bad_rows": "skip", "workers": 1})).loop()
+    untidy_file.write_text(line + "\n" + line.replace("broken", "a") + "\n")
+    with pytest.raises(BadRow, match=r"'broken.png' is .*Mend it, or set bad_rows"):
+        runs.trainer(config.check(given)).loop()
+
+
+# --- COCO -----------------------------------------------------------------------------------------
+
+
+def coco(folder: Path, **changes) -> Path:
+    """A picture of 80 × 40 with a triangle as polygon, a rectangle as run lengths, and a crowd."""
+    Image.new("RGB", (80, 40), "gray").save(folder / "a.png")
+    area = np.zeros((40, 80), np.uint8)
+    area[10:30, 40:80] = 1
+    encoded = rle.encode(np.asfortranarray(area))
+    runs_ = {"size": [40, 80], "counts": encoded["counts"].decode()}
+    first = {"image_id": 7, "category_id": 2, "bbox": [0, 0, 40, 20], "iscrowd": 0,
+             "segmentation": [[0, 0, 40, 0, 0, 20]]} | changes  # fmt: skip
+    second = {"image_id": 7, "category_id": 1, "bbox": [40, 10, 40, 20], "iscrowd": 0,
+              "segmentation": runs_}  # fmt: skip
+    crowd = second | {"iscrowd": 1}
+    values = {
+        "images": [{"id": 7, "file_name": "a.png", "width": 80, "height": 40},
+                   {"id": 8, "file_name": "a.png", "width": 80, "height": 40}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [first, second, crowd],
+    }  # fmt: skip
+    path = folder / "instances.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_coco_boxes_and_masks_become_tokens(tmp_path):
+    codec = tiny.codec()
+    path = coco(tmp_path)
+    detect = CocoInstances(path, None, "detect", None)
+    assert len(detect) == 1 and not detect.bad  # a picture without objects is no example
+    assert detect[0].prefix == "detect cat ; dog"
+    cat, dog = parse(detect[0].suffix)
+    assert (cat.label, dog.label) == ("cat", "dog")
+    assert cat.box == pytest.approx((0.5, 0.25, 1, 0.75), abs=1e-3)
+    assert dog.box == pytest.approx((0, 0, 0.5, 0.5), abs=1e-3)
+    segment = CocoInstances(path, None, "segment", codec)
+    masks = []
+    encode, codec.encode = codec.encode, lambda m: masks.append(m[0]) or encode(m)
+    found = parse(segment[0].suffix)
+    assert [one.codes for one in found] == [tuple(encode(m[None])[0].tolist()) for m in masks]
+    assert (masks[0] == 1).all()  # the rectangle fills its box
+    y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
+    assert ((masks[1] > 0.5) == (x + y < 64)).float().mean() > 0.95  # the triangle half of its own
+
+
+BAD_OBJECTS = {
+    "no category": ({"category_id": 9}, "there is no category 9"),
+    "no box": ({"bbox": [1, 2, 3]}, "is not x, y, width, height"),
+    "no width": ({"bbox": [1, 2, 0, 3]}, "is not x, y, width, height"),
+    "outside": ({"bbox": [90, 0, 5, 5]}, "lies outside the picture"),
+    "no mask": ({"segmentation": []}, "an object has no mask"),
+}
+
+
+@pytest.mark.parametrize("changes, reason", BAD_OBJECTS.values(), ids=BAD_OBJECTS.keys())
+def test_a_bad_object_is_named(tmp_path, changes, reason, capsys):
+    path = coco(tmp_path, **changes)
+    assert main(["data", "check", str(path), "--task", "segment"]) == 2
+    assert f"instances.json, image 7: {reason}" in capsys.readouterr().out.replace(
+        "the box [1, 2, 3] ", "").replace("the box [1, 2, 0, 3] ", "").replace(
+        "the box [90, 0, 5, 5] ", "")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": 3}'])
+def test_what_is_no_coco_file(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match="is not a COCO file"):
+        CocoInstances(tmp_path / "a.json", None, "detect", None)
+
+
+# --- The drawn world ------------------------------------------------------------------------------
+
+
+def test_drawn_examples_are_of_the_tasks_asked_for_and_repeat():
+    source = DrawnScenes(6, ("segment", "read"), tiny.codec(), seed=3)
+    shown = [source[row] for row in range(len(source))]
+    assert {one.prefix.split()[0] for one in shown} <= {"segment", "ocr"}
+    again = DrawnScenes(6, ("segment", "read"), tiny.codec(), seed=3)[4]
+    assert again.suffix == shown[4].suffix and again.image.tobytes() == shown[4].image.tobytes()
+    assert DrawnScenes(6, (), tiny.codec(), seed=4)[4].image.tobytes() != again.image.tobytes()
+
+
+def test_the_example_writes_rows_about_its_comet(tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes, "KINDS", dict(scenes.KINDS))
+    example = runpy.run_path(str(ROOT / "examples" / "new_pictogram.py"))
+    example["write"](tmp_path, 8)
+    source = JsonLines(tmp_path / "train.jsonl")
+    assert len(source) == 8 and not source.bad
+    assert all("comet" in one.prefix + one.suffix for one in (source[n] for n in range(8)))
+    given = yaml.safe_load((ROOT / "configs" / "new-pictogram.yaml").read_text("utf-8"))
+    assert given["data"][0]["rows"] == "runs/comet-200/data/train.jsonl"
+
+
+# --- The order ------------------------------------------------------------------------------------
+
+
+class Numbers(list):
+    bad = ()
+
+
+def test_an_epoch_has_every_row_once_and_the_next_in_another_order():
+    mixture = Mixture([Numbers(range(37))], [1.0], seed=5)
+    epochs = [[mixture.at(37 * e + n)[1] for n in range(37)] for e in range(60)]
+    assert all(sorted(epoch) == [*range(37)] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 60
+
+
+def test_a_mixture_keeps_its_weights_and_goes_through_each_source_evenly():
+    mixture = Mixture([Numbers(range(50)), Numbers(range(7)), Numbers(range(9))], [6, 3, 1], 0)
+    drawn = [mixture.at(n) for n in range(3_000)]
+    assert Counter(source for source, _ in drawn) == {0: 1800, 1: 900, 2: 300}
+    seen = Counter(row for source, row in drawn if source == 1)
+    assert max(seen.values()) - min(seen.values()) <= 1
+    assert len({source for source, _ in drawn[:40]}) == 3  # mixed from the beginning
+
+
+def test_the_order_is_a_function_of_seed_and_number():
+    sources = [Numbers(range(50)), Numbers(range(7))]
+    one, other = (
+        Mixture(sources, [1, 2], 3),
+        pickle.loads(pickle.dumps(Mixture(sources, [1, 2], 3))),
+    )
+    far = [2_500, 17, 999, 1_000]
+    assert [one.at(n) for n in far] == [other.at(n) for n in far]
+    assert [one.at(n) for n in range(90)] != [Mixture(sources, [1, 2], 4).at(n) for n in range(90)]
+
+
+def test_a_batch_is_what_the_processor_makes(tmp_path):
+    source, processor = JsonLines(runs.rows(tmp_path)), tiny.processor()
+    mixture = Mixture([source], [1.0], seed=0)
+    batch = Batches(mixture, processor, 512)[range(5)]
+    shown = [source[mixture.at(n)[1]] for n in range(5)]
+    expected = processor(
+        [one.prefix for one in shown], [one.image for one in shown], [one.suffix for one in shown]
+    )
+    for name in ("input_ids", "attention_mask", "token_type_ids", "labels", "pixel_values"):
+        assert torch.equal(batch[name], getattr(expected, name)), name
+    assert batch["skipped"] == [] and (batch["labels"] != IGNORED).any(1).all()

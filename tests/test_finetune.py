@@ -1,0 +1,367 @@
+"""The trainer on tiny models: what must be equal, what must stay, and what must come back."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import runs
+import tiny
+import torch
+import yaml
+
+from paligemma import adapters
+from paligemma.__main__ import main
+from paligemma.pipeline import PaliGemma
+from paligemma.training import config, finetune, states
+from paligemma.training.objectives import SigLIP
+from paligemma.training.optimizer import factor
+from paligemma.training.start import resample
+from paligemma.weights import load_model
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A model and data that every test may read, and the twenty steps that some compare with."""
+    folder = tmp_path_factory.mktemp("home")
+    whole = runs.trainer(runs.run(folder, out=str(folder / "whole")))
+    whole.loop()
+    whole.finish()
+    return folder
+
+
+def trained(home: Path, tmp_path: Path, **changes) -> finetune.Trainer:
+    """A run to its end, its output in `tmp_path`/out."""
+    one = runs.trainer(runs.run(home, **{"out": str(tmp_path / "out"), **changes}))
+    one.loop()
+    one.finish()
+    return one
+
+
+# --- The same update, however it is computed ------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 3], ids=["four of one", "three and one"])
+def test_micro_batches_add_up_to_the_batch(home, tmp_path, size):
+    trained(home, tmp_path, micro_batch=size)
+    one, other = runs.weights(home / "whole"), runs.weights(tmp_path / "out")
+    assert runs.furthest(runs.weights(home / "model"), one) > 1e-2
+    assert runs.furthest(one, other) < 1e-5
+
+
+def launch(given: dict, tmp_path: Path, *program: str) -> None:
+    """Two processes of `program` on the config of these values."""
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(given), "utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, *program, str(path)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("stage", ["transfer", "siglip"])
+def test_two_processes_are_as_one(home, tmp_path, stage):
+    changes = {"stage": stage, "fresh": False}
+    launched = runs.values(home, out=str(tmp_path / "two"), **changes)
+    launch(launched, tmp_path, "-m", "paligemma", "train")
+    trained(home, tmp_path, **changes)
+    assert runs.furthest(runs.weights(tmp_path / "out"), runs.weights(tmp_path / "two")) < 1e-5
+
+
+def test_two_shards_of_the_model_are_as_one_and_go_on(home, tmp_path, monkeypatch):
+    made = runs.run(home, out=str(tmp_path / "out"), save_every=5)
+    take = finetune.Trainer._take
+
+    def take_and_ask(self, micro_batches):
+        if self.step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, micro_batches)
+
+    monkeypatch.setattr(finetune.Trainer, "_take", take_and_ask)
+    runs.trainer(made).loop()  # nine steps of one process, the others of two with half of it each
+    assert states.newest(made.out)["step"] == 9
+    launch(made.model_dump(mode="json"), tmp_path, str(ROOT / "tests" / "shard_training.py"))
+    assert runs.furthest(runs.weights(home / "whole"), runs.weights(tmp_path / "out")) < 1e-5
+
+
+def test_recomputed_activations_give_the_same_weights(home, tmp_path):
+    trained(home, tmp_path, recompute=True)
+    assert runs.furthest(runs.weights(home / "whole"), runs.weights(tmp_path / "out")) < 1e-6
+
+
+def test_bfloat16_computes_over_float32_weights(home, tmp_path):
+    one = trained(home, tmp_path, dtype="bfloat16", steps=3)
+    assert {p.dtype for p in one.objective.parameters()} == {torch.float32}
+    moments = [v for s in one.adamw.optimizer.state.values() for v in s.values()]
+    assert {moment.dtype for moment in moments} == {torch.float32}
+    assert {value.dtype for value in runs.weights(tmp_path / "out").values()} == {torch.bfloat16}
+
+
+# --- It survives ----------------------------------------------------------------------------------
+
+
+def test_killed_at_random_it_ends_in_the_same_weights():
+    """`python tests/kill_training.py --kills 20` does it twenty times."""
+    command = [sys.executable, str(ROOT / "tests" / "kill_training.py"), "--kills", "3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "3 kills, 4 starts: the weights are the same.\n"
+
+
+def test_a_request_to_stop_saves_and_the_rest_follows(home, tmp_path, capsys, monkeypatch):
+    made = runs.run(home, out=str(tmp_path / "out"))
+    take = finetune.Trainer._take
+
+    def take_and_ask(self, micro_batches):
+        if self.step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return take(self, micro_batches)
+
+    monkeypatch.setattr(finetune.Trainer, "_take", take_and_ask)
+    one = runs.trainer(made)
+    one.loop()
+    assert one.step == 7 and states.newest(made.out)["step"] == 7
+    monkeypatch.undo()
+    rest = runs.trainer(made)
+    assert rest.step == 7
+    rest.loop()
+    rest.finish()
+    one, other = runs.weights(home / "whole"), runs.weights(tmp_path / "out")
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert "Wrote" in capsys.readouterr().out
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(home, tmp_path):
+    one = trained(home, tmp_path, steps=6, save_every=2)
+    files = sorted((tmp_path / "out" / "states").iterdir())
+    assert [file.name for file in files] == ["step-00000004.state", "step-00000006.state"]
+    files[1].write_bytes(files[1].read_bytes()[:-100])
+    assert states.newest(one.run.out)["step"] == 4
+    again = runs.trainer(one.run)
+    assert again.step == 4 and torch.equal(again.losses[:4], one.losses[:4])
+
+
+def test_another_run_in_the_same_place_is_refused(home, tmp_path):
+    trained(home, tmp_path, steps=2)
+    with pytest.raises(ValueError, match=r"whose learning_rate is 0.001, not 0.002"):
+        trained(home, tmp_path, steps=2, learning_rate=2e-3)
+    assert trained(home, tmp_path, steps=2, micro_batch=2).step == 2  # that may change
+
+
+# --- What is trained, and what is left ------------------------------------------------------------
+
+
+def test_frozen_is_frozen_to_the_bit(home, tmp_path):
+    groups = [{"match": "vision_tower", "rate": 0}, {"match": "norm", "rate": 0.1}]
+    trained(home, tmp_path, groups=groups, weight_decay=0.1)
+    before, after = runs.weights(home / "model"), runs.weights(tmp_path / "out")
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) == ("vision_tower" in name), name
+
+
+def test_a_group_that_fits_nothing_is_refused(home, tmp_path):
+    with pytest.raises(ValueError, match="holds 'tower_of_vision'"):
+        trained(home, tmp_path, groups=[{"match": "tower_of_vision", "rate": 0}])
+    with pytest.raises(ValueError, match="every parameter is frozen"):
+        trained(home, tmp_path, groups=[{"match": "", "rate": 0}])
+
+
+def test_rates_follow_their_groups(home, tmp_path):
+    groups = [{"match": "vision_tower", "rate": 0.5, "warmup": 0.5}]
+    one = runs.trainer(runs.run(home, out=str(tmp_path), groups=groups, warmup=0.1))
+    peaks = {(g["peak"], g["warmup"]) for g in one.adamw.param_groups}
+    assert peaks == {(1e-3, 0.1), (5e-4, 0.5)}
+
+
+@pytest.mark.parametrize(
+    "step, expected", [(0, 0.1), (9, 1.0), (10, 1.0), (55, 0.5), (99, 0.0003)],
+    ids=["first", "warm", "top", "half way", "last"],
+)  # fmt: skip
+def test_the_schedule(step, expected):
+    assert factor(step, 100, 0.1) == pytest.approx(expected, abs=1e-4)
+
+
+# --- Adapters -------------------------------------------------------------------------------------
+
+LORA = {"rank": 3, "alpha": 6.0, "targets": ["q_proj", "down_proj", "fc1", "linear"]}
+
+
+@pytest.fixture(scope="module")
+def adapter(home, tmp_path_factory) -> tuple[Path, finetune.Trainer]:
+    folder = tmp_path_factory.mktemp("lora")
+    one = trained(home, folder, lora=LORA, groups=[], learning_rate=3e-2)
+    return folder / "out", one
+
+
+def asked() -> dict[str, torch.Tensor]:
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pictures = [(255 * (one + 1) / 2).permute(1, 2, 0).byte().numpy() for one in pixels]
+    batch = tiny.processor()(["caption en", "ocr"], pictures, ["a red cat", "EXIT"])
+    names = ("input_ids", "pixel_values", "attention_mask", "token_type_ids")
+    return {name: getattr(batch, name) for name in names}
+
+
+@torch.no_grad()
+def test_an_adapter_on_its_base_answers_as_it_was_trained(home, adapter):
+    folder, one = adapter
+    assert {file.name for file in folder.glob("adapter*")} == {adapters.CONFIG, adapters.WEIGHTS}
+    assert not (folder / "model.safetensors").exists()
+    unmerged = one.objective.model.eval()(**asked())["logits"]
+    pg = PaliGemma.load(folder, dtype="float32")
+    merged = pg.model(**asked())["logits"]
+    base = load_model(home / "model")(**asked())["logits"]
+    assert (base - unmerged).abs().max() > 0.1
+    torch.testing.assert_close(merged, unmerged, rtol=0, atol=1e-4)
+    assert pg.name == folder.name and not any(
+        "lora" in name for name, _ in pg.model.named_modules()
+    )
+
+
+def test_a_merged_adapter_is_a_whole_checkpoint(home, adapter, tmp_path):
+    trained(home, tmp_path, lora=LORA | {"merge": True}, groups=[], learning_rate=3e-2)
+    with torch.no_grad():
+        merged = PaliGemma.load(tmp_path / "out", dtype="float32").model(**asked())["logits"]
+        unmerged = adapter[1].objective.model.eval()(**asked())["logits"]
+    torch.testing.assert_close(merged, unmerged, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_transformers_reads_the_adapter(home, adapter):
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    base = transformers.PaliGemmaForConditionalGeneration.from_pretrained(home / "model")
+    theirs = peft.PeftModel.from_pretrained(base.float(), adapter[0]).eval()
+    ours = adapter[1].objective.model.eval()(**asked())["logits"]
+    batch = asked()
+    read = batch["attention_mask"].bool()
+    torch.testing.assert_close(theirs(**batch).logits[read], ours[read], rtol=0, atol=1e-4)
+
+
+def test_an_adapter_for_another_model_is_refused(adapter, tmp_path):
+    other = tiny.write(tmp_path / "other", num_hidden_layers=3)
+    values = json.loads((adapter[0] / adapters.CONFIG).read_text())
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / adapters.WEIGHTS).write_bytes((adapter[0] / adapters.WEIGHTS).read_bytes())
+    for base, problem in ((str(other), "does not fit its base"), (None, "does not name its base")):
+        values["base_model_name_or_path"] = base
+        (folder / adapters.CONFIG).write_text(json.dumps(values))
+        with pytest.raises(ValueError, match=problem):
+            PaliGemma.load(folder)
+
+
+# --- Stages ---------------------------------------------------------------------------------------
+
+
+def test_position_embeddings_are_resampled_corner_on_corner():
+    y, x = torch.meshgrid(torch.linspace(0, 1, 4), torch.linspace(0, 1, 4), indexing="ij")
+    plane = torch.stack([y, x, y + 2 * x], -1).reshape(16, 3)
+    assert torch.equal(resample(plane, 4), plane)
+    finer = resample(plane, 7).reshape(7, 7, 3)
+    y, x = torch.meshgrid(torch.linspace(0, 1, 7), torch.linspace(0, 1, 7), indexing="ij")
+    torch.testing.assert_close(finer, torch.stack([y, x, y + 2 * x], -1))
+
+
+def test_siglip_by_hand(home):
+    torch.manual_seed(0)
+    one = SigLIP(load_model(home / "model"))
+    with torch.no_grad():
+        one.logit_bias.fill_(-1.0)
+    batch = asked() | {"labels": asked()["input_ids"].masked_fill(
+        (asked()["token_type_ids"] == 0), -100)}  # fmt: skip
+    alone = [{name: value[n : n + 1] for name, value in batch.items()} for n in range(2)]
+    loss = one(batch)
+    positive = sum(one(part) for part in alone)
+    assert loss > positive / 2  # the same plus what the two wrong pairs cost
+    loss.backward()
+    assert (
+        one.logit_scale.grad.abs() > 0
+        and one.model.vision_tower.post_layernorm.weight.grad is not None
+    )
+    assert all(p.grad is None for p in one.model.language_model.parameters())
+
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_every_config_is_short_and_right(path):
+    assert len(path.read_text("utf-8").splitlines()) <= 30
+    config.read(path)
+
+
+def test_the_stages_follow_one_another(home, tmp_path, monkeypatch):
+    """Every stage's own config, made tiny, from the output of the one before."""
+    monkeypatch.chdir(tmp_path)
+    tiny_run = {"batch": 2, "steps": 2, "workers": 0, "tracker": None, "micro_batch": None}
+    files = [yaml.safe_load(path.read_text("utf-8")) for path in CONFIGS if path.stem[0].isdigit()]
+    in_order = sorted(files, key=lambda given: [*config.STAGES].index(given["stage"]))
+    assert [given["stage"] for given in in_order] == [*config.STAGES]
+    for given, before in zip(in_order[1:], in_order, strict=False):
+        assert given["model"] == before["out"]
+    model = str(home / "model")
+    for given in in_order:
+        side = {"resolution": 40} if "resolution" in given else {}
+        data = [source | {"scenes": 8} for source in given["data"]]
+        given |= tiny_run | side | {"model": model, "data": data}
+        one = runs.trainer(config.check({k: v for k, v in given.items() if k != "epochs"}))
+        one.loop()
+        one.finish()
+        assert one.losses.isfinite().all()
+        model = given["out"]
+    assert PaliGemma.load(model).config.vision_config.image_size == 40
+    assert (tmp_path / model / "mask_codec.npz").is_file()
+
+
+# --- The output, and the command ------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_the_output_loads_here_and_in_transformers(home, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
+        home / "whole", attn_implementation="eager"
+    )
+    pg, batch = PaliGemma.load(home / "whole", dtype="float32"), asked()
+    read = batch["attention_mask"].bool()
+    expected = theirs.float()(**batch).logits[read]
+    torch.testing.assert_close(pg.model(**batch)["logits"][read], expected, rtol=0, atol=1e-4)
+    assert transformers.AutoProcessor.from_pretrained(home / "whole") is not None
+
+
+def test_the_loss_falls_and_is_drawn(home):
+    state = states.newest(home / "whole")
+    losses = state["losses"]
+    assert len(losses) == 20 and losses[-5:].mean() < 0.8 * losses[:5].mean()
+    assert (home / "whole" / "loss.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_command_trains_and_a_mistake_is_one_line(home, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    given = runs.values(home, out=str(tmp_path / "out"), steps=2, tracker="tensorboard")
+    path.write_text(yaml.safe_dump(given), "utf-8")
+    runs.AcceleratorState._reset_state(True)
+    assert main(["train", str(path)]) == 0
+    assert capsys.readouterr().out == f"Wrote {tmp_path / 'out'} after 2 steps.\n"
+    assert list((tmp_path / "out" / "logs").rglob("events*"))
+    path.write_text(yaml.safe_dump(given | {"learning_rte": 1}), "utf-8")
+    assert main(["train", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "did you mean learning_rate?" in error
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(home):
+    class Three:
+        num_processes = 3
+
+    with pytest.raises(ValueError, match="A batch of 4 cannot be shared evenly by 3"):
+        finetune.Trainer(runs.run(home), Three())
