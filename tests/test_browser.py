@@ -169,7 +169,8 @@ def test_attention(page):
     tab(page, "Attention").click()
     panel(page).get_by_label("A prompt, just as the model gets it").fill("caption en")
     press(page, "Show attention")
-    expect(line(page)).to_contain_text("36% of this token's attention is on the picture")
+    expect(line(page)).to_contain_text("Done.")
+    expect(panel(page)).to_contain_text("36% of this token's attention is on the picture")
     glow = panel(page).locator("#heat img")
     before = glow.get_attribute("src")
     panel(page).get_by_label("3 o", exact=True).check()
@@ -369,6 +370,50 @@ def test_how_it_works(built_in):
     expect(panel(built_in).locator("#strip")).to_contain_text("64 in all")
     panel(built_in).locator("[data-file='gemma.py']").click()
     expect(built_in.locator("#source")).to_contain_text("paligemma/gemma.py")
+
+
+def test_every_way_to_ask_where_it_looked(built_in, tmp_path):
+    built_in.goto(built_in.url.split("?")[0])
+    expect(line(built_in)).to_contain_text("A kept answer of the built-in model")
+    tab(built_in, "Attention").click()
+    panel(built_in).get_by_label("A prompt, just as the model gets it").fill("detect wheel")
+    press(built_in, "Show attention")
+    expect(line(built_in)).to_contain_text("Done.")
+    glow = panel(built_in).locator("#heat img")
+
+    def changes(act):
+        before = glow.get_attribute("src")
+        act()
+        expect(glow).not_to_have_attribute("src", before)
+
+    changes(panel(built_in).get_by_label("5 wheel", exact=True).check)
+    for view in "All layers", "Rollout", "Against a neutral prompt", "Times gradient":
+        changes(panel(built_in).get_by_label(view, exact=True).check)
+    layer = panel(built_in).get_by_label("number input for Layer (0: all of the view)")
+    changes(lambda: (layer.fill("3"), layer.press("Enter")))
+    expect(panel(built_in)).to_contain_text("layer 3 alone")
+
+    panel(built_in).get_by_role("button", name="Every layer and head of this token").click()
+    sheet = panel(built_in).locator("#sheet img")
+    sheet.scroll_into_view_if_needed()
+    changes(lambda: sheet.click())
+    expect(panel(built_in)).to_contain_text(re.compile(r"Layer \d, head \d alone"))
+
+    panel(built_in).get_by_role("button", name="Where the clicked patch looks").click()
+    glow.scroll_into_view_if_needed()
+    glow.click()
+    expect(panel(built_in).locator("#patch li")).to_have_count(5)
+    expect(panel(built_in).locator("#tower img")).to_be_visible()
+
+    panel(built_in).get_by_role("button", name="The whole answer").click()
+    panel(built_in).get_by_role("button", name="Draw it").click()
+    for part in "#film", "#tokens", "#matrix":
+        expect(panel(built_in).locator(f"{part} img")).to_be_visible()
+    film = panel(built_in).locator("#film img").get_attribute("src")
+    assert film.endswith(".gif")
+    with built_in.expect_download() as coming:
+        panel(built_in).locator("#film").get_by_label("Download").click()
+    assert Image.open(coming.value.path()).n_frames == 5
 
 
 def test_a_sketch_is_asked_about(built_in):

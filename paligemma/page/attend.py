@@ -144,9 +144,11 @@ class AttentionTab:
         )
         self.sheet.select(show_head, chosen, shown[:-1], **QUICK)
         self.heat.select(who_looked, [self.looked, self.view], self.patch, **QUICK)
-        self.heat.select(
-            partial(inside_tower, page), self.looked, self.tower, concurrency_id="model", **INNER
-        )
+
+        def tower(looked: Look | None, where: gr.SelectData):  # gradio asks a def for its hints
+            return inside_tower(page, looked, where)
+
+        self.heat.select(tower, self.looked, self.tower, concurrency_id="model", **INNER)
         whole = [self.film, self.strip, self.matrix]
         self.draw.click(draw_whole, [self.looked, self.view, self.opacity], whole, **QUICK)
 

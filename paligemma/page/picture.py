@@ -33,6 +33,7 @@ class PictureColumn:
         with self.sources:
             with gr.Tab("Picture", id="picture"):
                 self.picture = gr.Image(
+                    examples[0]["image"] if examples else None,
                     label="Picture", type="filepath", image_mode=None, height=380,
                     format="png", sources=["upload", "clipboard", "webcam"],
                     buttons=["fullscreen"], elem_id="picture",
