@@ -1,8 +1,10 @@
-"""Pictures of the demo for the README: two widths, light and dark, with the built-in model.
+"""Pictures of the demo for the README, with the built-in model.
 
-    python docs/screenshots.py  # writes docs/{app,attention}-{1440,390}-{light,dark}.png
+    python docs/screenshots.py
 
-Needs Playwright and a Chromium on the PATH.
+Writes docs/{app,attention}-{1440,390}-{light,dark}.png, docs/{segment,compare,inside}.png, and the
+explorer on three scenes, docs/explorer-{harbour,music,zoo}.png. Needs Playwright and a Chromium on
+the PATH.
 """
 
 import re
@@ -10,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 DOCS = Path(__file__).parent
 FLAGS = [
@@ -26,6 +28,13 @@ HEIGHTS = {1440: 1000, 390: 844}  # width: height of the screen, in pixels
 PATIENCE = 120_000  # milliseconds an answer may take
 
 
+EXPLORED = {  # example: its card's number, the prompt, and the token to ask
+    "harbour": (0, "detect wheel", "wheel"),
+    "music": (2, "answer en what is red?", "star"),
+    "zoo": (6, "caption en", "monkey"),
+}
+
+
 def shoot(url: str, folder: Path) -> None:
     """Save every picture of the app at `url` into `folder`."""
     with sync_playwright() as play:
@@ -34,35 +43,56 @@ def shoot(url: str, folder: Path) -> None:
             for theme in ("light", "dark"):
                 page = chromium.new_page(viewport={"width": width, "height": height})
                 page.goto(f"{url}?__theme={theme}")
-                detect(page)
+                finish(page, "A kept answer")
                 save(page, folder / f"app-{width}-{theme}.png")
-                attend(page)
+                attend(page, *EXPLORED["harbour"][1:])
                 save(page, folder / f"attention-{width}-{theme}.png")
                 page.close()
+        page = chromium.new_page(viewport={"width": 1440, "height": 1000})
+        page.goto(url)
+        finish(page, "A kept answer")
+        press_example(page, 1, "Segment")
+        save(page, folder / "segment.png")
+        open_tab(page, "Compare").get_by_role("textbox").first.fill("detect crown ; moon")
+        page.locator("#go-compare").click()
+        finish(page, "say the same|differ")
+        save(page, folder / "compare.png")
+        open_tab(page, "How it works")
+        save(page, folder / "inside.png")
+        for name, (card, prompt, token) in EXPLORED.items():
+            press_example(page, card)
+            attend(page, prompt, token)
+            page.locator("#heat").screenshot(path=folder / f"explorer-{name}.png")
         chromium.close()
 
 
-def detect(page: Page) -> None:
-    """Press the first detection among the examples."""
-    page.locator("#examples").get_by_role("button", name="Detect").first.click()
-    finish(page, "Found")
+def press_example(page: Page, card: int, tab: str | None = None) -> None:
+    page.locator("#examples button").nth(card).click()
+    page.wait_for_timeout(1500)
+    if tab:
+        expect(page.locator("#tabs").get_by_role("tab", selected=True)).to_have_text(tab)
 
 
-def attend(page: Page) -> None:
-    """Caption the same picture in the attention tab and choose the answer's second token."""
-    page.get_by_role("tab", name="Attention").click()
-    panel = page.get_by_role("tabpanel").filter(visible=True)
-    panel.get_by_role("textbox").fill("caption en")
-    panel.get_by_role("button", name="Show attention").click()
-    finish(page, "of this token's attention")
-    panel.get_by_role("radio").nth(1).check()
-    finish(page, "of this token's attention")
+def open_tab(page: Page, name: str) -> Locator:
+    """The panel of the tab of that name, opened."""
+    page.locator("#tabs").get_by_role("tab", name=name, exact=True).click()
+    return page.locator("#tabs").get_by_role("tabpanel").filter(visible=True)
+
+
+def attend(page: Page, prompt: str, token: str) -> None:
+    """Ask in the attention tab, and choose that token of the answer."""
+    panel = open_tab(page, "Attention")
+    panel.get_by_role("textbox").first.fill(prompt)
+    panel.locator("#go-attention").click()
+    finish(page, "Done")
+    panel.get_by_label(re.compile(rf"\d+ {token}\s*$")).check()
+    page.wait_for_timeout(1000)
 
 
 def finish(page: Page, words: str) -> None:
     """Wait until the visible tab's line says so and its button can be pressed again."""
-    panel = page.get_by_role("tabpanel").filter(visible=True)
-    expect(panel.locator(".prose.line")).to_contain_text(re.compile(words), timeout=PATIENCE)
+    panel = page.locator("#tabs").get_by_role("tabpanel").filter(visible=True)
+    expect(panel.locator(".prose.line").first).to_contain_text(re.compile(words), timeout=PATIENCE)
     expect(panel.locator("button.primary")).to_be_enabled(timeout=PATIENCE)
 
 
