@@ -405,6 +405,10 @@ def test_every_way_to_ask_where_it_looked(built_in, tmp_path):
     expect(panel(built_in).locator("#patch li")).to_have_count(5)
     expect(panel(built_in).locator("#tower img")).to_be_visible()
 
+    word = panel(built_in).get_by_label("Or: how alike is each patch to a word")
+    changes(lambda: (word.fill("anchor"), word.press("Enter")))
+    expect(panel(built_in)).to_contain_text("alike to “anchor”")
+
     panel(built_in).get_by_role("button", name="The whole answer").click()
     panel(built_in).get_by_role("button", name="Draw it").click()
     for part in "#film", "#tokens", "#matrix":

@@ -20,7 +20,15 @@ from paligemma.model import IGNORED
 from paligemma.objects import parse
 from paligemma.training import config, scenes
 from paligemma.training.data import Batches, Mixture
-from paligemma.training.sources import BadRow, CocoInstances, DrawnScenes, JsonLines, untidy
+from paligemma.training.sources import (
+    BadRow,
+    CocoInstances,
+    DrawnScenes,
+    JsonLines,
+    PictureFolder,
+    Shown,
+    untidy,
+)
 
 ROOT = Path(__file__).parents[1]
 GOOD = {"model": "m", "data": [{"rows": "a.jsonl"}], "steps": 3, "out": "o"}
@@ -284,6 +292,21 @@ def test_the_example_writes_rows_about_its_comet(tmp_path, monkeypatch):
 
 class Numbers(list):
     bad = ()
+
+
+def test_a_folder_of_pictures_with_their_answers_beside_them(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, answer in ("b.png", "two cats\n"), ("in/a.jpg", "<loc0001> half a box"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text(answer)
+    (tmp_path / "lonely.txt").write_text("nothing")
+    Image.new("RGB", (8, 8)).save(tmp_path / "unlabelled.png")
+    source = PictureFolder(tmp_path, "caption en")
+    assert [source.place(row) for row in range(len(source))] == ["b.png"]
+    assert source[0] == Shown(tmp_path / "b.png", "caption en", "two cats")
+    assert [str(error).split(":")[0] for error in source.bad] == ["in/a.txt", "lonely.txt"]
+    with pytest.raises(ValueError, match="There is no folder"):
+        PictureFolder(tmp_path / "nowhere", "ocr")
 
 
 def test_an_epoch_has_every_row_once_and_the_next_in_another_order():

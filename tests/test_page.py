@@ -3,6 +3,9 @@
 import asyncio
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from base64 import b64decode, b64encode
 from pathlib import Path
@@ -447,3 +450,28 @@ def test_what_is_exported_reads_back_to_what_was_drawn(pg, path):
 
 def test_there_are_the_papers_35_languages():
     assert len(LANGUAGES) == 35 and LANGUAGES["en"] == "English"
+
+
+def test_on_a_space_the_model_asks_for_the_lent_gpu(tmp_path):
+    """`spaces.GPU` wraps every handler that calls the model; visitors get the list of models."""
+    (tmp_path / "spaces.py").write_text("marked = []\nGPU = lambda f: marked.append(f) or f\n")
+    code = """
+import app, gradio, spaces
+from scripted import Scripted
+seen = {}
+gradio.Blocks.launch = lambda self, **given: seen.update(demo=self, **given)
+app.PaliGemma.load = lambda *given: Scripted({})
+app.main()
+kinds = [type(block).__name__ for block in seen["demo"].blocks.values() if block.visible]
+pickers = {b.allow_custom_value for b in seen["demo"].blocks.values()
+           if isinstance(b, gradio.Dropdown)}
+print(len(spaces.marked), "DuplicateButton" in kinds, pickers, seen["server_name"])
+"""
+    paths = [str(tmp_path), str(Path(app.__file__).parent), str(Path(__file__).parent)]
+    given = {"PYTHONPATH": os.pathsep.join(paths), "SPACE_ID": "me/here"}
+    given |= {"GRADIO_SERVER_NAME": "0.0.0.0"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | given,
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    marked, duplicate, own, host = done.stdout.split()
+    assert int(marked) == len(ENDPOINTS) + 12, "nine tabs, and three ways to look again"
+    assert (duplicate, own, host) == ("True", "{False}", "0.0.0.0")

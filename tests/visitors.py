@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -131,8 +130,7 @@ def main() -> int:
         print(f"{(time.time() - start) / 60:5.1f} min  {megabytes:7.1f} MB resident  "
               f"{len(files):6} files {sum(files) / 1e6:8.1f} MB  {sum(tally.values())} events",
               flush=True)  # fmt: skip
-    server.send_signal(signal.SIGINT)
-    server.wait(30)
+    server.kill()
     unexpected = {words: n for words, n in tally.items() if words.startswith("unexpected")}
     result = {"tally": dict(tally), "memory_mb": [round(m, 1) for m in memory]}
     result["tracebacks"] = sum("Traceback" in line for line in noise)

@@ -25,7 +25,7 @@ NAMES = {
     "separator": "the separator, a line break",
     "answer": "the answer",
 }
-LINE = 58  # characters of a line in the drawing
+LINE = 54  # characters of a line in the drawing
 SHOWN_IMAGE_TOKENS = 6  # in the strip, before the rest is counted
 
 

@@ -25,6 +25,7 @@ from paligemma.page.frame import (
     Page,
     clock,
     fit,
+    on_gpu,
     picture_path,
     sentences,
 )
@@ -92,6 +93,10 @@ class AttentionTab:
             with gr.Row():
                 self.layer = gr.Slider(0, 1, 0, step=1, label="Layer (0: all of the view)")
                 self.opacity = gr.Slider(0, 1, 0.55, step=0.05, label="Opacity")
+            self.word = gr.Textbox(
+                label="Or: how alike is each patch to a word, before any prompt is read?",
+                placeholder="for example: wheel", max_lines=1,
+            )  # fmt: skip
             self.says = gr.Markdown(elem_classes="note")
             self.heat = gr.Image(
                 label="Where it looked. Click a patch", format="png", interactive=False,
@@ -140,15 +145,24 @@ class AttentionTab:
         for part in self.tokens, self.layer, self.opacity:
             part.input(show, chosen, shown, **QUICK)
         self.view.input(
-            partial(switch, page), chosen, [self.looked, *shown], concurrency_id="model", **INNER
+            on_gpu(partial(switch, page)),
+            chosen,
+            [self.looked, *shown],
+            concurrency_id="model",
+            **INNER,
         )
         self.sheet.select(show_head, chosen, shown[:-1], **QUICK)
         self.heat.select(who_looked, [self.looked, self.view], self.patch, **QUICK)
+        alike = [page.picture, self.word, self.opacity]
+        self.word.submit(
+            on_gpu(partial(like_word, page)), alike, shown[:-1], preprocess=False,
+            concurrency_id="model", **INNER,
+        )  # fmt: skip
 
         def tower(looked: Look | None, where: gr.SelectData):  # gradio asks a def for its hints
             return inside_tower(page, looked, where)
 
-        self.heat.select(tower, self.looked, self.tower, concurrency_id="model", **INNER)
+        self.heat.select(on_gpu(tower), self.looked, self.tower, concurrency_id="model", **INNER)
         whole = [self.film, self.strip, self.matrix]
         self.draw.click(draw_whole, [self.looked, self.view, self.opacity], whole, **QUICK)
 
@@ -198,15 +212,24 @@ def show(looked: Look | None, token: int, view: str, layer: int, opacity: float)
     if seen.sinks:
         says += f"Sinks, which draw every token: {', '.join(map(str, seen.sinks[:4]))}."
     return (
-        *_drawn(looked, heat, VIEWS[view].unit, opacity),
+        *_drawn(looked.image, heat, VIEWS[view].unit, opacity),
         says,
         contact_sheet(_heads(seen, token)),
     )
 
 
-def _drawn(looked: Look, heat: np.ndarray, unit: str, opacity: float) -> tuple:
+def _drawn(image: Image.Image, heat: np.ndarray, unit: str, opacity: float) -> tuple:
     scale = attention_legend(float(heat.max()), 320, unit)
-    return draw_attention(looked.image, heat, opacity), gr.Image(scale, visible=True)
+    return draw_attention(image, heat, opacity), gr.Image(scale, visible=True)
+
+
+def like_word(page: Page, picture: dict | None, word: str, opacity: float) -> tuple:
+    """How alike each patch, out of the connector, is to a word of the person's own."""
+    with sentences():
+        image, word = open_image(picture_path(picture)), str(word or "")
+        heat = page.seat.pg.similarity(image, word).clip(0)
+        says = f"{VIEWS['similarity'].says} Here: alike to “{escape(word)}”."
+        return *_drawn(fit(image), heat, VIEWS["similarity"].unit, opacity), says
 
 
 def _heads(seen: Explanation, token: int) -> np.ndarray:
@@ -238,7 +261,7 @@ def show_head(
     if cell is None:
         return gr.skip(), gr.skip(), gr.skip()
     says = f"Layer {cell[0]}, head {cell[1]} alone (both counted from 0)."
-    return *_drawn(looked, heads[cell], VIEWS["mean"].unit, opacity), says
+    return *_drawn(looked.image, heads[cell], VIEWS["mean"].unit, opacity), says
 
 
 def patch_at(looked: Look, where: gr.SelectData) -> tuple[int, int]:

@@ -55,6 +55,14 @@ class Coco(Part):
     weight: Above0 = 1.0
 
 
+class Folder(Part):
+    """Pictures with their answer in a text file of the same name beside them, to one `prefix`."""
+
+    folder: Path
+    prefix: str
+    weight: Above0 = 1.0
+
+
 class Drawn(Part):
     """Examples from the drawn world, one a scene; `tasks` are the kinds asked for."""
 
@@ -84,7 +92,7 @@ class Lora(Part):
 
 
 class Run(Part):
-    """One run. Rates and losses are those of SPEC's transfer unless the stage says otherwise.
+    """One run. Rates and losses are those of big_vision's transfers unless a stage has its own.
 
     `fresh` takes the checkpoint's sizes and tokenizer, and new random weights. `batch` is over all
     processes, `micro_batch` what one of them computes at once (None: its whole share). `warmup` is
@@ -97,7 +105,7 @@ class Run(Part):
     objective: Literal["answers", "siglip", "language"]
     model: str
     fresh: bool = False
-    data: tuple[Rows | Coco | Drawn, ...] = Field(min_length=1)
+    data: tuple[Rows | Coco | Folder | Drawn, ...] = Field(min_length=1)
     bad_rows: Literal["refuse", "skip"] = "refuse"
     tokens: Count = 512
     resolution: Count | None = None

@@ -11,8 +11,15 @@ from torch.utils.data import Dataset
 
 from paligemma.model import IGNORED
 from paligemma.processor import Batch, PaliGemmaProcessor, open_image
-from paligemma.training.config import Coco, Rows, Run
-from paligemma.training.sources import BadRow, CocoInstances, DrawnScenes, JsonLines, Source
+from paligemma.training.config import Coco, Folder, Rows, Run
+from paligemma.training.sources import (
+    BadRow,
+    CocoInstances,
+    DrawnScenes,
+    JsonLines,
+    PictureFolder,
+    Source,
+)
 from paligemma.vqvae import MaskCodec
 
 BLOCK = 1_000  # draws over which a mixture keeps its weights
@@ -26,6 +33,8 @@ def open_sources(run: Run, codec: MaskCodec | None) -> list[Source]:
             source = JsonLines(given.rows, given.images)
         elif isinstance(given, Coco):
             source = CocoInstances(given.coco, given.images, given.task, codec)
+        elif isinstance(given, Folder):
+            source = PictureFolder(given.folder, given.prefix)
         else:
             source = DrawnScenes(given.scenes, given.tasks, codec, seed=run.seed)
         if not len(source):

@@ -1,4 +1,4 @@
-"""Where examples come from: JSON lines, COCO instances and the drawn world.
+"""Where examples come from: JSON lines, folders, COCO instances and the drawn world.
 
 A source is a sequence of `Shown`. A row that is bad raises a `BadRow` with its place and the
 reason; those that can be told without opening a picture are found when the source is opened.
@@ -126,6 +126,45 @@ def untidy(suffix: str) -> str | None:
         if y1 > y2 or x1 > x2:
             return f"the box {''.join(f'<loc{text}>' for text in locs)} is not y1 x1 y2 x2"
     return None
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+class PictureFolder:
+    """A folder and those in it: each picture with `name.txt`, its answer to `prefix`, beside it."""
+
+    def __init__(self, folder: Path, prefix: str) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"There is no folder {folder}.")
+        self.folder, self.prefix = folder, prefix
+        self.bad: list[BadRow] = []
+        self.rows: list[Path] = []
+        texts = sorted(folder.rglob("*.txt"))
+        beside = {path.with_suffix(""): path for path in sorted(folder.rglob("*"))
+                  if path.is_file() and path.suffix != ".txt"}  # fmt: skip
+        for text in texts:
+            name = text.relative_to(folder)
+            if (picture := beside.get(text.with_suffix(""))) is None:
+                self.bad.append(BadRow(f"{name}: there is no picture beside it."))
+            elif reason := untidy(_words(text)):
+                self.bad.append(BadRow(f"{name}: {reason}."))
+            else:
+                self.rows.append(picture)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Shown:
+        picture = self.rows[row]
+        return Shown(picture, self.prefix, _words(picture.with_suffix(".txt")))
+
+    def place(self, row: int) -> str:
+        return str(self.rows[row].relative_to(self.folder))
+
+
+def _words(path: Path) -> str:
+    return path.read_text("utf-8", errors="replace").strip()
 
 
 # --- COCO -----------------------------------------------------------------------------------------
