@@ -86,6 +86,7 @@ def page(request, browser, url):
     page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
     page.on("request", lambda call: hosts.add(urlsplit(call.url).hostname))
     page.goto(url)
+    page.wait_for_function("window.restored")
     yield page
     page.close()
     assert not wrong
@@ -200,6 +201,7 @@ def test_changing_the_model(browser, tmp_path):
     page = browser.new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(url)
+    page.wait_for_function("window.restored")
     expect(page.locator("#header")).to_contain_text("the built-in model")
     page.locator("#examples button").first.click()
     expect(line(page)).to_contain_text("A kept answer of the built-in model")
@@ -251,6 +253,7 @@ def test_the_shipped_examples_from_another_folder(browser, monkeypatch, tmp_path
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK)
     page = browser.new_page()
     page.goto(url)
+    page.wait_for_function("window.restored")
     for n, row in enumerate(load_examples(app.EXAMPLES)):
         page.locator("#examples button").nth(n).click()
         expect(tab(page)).to_have_text(TASKS[row["task"]].label)
@@ -269,6 +272,7 @@ def test_the_shipped_examples_from_another_folder(browser, monkeypatch, tmp_path
 def test_leaving_stops_the_model(browser, url, pg):
     page = browser.new_page()
     page.goto(url)
+    page.wait_for_function("window.restored")
     example(page, "Ask: how many?")
     expect(line(page)).to_contain_text("tokens/s")
     runs = len(pg.log)
@@ -290,7 +294,7 @@ def opened(browser, demo, address="", **launch):
 def built_in(browser):
     demo = app.build_app(PaliGemma.load())
     page = opened(browser, demo)
-    page.wait_for_function("location.search === ''")
+    page.wait_for_function("window.restored")
     expect(line(page)).to_contain_text("A kept answer of the built-in model")
     yield page
     page.close()
@@ -374,6 +378,7 @@ def test_how_it_works(built_in):
 
 def test_every_way_to_ask_where_it_looked(built_in, tmp_path):
     built_in.goto(built_in.url.split("?")[0])
+    built_in.wait_for_function("window.restored")
     expect(line(built_in)).to_contain_text("A kept answer of the built-in model")
     tab(built_in, "Attention").click()
     panel(built_in).get_by_label("A prompt, just as the model gets it").fill("detect wheel")
@@ -446,7 +451,7 @@ def test_two_visitors_never_see_each_other(browser, url, tmp_path):
         page = browser.new_page()
         page.set_default_timeout(PATIENCE)
         page.goto(url)
-        expect(page.locator("#picture img")).to_be_visible()
+        page.wait_for_function("window.restored")
         Image.new("RGB", (width, 20), "teal").save(tmp_path / f"{n}.png")
         page.get_by_label("Remove Image").click()
         page.locator("#picture input[type=file]").set_input_files(tmp_path / f"{n}.png")

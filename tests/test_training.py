@@ -16,7 +16,15 @@ from torch import nn
 from paligemma.training import checkpoint, codec, tokenizer, trainer
 from paligemma.training.examples import Example
 from paligemma.training.muon import Muon, orthogonal
-from paligemma.training.names import NAMED, SHADES, NameHead, name_numbers, places
+from paligemma.training.names import (
+    NAMED,
+    SHADES,
+    NameHead,
+    ToldHead,
+    name_numbers,
+    next_told,
+    places,
+)
 from paligemma.training.packing import PADDING, WEIGHTS, Packed, PackedScenes
 from paligemma.training.scenes import (
     BACKGROUNDS,
@@ -26,6 +34,7 @@ from paligemma.training.scenes import (
     Item,
     Scene,
     Text,
+    sample,
     silhouette,
 )
 from paligemma.training.tower import PatchHeads, PatchLabels, PatchScenes, patch_labels, word_loss
@@ -42,7 +51,7 @@ QUESTIONS = [
 def packed(*rows, alone: bool = False, length: int = 80) -> Packed:
     """Rows of examples behind one picture each, as `PackedScenes` lays them out."""
     data = PackedScenes(tiny.processor(), tiny.config(), tiny.codec(), 1, seed=0, length=length)
-    columns = zip(*(data._row(list(row), alone) for row in rows), strict=True)
+    columns = zip(*(data._row(sample(0), list(row), alone) for row in rows), strict=True)
     pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     arrays = (torch.from_numpy(np.stack(column)) for column in columns)
     return Packed(*arrays, pixels.expand(len(rows), -1, -1, -1), patches=None, places=None)
@@ -81,11 +90,38 @@ def test_who_may_look_at_whom(table):
     numbers = {"P": 0, "p": 1, "a": 1, "b": 2, ".": PADDING}
     segments = torch.tensor([[numbers[c if c == "P" else c.lower()] for c in head]])
     is_suffix = torch.tensor([[c in "AB" for c in head]])
-    rest = dict.fromkeys(("input_ids", "positions", "targets", "weights", "pixel_values"))
+    rest = dict.fromkeys(
+        ("input_ids", "positions", "targets", "weights", "upcoming", "pixel_values")
+    )
     mask = Packed(segments=segments, is_suffix=is_suffix, patches=None, places=None, **rest).mask()
     assert mask.dtype == torch.bool and mask.shape == (1, 1, len(head), len(head))
     for seen, (name, *expected) in zip(mask[0, 0].int().tolist(), rows, strict=True):
         assert seen == list(map(int, expected)), name
+
+
+def test_each_column_of_a_caption_is_told_which_group_comes_next():
+    item = next(sample(n).items[0] for n in range(9) if sample(n).items)
+    shown = [("star", "blue"), ("cloud", "blue"), ("cat", "red"), ("cloud", "blue")]
+    items = tuple(replace(item, kind=kind, color=color) for kind, color in shown)
+    words = "a red cat , two blue clouds and a blue star on a gray background".split()
+    named = {"cat": "cat", "clouds": "cloud", "star": "star", "background": "background"}
+    numbers = np.array([NAMED.index(named[w]) + 1 if w in named else 0 for w in words])
+    told = next_told(replace(sample(0), items=items), numbers)
+    group = lambda kind, color, n: [list(KINDS).index(kind) + 1, list(COLORS).index(color) + 1, n]
+    cat, clouds, star = group("cat", "red", 1), group("cloud", "blue", 2), group("star", "blue", 1)
+    rows = [cat] * 3 + [clouds] * 4 + [star] * 4 + [[0, 0, 0]] * 5
+    assert told.tolist() == rows
+
+
+def test_the_head_on_captions_counts_their_columns_only():
+    head, hidden = ToldHead(8), torch.randn(2, 5, 8)
+    upcoming = torch.full((2, 5, 3), -1)
+    assert head(hidden, upcoming) == 0
+    upcoming[1, 2:4] = torch.tensor([3, 2, 1])
+    loss = head(hidden, upcoming)
+    hidden[0] += 1
+    hidden[1, 4] += 1
+    assert head(hidden, upcoming) == loss > 0
 
 
 def test_a_row_holds_each_question_behind_the_picture():

@@ -87,7 +87,8 @@ class TaskTab:
             pg = page.seat.pg
             blank = {objects.seen: None, objects.found: None} if objects else {}
             yield {self.raw: "", self.line: WAITING} | blank
-            shown, drawn, cost, rested = fit(image), 0, 0.05, perf_counter()
+            shown, drawn, start = fit(image), 0, perf_counter()
+            spent, each = 0.0, 0.02  # seconds: on drawing so far, and an object's share of one
             # once the stream is closed, the model stops
             with closing(pg.stream(image, prompt, options)) as replies:
                 for reply in replies:
@@ -98,7 +99,7 @@ class TaskTab:
                         objects
                         and len(whole) > drawn
                         and not reply.finished
-                        and now - rested > cost / DRAWING_SHARE
+                        and spent + each * len(whole) < DRAWING_SHARE * (now - start)
                     )
                     if draws:
                         update[objects.seen] = annotate(shown, whole, self.masks(pg, whole))
@@ -111,8 +112,8 @@ class TaskTab:
                         update |= {self.earlier: said, self.told: told_before(said[:-1])}
                     yield update
                     if draws:  # by now the page has it: this is what it cost in all
-                        rested = perf_counter()
-                        cost = rested - now
+                        cost = perf_counter() - now
+                        spent, each = spent + cost, cost / drawn
 
     def masks(self, pg, detections: tuple) -> list:
         return pg.masks(detections) if self.task.answers == "masks" else [None] * len(detections)

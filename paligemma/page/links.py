@@ -18,9 +18,9 @@ from paligemma.tasks import LANGUAGES
 
 LONGEST = 2_000  # characters of a text
 SCRIPT = """<script>
-let restored = false;  // what changes before is the page being put together
+window.restored = false;  // what changes before is the page being put together
 window.remember = (name, value, usual) => {
-  if (!restored) return [];
+  if (!window.restored) return [];
   const url = new URL(location);
   if (value === null || value === undefined || value === "" || value === usual) {
     url.searchParams.delete(name);
@@ -37,7 +37,7 @@ window.press = (key, tries = 60) => {  // a tab is built when it is first shown
   return [];
 };
 window.start = (key) => {
-  restored = true;
+  window.restored = true;
   return press(key);
 };
 </script>"""

@@ -22,7 +22,7 @@ from paligemma.training.examples import groups, plural
 from paligemma.training.scenes import BACKGROUNDS, COLORS, KINDS, Scene
 
 LAYER = 1  # the decoder layer whose output is asked: those above can use what it found
-TOLD_LAYER = 2  # the same for what a caption tells next
+TOLD_LAYER = -2  # the same for what a caption tells next: the last but one
 NAMED = (*KINDS, "background")
 SHADES = (*COLORS, *BACKGROUNDS)
 
