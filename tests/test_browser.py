@@ -468,3 +468,21 @@ def test_two_visitors_never_see_each_other(browser, url, tmp_path):
     assert ratios == pytest.approx([31 / 20, 47 / 20], abs=0.01)
     for page in pages:
         page.close()
+
+
+def test_who_waits_sees_the_place_in_line(browser, url, pg):
+    pages = [browser.new_page() for _ in range(2)]
+    for page in pages:
+        page.set_default_timeout(PATIENCE)
+        page.goto(url)
+        page.wait_for_function("window.restored")
+    example(pages[0], "Ask: how many?")
+    expect(line(pages[0])).to_contain_text("tokens/s")
+    example(pages[1], "Caption")
+    place = panel(pages[1]).locator(".line .progress-text")
+    expect(place).to_contain_text("queue: 1/1")
+    expect(place).to_be_visible()
+    press(pages[0], "Stop")
+    expect(line(pages[1])).to_contain_text("Done.")
+    for page in pages:
+        page.close()

@@ -45,6 +45,9 @@ button.primary, button.stop { border-radius: 999px !important; }
 #models { margin-top: -.5rem; }
 #models button:is(.primary, .stop) { align-self: center; max-height: 3rem; }
 .line progress { vertical-align: middle; accent-color: #e15f00; width: 12rem; max-width: 40%; }
+.line > .wrap.minimal { overflow: visible; }
+.line .progress-text { inset: 0 0 auto auto !important; transform: none !important;
+  font-size: .85rem; }
 .line { min-height: 1.6rem; font-variant-numeric: tabular-nums; }
 .raw.boxes textarea, .raw.masks textarea { font-family: var(--font-mono); font-size: .8rem; }
 .raw.text textarea { font-size: 1.15rem; }
