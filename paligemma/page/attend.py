@@ -67,12 +67,16 @@ it says, are sinks: they are named, not hidden.
 
 @dataclass(frozen=True)
 class Look:
-    """One explained answer: the picture's file, how it is shown, the prompt, and the maps."""
+    """One explained answer: the picture's file, the prompt, and the maps."""
 
     path: str
-    image: Image.Image
     prompt: str
     seen: Explanation
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture as results show it: read anew, it would fill the memory of every session."""
+        return fit(open_image(self.path))
 
     @property
     def texts(self) -> list[str]:
@@ -186,7 +190,7 @@ def look(
             yield same, same, *rest, EMPTY["text"]
             return
         names = CHEAP_VIEWS if view in CHEAP_VIEWS else (*CHEAP_VIEWS, view)
-        looked = Look(path, fit(image), prompt, pg.reread(image, prompt, reply, names))
+        looked = Look(path, prompt, pg.reread(image, prompt, reply, names))
         tokens = [(f"{n} {visible(text)}", n - 1) for n, text in enumerate(looked.texts, 1)]
         layers = looked.seen.heads.shape[0]
         yield (
@@ -299,13 +303,12 @@ def draw_whole(looked: Look | None, view: str, opacity: float) -> Iterator[tuple
     with sentences(), TemporaryDirectory() as folder:
         if looked is None:
             raise ValueError("There is no answer yet: press Show attention first.")
+        image = looked.image
         maps, texts = looked.seen.maps[view][:MOST_FRAMES], looked.texts[:MOST_FRAMES]
         film = Path(folder) / "answer.gif"
-        film.write_bytes(to_gif(token_frames(looked.image, maps, texts, opacity)))
+        film.write_bytes(to_gif(token_frames(image, maps, texts, opacity)))
         yield (
             gr.Image(str(film), visible=True),
-            gr.Image(
-                token_strip(looked.image, maps, texts, opacity, VIEWS[view].unit), visible=True
-            ),
+            gr.Image(token_strip(image, maps, texts, opacity, VIEWS[view].unit), visible=True),
             gr.Image(token_matrix(looked.seen.between_tokens, looked.seen.columns), visible=True),
         )

@@ -103,5 +103,5 @@ SHOW_TABS = """() => {
 LOOK = {
     "theme": THEME, "css": CSS, "head": SCRIPT,
     "footer_links": ["api", "settings"], "run_history": False,
-    "ssr_mode": False, "state_session_capacity": 200, "show_error": True, "max_file_size": "50mb",
+    "ssr_mode": False, "state_session_capacity": 100, "show_error": True, "max_file_size": "50mb",
 }  # fmt: skip
