@@ -24,7 +24,7 @@ from paligemma.page.compare import CompareTab
 from paligemma.page.endpoints import add_endpoints
 from paligemma.page.frame import INNER, QUICK, Page, settings_panel
 from paligemma.page.inside import InsideTab
-from paligemma.page.links import RESTORED, Address, example_of
+from paligemma.page.links import KEPT_SECONDS, RESTORED, Address, picture_of, share
 from paligemma.page.look import LOOK, SHOW_TABS
 from paligemma.page.models import ModelPicker
 from paligemma.page.picture import PictureColumn, load_examples
@@ -35,11 +35,11 @@ from paligemma.tasks import TASKS
 
 EXAMPLES = Path(__file__).parent / "examples"
 ON_SPACE = "SPACE_ID" in os.environ
-KEPT_SECONDS = 2 * 3600  # that uploads and drawings stay on the disk
 LONGEST_LINE = 64  # visitors' requests that may wait
 SHARE_NOTE = (
-    "The address above keeps tab, prompt, example and settings for good. The button's link keeps "
-    "your own picture and the answers too, until the server cleans up: two hours at the most."
+    "The address above keeps tab, prompt, example and settings for good. The button adds a copy of "
+    "your own picture to it, which whoever has the link can see; it is deleted after two hours, or "
+    "when the server restarts."
 )
 
 
@@ -85,7 +85,8 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
                 picker = ModelPicker(page, own)
                 with gr.Accordion("Share", open=False):
                     gr.Markdown(SHARE_NOTE)
-                    gr.DeepLinkButton("Copy a link to this page as it is")
+                    shared, copied = gr.Textbox(visible=False), gr.Markdown()
+                    sharing = gr.Button("Copy a link to this page with its picture")
                     gr.DuplicateButton(visible=ON_SPACE)
         by_key = {tab.id: tab for tab in tabs.children if isinstance(tab, gr.Tab)}
         address = Address(by_key, task_tabs, page.settings, picker.source)
@@ -110,13 +111,11 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
         def restore(request: gr.Request) -> dict:
             """The page as its address says; with nothing said, the first example."""
             query = dict(request.query_params)
-            if "deep_link" in query:
-                return {press: ""}
-            if not query.keys() & {"tab", "example", *address.parts}:
+            if not query.keys() & {"tab", "example", "picture", *address.parts}:
                 first = choose(examples[0]) if examples else {}
                 first.pop(tabs, None)  # it is open already; a visitor may have gone on
                 return first | {press: ""} | address.restore(query)
-            image = example_of(query, examples) or (examples[0]["image"] if examples else None)
+            image = picture_of(query, examples) or (examples[0]["image"] if examples else None)
             updates = {column.picture: image, press: ""} | address.restore(query)
             if (tab := query.get("tab")) in by_key:
                 updates[tabs] = gr.Tabs(selected=tab)
@@ -127,6 +126,9 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
             tab.wire(page)
         column.wire(seat)
         address.wire(column.picture)
+        sharing.click(share, column.picture, shared, preprocess=False, **QUICK).success(
+            None, shared, copied, js="(name) => window.share(name)", **INNER
+        )
         for card, row in zip(column.cards, examples, strict=True):
             stem = Path(row["image"]).stem
             card.click(lambda row=row: choose(row), None, filled, js=SHOW_TABS, **QUICK).then(

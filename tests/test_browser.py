@@ -326,6 +326,30 @@ def test_an_address_is_restored_and_run(browser, url, pg):
     page.close()
 
 
+def test_a_link_keeps_the_visitors_own_picture(browser, url, pg, tmp_path):
+    Image.new("RGB", (37, 20), "teal").save(tmp_path / "own.png")
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(url)
+    page.wait_for_function("window.restored")
+    page.get_by_label("Remove Image").click()
+    page.locator("#picture input[type=file]").set_input_files(tmp_path / "own.png")
+    expect(page.locator("#picture img")).to_have_js_property("naturalWidth", 37)
+    tab(page, "Segment").click()
+    panel(page).get_by_role("textbox").first.fill("cat")
+    page.get_by_role("button", name="Share").click()
+    page.get_by_role("button", name="Copy a link").click()
+    page.wait_for_function("location.search.includes('picture=')")
+    link = page.url
+    page.close()
+    other = browser.new_page()
+    other.set_default_timeout(PATIENCE)
+    other.goto(link)
+    expect(other.locator("#picture img")).to_have_js_property("naturalWidth", 37)
+    expect(line(other)).to_contain_text("Found 1 thing.")
+    other.close()
+
+
 def test_a_region(built_in):
     tab(built_in, "Region").click()
     built_in.locator("#area").scroll_into_view_if_needed()

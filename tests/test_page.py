@@ -413,6 +413,22 @@ def test_an_address_only_names_the_model(address):
     assert address.restore({"model": "owner/model"}) == {address.source: "owner/model"}
 
 
+def test_shared_pictures_are_found_by_name_and_let_go(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    name = links.share({"path": str(path)})
+    kept = Path(links.picture_of({"picture": name}, []))
+    assert kept.read_bytes() == path.read_bytes() and kept.is_relative_to(tmp_path)
+    for wrong in "../" + name, "0" * 32, "", str(path):
+        assert links.picture_of({"picture": wrong}, []) is None
+    old = tmp_path / "shared" / ("1" * 32 + ".png")
+    old.write_bytes(b"old")
+    os.utime(old, (0, 0))
+    links.share({"path": str(path)})
+    assert [file.name for file in (tmp_path / "shared").iterdir()] == [name]
+    with pytest.raises(gr.Error, match="There is no picture yet"):
+        links.share(None)
+
+
 # --------------------------------------------------------------------------------------- picture
 
 

@@ -2,21 +2,29 @@
 
     ?tab=detect&example=harbour&detect=anchor&max_new_tokens=64&model=owner/model
 
-The picture is named where it is an example's. The model is only filled in to be loaded: an address
-must not change the model for everybody.
+The picture is named where it is an example's; "Share" keeps a copy of one's own for some hours and
+names it too (gradio 6.31's deep links lose pictures and the words on buttons). The model is only
+filled in to be loaded: an address must not change the model for everybody.
 """
 
+import hashlib
 import json
+import re
+import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from paligemma.page.asking import TaskTab
-from paligemma.page.frame import INNER
+from paligemma.page.frame import INNER, picture_path, sentences
 from paligemma.tasks import LANGUAGES
 
 LONGEST = 2_000  # characters of a text
+KEPT_SECONDS = 2 * 3600  # that uploads, drawings and shared pictures stay on the disk
+SHARED = re.compile(r"[0-9a-f]{32}(\.[a-z0-9]{2,5})?")  # names of shared pictures
 SCRIPT = """<script>
 window.restored = false;  // what changes before is the page being put together
 window.remember = (name, value, usual) => {
@@ -35,6 +43,15 @@ window.press = (key, tries = 60) => {  // a tab is built when it is first shown
   if (button?.offsetParent) button.click();
   else if (key && tries) setTimeout(() => press(key, tries - 1), 50);
   return [];
+};
+window.share = (picture) => {
+  remember("picture", picture);
+  const area = Object.assign(document.createElement("textarea"), {value: location.href});
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");  // the newer way is closed to pages without https
+  area.remove();
+  return ["Copied: " + location.href];
 };
 window.start = (key) => {
   window.restored = true;
@@ -72,7 +89,8 @@ class Address:
             None, self.source, None, js='(value) => remember("model", value, "built-in")', **INNER
         )
         for event in picture.upload, picture.clear:
-            event(None, js='() => remember("example", null)', **INNER)
+            forget = '() => { remember("picture", null); return remember("example", null); }'
+            event(None, js=forget, **INNER)
 
     def restore(self, query: Mapping[str, str]) -> dict:
         """What the parts become; a value that a part cannot have is left out."""
@@ -105,9 +123,32 @@ def _number(part: gr.Slider | gr.Number, written: str) -> float | int | None:
     return int(value) if whole else value if isinstance(part, gr.Slider) else None
 
 
-def example_of(query: Mapping[str, str], examples: list[dict]) -> str | None:
-    """The path of the picture that the address names."""
+def picture_of(query: Mapping[str, str], examples: list[dict]) -> str | None:
+    """The path of the picture that the address names: a shared one, or an example's."""
+    name = query.get("picture", "")
+    if SHARED.fullmatch(name) and (shared := _shared() / name).is_file():
+        return str(shared)
     for row in examples:
         if Path(row["image"]).stem == query.get("example"):
             return row["image"]
     return None
+
+
+def share(picture: dict | None) -> str:
+    """Keep a copy of the picture for whoever has its name; let go of what is old."""
+    with sentences():
+        path = Path(picture_path(picture))
+        data, folder = path.read_bytes(), _shared()
+        folder.mkdir(parents=True, exist_ok=True)
+        for kept in folder.iterdir():
+            if time.time() - kept.stat().st_mtime > KEPT_SECONDS:
+                kept.unlink(missing_ok=True)
+        name = hashlib.sha256(data).hexdigest()[:32] + path.suffix.lower()
+        if not SHARED.fullmatch(name):
+            raise ValueError(f"A picture named {path.name!r} cannot be shared: rename it.")
+        shutil.copyfile(path, folder / name)
+        return name
+
+
+def _shared() -> Path:
+    return Path(get_upload_folder()) / "shared"

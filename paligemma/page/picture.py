@@ -19,7 +19,7 @@ INK = ["#e23636", "#f08c1e", "#f5cf27", "#3aa655", "#2f66d0", "#8a45b5", "#ef7fb
 PHOTOGRAPH = (
     "This looks like a photograph. The small built-in model only knows drawn scenes such as the "
     "examples, and will answer as if it were one of them. For photographs, load a published "
-    "PaliGemma under **Another model**, at the top."
+    "PaliGemma under **Another model**."
 )
 SMALL = 48  # pixels a side of the copy that is looked at
 FEW_COLORS = 0.62  # share of the four commonest: of 1,500 drawn scenes none lies below .64
