@@ -13,7 +13,7 @@ from pathlib import Path
 def generate(arguments: argparse.Namespace) -> None:
     """Answer one prompt about one picture."""
     from paligemma.pipeline import SamplingOptions, open_image
-    from visualize import draw_boxes, draw_masks
+    from visualize import draw_objects
 
     options = SamplingOptions(
         max_new_tokens=arguments.max_new_tokens,
@@ -35,8 +35,7 @@ def generate(arguments: argparse.Namespace) -> None:
         print()
     if arguments.out:
         masks = pg.masks(reply.detections)
-        drawn = draw_masks(image, reply.detections, masks)
-        _save(draw_boxes(drawn, reply.detections), arguments.out)
+        _save(draw_objects(image, reply.detections, masks), arguments.out)
 
 
 def explain(arguments: argparse.Namespace) -> None:

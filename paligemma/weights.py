@@ -273,3 +273,10 @@ def _make_folder(folder: Path, needed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{folder} cannot be written: {error}.") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file aside, then rename it: what is there is always whole."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, "utf-8")
+    os.replace(part, path)

@@ -11,7 +11,7 @@ from PIL import Image, ImageColor
 
 from paligemma.objects import Box, Detection
 
-from .boxes import draw_chips, edges_of, line_width, outline
+from .boxes import draw_boxes, draw_chips, edges_of, line_width, outline
 from .colors import color_map
 
 FILL = 0.45
@@ -50,6 +50,13 @@ def draw_masks(
             outline(canvas, detection.box, colors[detection.label])
     draw_chips(canvas, detections)
     return canvas
+
+
+def draw_objects(
+    image: Image.Image, detections: Sequence[Detection], masks: Sequence[np.ndarray | None]
+) -> Image.Image:
+    """A new RGB picture with every object: its mask where it has one, its box and chip on top."""
+    return draw_boxes(draw_masks(image, detections, masks), detections)
 
 
 def paste_mask(mask: np.ndarray, box: Box, width: int, height: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from paligemma.evaluation.examples import Example, Referred
 from paligemma.evaluation.predictions import Prediction
 from paligemma.objects import Detection
 from paligemma.processor import open_image
-from visualize import draw_boxes, draw_masks
+from visualize import draw_objects
 
 SHOWN = 24
 SIDE = 480  # pixels of the longer side of a picture on the page
@@ -60,8 +60,8 @@ def _case(example: Example, said: Prediction, good: float, masks: Callable) -> s
     truth = example.truth
     if truth.detections or said.detections:
         outlines = [_outline(truth)] if isinstance(truth, Referred) else masks(truth.detections)
-        figures = _figure(_draw(image, truth.detections, outlines), "truth")
-        answered = _draw(image, said.detections, masks(said.detections))
+        figures = _figure(draw_objects(image, truth.detections, outlines), "truth")
+        answered = draw_objects(image, said.detections, masks(said.detections))
         figures += _figure(answered, "answer")
     else:
         figures = _figure(image, "")
@@ -73,12 +73,6 @@ def _case(example: Example, said: Prediction, good: float, masks: Callable) -> s
     }
     listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows.items())
     return f"<section><h2>{escape(example.id)}</h2><dl>{listed}</dl><div>{figures}</div></section>"
-
-
-def _draw(image: Image.Image, found: Sequence[Detection], masks: Sequence) -> Image.Image:
-    """Boxes, and masks under them where there are any."""
-    drawn = image if all(mask is None for mask in masks) else draw_masks(image, found, masks)
-    return draw_boxes(drawn, found)
 
 
 def _outline(truth: Referred) -> np.ndarray | None:

@@ -61,6 +61,16 @@ def vqav2(data: Path, split: str) -> Loaded:
     )
 
 
+def _answered(asked: list[tuple], picture: Pictures, data: Path) -> Loaded:
+    """Examples of (id, picture's name, question, answers); those without answers are left out."""
+    examples = [
+        Example(one, picture(name), question, Answers(answers))
+        for one, name, question, answers in asked
+        if answers
+    ]
+    return some(examples, data, {"without answers": len(asked) - len(examples)})
+
+
 class _TextQuestion(Row):
     question_id: str
     image_id: str
@@ -76,12 +86,8 @@ def textvqa(data: Path, split: str) -> Loaded:
     """TextVQA's `TextVQA_0.5.1_val.json`; its pictures are `<image_id>.jpg`."""
     source = find_one(data, f"TextVQA*_{split}.json")
     rows, picture = read_json(_TextQuestions, source).data, Pictures(data, source)
-    asked = [
-        Example(r.question_id, picture(f"{r.image_id}.jpg"), r.question, Answers(r.answers))
-        for r in rows
-        if r.answers
-    ]
-    return some(asked, data, {"without answers": len(rows) - len(asked)})
+    asked = [(row.question_id, f"{row.image_id}.jpg", row.question, row.answers) for row in rows]
+    return _answered(asked, picture, data)
 
 
 class _Page(Row):
@@ -99,12 +105,8 @@ def docvqa(data: Path, split: str) -> Loaded:
     """DocVQA's `val_v1.0_withQT.json`, and ST-VQA or InfographicVQA files of the same form."""
     source = find_one(data, f"{split}_v*.json")
     rows, picture = read_json(_Pages, source).data, Pictures(data, source)
-    asked = [
-        Example(row.questionId, picture(row.image), row.question, Answers(row.answers))
-        for row in rows
-        if row.answers
-    ]
-    return some(asked, data, {"without answers": len(rows) - len(asked)})
+    asked = [(row.questionId, row.image, row.question, row.answers) for row in rows]
+    return _answered(asked, picture, data)
 
 
 class _Chart(Row):

@@ -22,6 +22,7 @@ from paligemma.evaluation.examples import Example
 from paligemma.evaluation.page import write_page
 from paligemma.evaluation.predictions import Appended, Prediction, read_predictions
 from paligemma.pipeline import PaliGemma, SamplingOptions
+from paligemma.weights import write_text
 
 PATIENCE = timedelta(days=7)  # how long a process that is done waits for the others
 
@@ -67,8 +68,8 @@ def evaluate(
     said = [kept[example.id] for example in examples]
     scored = row.score(examples, said, pg.masks)
     results = _results(row, scored, task, pg, len(examples), loaded.left_out)
-    _write_whole(out / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    _write_whole(out / "worst.html", write_page(examples, said, scored.each, pg.masks, results))
+    write_text(out / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_text(out / "worst.html", write_page(examples, said, scored.each, pg.masks, results))
     return results
 
 
@@ -134,7 +135,7 @@ def _claim(out: Path, task: dict) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            _write_whole(path, json.dumps(task, indent=2, ensure_ascii=False) + "\n")
+            write_text(path, json.dumps(task, indent=2, ensure_ascii=False) + "\n")
         before = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ValueError(f"Nothing can be written to {out}: {error.strerror}.") from error
@@ -146,12 +147,6 @@ def _claim(out: Path, task: dict) -> None:
                 f"{out} holds answers for the {name} {before.get(name)!r}, not {value!r}; "
                 "give another --out."
             )
-
-
-def _write_whole(path: Path, text: str) -> None:
-    aside = path.with_suffix(".part")
-    aside.write_text(text, "utf-8")
-    aside.replace(path)
 
 
 def _results(

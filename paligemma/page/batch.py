@@ -16,10 +16,10 @@ from time import perf_counter
 import gradio as gr
 from PIL import Image
 
-from paligemma.page.frame import WAITING, Page, fit, sentences
+from paligemma.page.frame import WAITING, Page, fit, sentences, written
 from paligemma.page.models import bar
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
-from visualize import draw_boxes, draw_masks
+from visualize import draw_objects
 
 MOST_PICTURES = 200
 MOST_BYTES = 50 * 2**20  # of one picture, unpacked
@@ -77,12 +77,10 @@ def answer_all(page: Page, files: list | None, prompt: str, **options) -> Iterat
 
     A picture that cannot be read has its sentence in the table and stops nobody.
     """
-    same, prompt, rows, shown = gr.skip(), str(prompt or "").strip(), [], perf_counter()
+    same, rows, shown = gr.skip(), [], perf_counter()
     with sentences(), TemporaryDirectory() as folder:
         options, paths = SamplingOptions(**options), [file["path"] for file in files or []]
-        if not prompt:
-            raise ValueError("There is no prompt yet: write one, such as detect cat.")
-        pictures = unpack(paths)
+        prompt, pictures = written(prompt), unpack(paths)
         yield gr.Gallery([], visible=False), "", gr.DownloadButton(visible=False), WAITING
         for number, picture in enumerate(pictures):
             for row in _answer(page.seat.pg, picture, prompt, options):
@@ -157,8 +155,8 @@ def _answer(
         for reply in replies:
             if not reply.finished:
                 yield Row(name, reply)
-    drawn = draw_masks(fit(image), reply.detections, pg.masks(reply.detections))
-    yield Row(name, reply, draw_boxes(drawn, reply.detections))
+    drawn = draw_objects(fit(image), reply.detections, pg.masks(reply.detections))
+    yield Row(name, reply, drawn)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -10,10 +10,10 @@ import gradio as gr
 from PIL import Image
 
 from paligemma.checkpoints import Checkpoint
-from paligemma.page.frame import WAITING, Page, clock, fit, picture_path, sentences
+from paligemma.page.frame import WAITING, Page, clock, fit, picture_path, sentences, written
 from paligemma.page.models import choices, fetch
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
-from visualize import draw_boxes, draw_masks
+from visualize import draw_objects
 
 DTYPES = ["float32", "bfloat16", "float16"]
 
@@ -69,9 +69,7 @@ def compare(
     seat, same = page.seat, gr.skip()
     with sentences():
         image, options = open_image(picture_path(picture)), SamplingOptions(**options)
-        prompt = str(prompt or "").strip()
-        if not prompt:
-            raise ValueError("There is no prompt yet: write one, such as detect cat.")
+        prompt = written(prompt)
         yield "", gr.ImageSlider(visible=False), WAITING
         sides = []
         for side in _answer(seat.pg, image, prompt, options):
@@ -94,8 +92,7 @@ def _answer(pg: PaliGemma, image, prompt: str, options: SamplingOptions) -> Iter
         for reply in replies:
             drawn = shown
             if reply.finished and reply.detections:
-                drawn = draw_masks(shown, reply.detections, pg.masks(reply.detections))
-                drawn = draw_boxes(drawn, reply.detections)
+                drawn = draw_objects(shown, reply.detections, pg.masks(reply.detections))
             yield Side(pg.name, pg.facts, reply, drawn)
 
 

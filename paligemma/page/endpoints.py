@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import gradio as gr
 from gradio.data_classes import FileData
+from PIL import Image
 
 from paligemma.objects import format_box, snap
 from paligemma.page.frame import Page, on_gpu, sentences
-from paligemma.pipeline import Reply, SamplingOptions, open_image
+from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
 from paligemma.tasks import QUESTION, REGION, TASKS
 from visualize.export import Annotated, to_coco
 
@@ -22,11 +23,11 @@ def add_endpoints(page: Page) -> None:
 
     def answer(image: FileData, prompt: str, max_new_tokens: int = 128) -> dict:
         with sentences():
-            path = _path(image)
+            picture = open_image(_path(image))
             most = min(max(int(max_new_tokens), 1), MOST_TOKENS)
             pg = page.seat.pg
-            reply = pg.generate(path, prompt, SamplingOptions(max_new_tokens=most))
-            return as_json(path, prompt, reply, pg)
+            reply = pg.generate(picture, prompt, SamplingOptions(max_new_tokens=most))
+            return as_json(picture, prompt, reply, pg)
 
     def caption(
         image: FileData, language: str = "en", style: Literal["caption", "cap", "describe"] = "cap"
@@ -136,9 +137,9 @@ def _path(image: Any) -> str:
     return image["path"]
 
 
-def as_json(path: str, prompt: str, reply: Reply, pg) -> dict:
+def as_json(image: Image.Image, prompt: str, reply: Reply, pg: PaliGemma) -> dict:
     """A reply as plain values; boxes in pixels of the picture, masks as COCO run lengths."""
-    found, image = reply.detections, open_image(path)
+    found = reply.detections
     coco = to_coco([Annotated("", *image.size, found, pg.masks(found))])
     objects = []
     for each, annotation in zip(found, coco["annotations"], strict=True):

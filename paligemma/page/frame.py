@@ -46,6 +46,13 @@ def picture_path(picture: dict | None) -> str:
     return picture["path"]
 
 
+def written(prompt: str | None) -> str:
+    """A prompt that goes to the model as it is; ValueError without one."""
+    if not (prompt := str(prompt or "").strip()):
+        raise ValueError("There is no prompt yet: write one, such as detect cat.")
+    return prompt
+
+
 def fit(image: Image.Image) -> Image.Image:
     """The picture as results show it, its longer side SHOWN_SIDE."""
     scale = SHOWN_SIDE / max(image.size)

@@ -44,13 +44,17 @@ window.press = (key, tries = 60) => {  // a tab is built when it is first shown
   else if (key && tries) setTimeout(() => press(key, tries - 1), 50);
   return [];
 };
-window.share = (picture) => {
-  remember("picture", picture);
-  const area = Object.assign(document.createElement("textarea"), {value: location.href});
+window.copy = (words) => {
+  const area = Object.assign(document.createElement("textarea"), {value: words});
   document.body.append(area);
   area.select();
   document.execCommand("copy");  // the newer way is closed to pages without https
   area.remove();
+  return [];
+};
+window.share = (picture) => {
+  remember("picture", picture);
+  copy(location.href);
   return ["Copied: " + location.href];
 };
 window.start = (key) => {

@@ -1,12 +1,12 @@
 """AdamW over named groups of parameters, and the schedule of their rates."""
 
-import math
 import re
 from collections import defaultdict
 
 import torch
 from torch import nn
 
+from paligemma.training.codec import cosine
 from paligemma.training.config import Run
 
 
@@ -43,7 +43,7 @@ def factor(step: int, steps: int, warmup: float) -> float:
     first = round(warmup * steps)
     if step < first:
         return (step + 1) / first
-    return (1 + math.cos(math.pi * (step - first) / (steps - first))) / 2
+    return cosine((step - first) / (steps - first), floor=0.0)
 
 
 def optimizer(module: nn.Module, run: Run) -> torch.optim.AdamW:

@@ -14,7 +14,7 @@ from paligemma.training.config import Run
 from paligemma.training.data import encode
 from paligemma.training.sources import BadRow, CocoInstances, JsonLines, Shown
 from paligemma.vqvae import MaskCodec
-from visualize import draw_boxes, draw_masks
+from visualize import draw_objects
 from visualize.boxes import load_font
 
 COLUMNS, ROWS = 4, 4
@@ -73,6 +73,4 @@ def _drawn(example: Shown, codec: MaskCodec) -> Image.Image:
     found = parse(f"{example.prefix} ; {example.suffix}" if "<loc" in example.prefix
                   else example.suffix)  # fmt: skip
     masks = [None if one.codes is None else codec.decode([one.codes])[0].numpy() for one in found]
-    if any(mask is not None for mask in masks):
-        picture = draw_masks(picture, found, masks)
-    return draw_boxes(picture, found)
+    return draw_objects(picture, found, masks)

@@ -1,10 +1,8 @@
 """The model that a run starts from, loaded or fresh, and the files that it leaves behind."""
 
 import json
-import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +15,7 @@ from paligemma.model import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor, processor_files
 from paligemma.training.config import Run
 from paligemma.training.trainer import initialise
-from paligemma.weights import load_model, save_model
+from paligemma.weights import load_model, save_model, write_text
 
 POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 
@@ -88,13 +86,7 @@ def write(run: Run, found: Checkpoint, state: dict[str, Tensor]) -> None:
         parameter.data = parameter.data.to(dtype)
     save_model(model, run.out)
     for name, values in processor_files(start_from.config).items():
-        _replace(run.out / name, json.dumps(values, indent=2) + "\n")
-    _replace(run.out / "tokenizer.json", found.processor.tokenizer.to_str(pretty=True))
+        write_text(run.out / name, json.dumps(values, indent=2) + "\n")
+    write_text(run.out / "tokenizer.json", found.processor.tokenizer.to_str(pretty=True))
     if found.codec is not None and found.codec.parent != run.out:
         shutil.copyfile(found.codec, run.out / found.codec.name)
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, "utf-8")
-    os.replace(part, path)
