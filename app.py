@@ -77,10 +77,8 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
                 )  # fmt: skip
                 with tabs:
                     task_tabs = [task_tab(page, task) for task in TASKS.values()]
-                    others = [
-                        RegionTab(page), AttentionTab(page), CompareTab(page, own), BatchTab(page),
-                        InsideTab(page),
-                    ]  # fmt: skip
+                    region, attention = RegionTab(page), AttentionTab(page)
+                    others = [CompareTab(page, own), BatchTab(page), InsideTab(page)]
                 page.settings = settings_panel()
                 picker = ModelPicker(page, own)
                 with gr.Accordion("Share", open=False):
@@ -122,7 +120,7 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
                 updates[press] = tab if tab in by_task and image else ""
             return updates
 
-        for tab in [*task_tabs, *others]:
+        for tab in *task_tabs, region, attention, *others:
             tab.wire(page)
         column.wire(seat)
         address.wire(column.picture)
@@ -137,9 +135,12 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
             )  # fmt: skip
         page.wire_stops()
 
-        def forget() -> list:
+        def forget() -> dict:
             """What another model said is gone from the page."""
-            return [header(seat), *[None] * len(page.said)]
+            updates = {top: header(seat)} | page.said
+            for tab in *task_tabs, attention:
+                updates |= tab.nothing()
+            return updates
 
         picker.wire(page, forget, [top, *page.said])
         demo.load(lambda: header(seat), None, top, **QUICK)  # another may have changed the model

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from base64 import b64decode, b64encode
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -23,10 +24,10 @@ from scripted import Scripted
 import app
 from paligemma import anatomy
 from paligemma.objects import parse
-from paligemma.page import batch, compare, found, inside, links, look, picture, region
+from paligemma.page import attend, batch, compare, found, inside, links, look, picture, region
 from paligemma.page.asking import task_tab
 from paligemma.page.frame import Page, settings_panel
-from paligemma.pipeline import PaliGemma
+from paligemma.pipeline import PaliGemma, SamplingOptions
 from paligemma.seat import Seat
 from paligemma.tasks import LANGUAGES, TASKS
 from visualize import paste_mask
@@ -224,6 +225,33 @@ def test_a_box_is_described_and_an_answer_gets_its_question(page, path):
         ask([], "region", "")
     with pytest.raises(gr.Error, match="Question needs the answer"):
         ask([], "question", " ")
+
+
+# ----------------------------------------------------------------------------- found, attention
+
+
+def test_without_a_whole_answer_there_is_nothing_to_take_away():
+    for take in found.as_csv, found.pack:
+        with pytest.raises(gr.Error, match="run this tab first"):
+            take(None, 0, 1)
+
+
+def test_a_view_that_is_not_worked_out_is_refused_in_a_sentence(path, tmp_path):
+    pg, image = PaliGemma.load(tiny.write(tmp_path / "little")), Image.open(path)
+    reply = pg.generate(image, "detect cat", SamplingOptions(max_new_tokens=2))
+    seen = pg.reread(image, "detect cat", reply, ("middle",))
+    looked = attend.Look(str(path), image.size, "detect cat", seen)
+    assert attend.show(looked, 1, "middle", 0, 0.5)[0].size == (640, 427)
+    clicked = SimpleNamespace(index=(image.width - 1, 0))
+    side = seen.heads.shape[-1]
+    assert f"Row 1, column {side}" in attend.who_looked(looked, "middle", clicked)
+    for ask in (
+        lambda: attend.show(looked, 0, "gradient", 0, 0.5),
+        lambda: attend.who_looked(looked, "gradient", clicked),
+        lambda: list(attend.draw_whole(looked, "gradient", 0.5)),
+    ):
+        with pytest.raises(gr.Error, match="“Times gradient” is not worked out here"):
+            ask()
 
 
 # --------------------------------------------------------------------------------------- compare

@@ -1,8 +1,8 @@
 """Many visitors at once, for long: python tests/visitors.py [--minutes 30] [--visitors 8]
 
-Starts `app.py` as a program and visits it over HTTP: uploads (broken ones among them), every tab,
-stops in the middle, pages left while they answer. Prints memory and temporary files each minute,
-then one JSON line. Not collected by pytest.
+Starts `app.py` as a program and visits it over HTTP: uploads (broken ones among them), every tab
+that asks the model but Compare, stops in the middle, pages left while they answer. Prints memory
+and temporary files each minute, then one JSON line. Not collected by pytest.
 """
 
 import argparse
@@ -65,7 +65,8 @@ def request(client: Client, folder: Path, rng: random.Random, tally: Counter) ->
     name, values = rng.choice([
         ("caption", ("en", "caption")), ("ask", ("how many things are there?", "en")),
         ("ask", ("", "en")), ("read", ()), ("detect", (kinds,)), ("segment", (kinds,)),
-        ("attention", ("caption en", "middle", 0.5)),
+        ("attention", ("caption en", "middle", 0.5)), ("region", ("question", "red", "en")),
+        ("batch", (f"detect {kinds}",)),
     ])  # fmt: skip
     try:
         if rng.random() < 0.4:
@@ -74,7 +75,8 @@ def request(client: Client, folder: Path, rng: random.Random, tally: Counter) ->
             client.predict(handle_file(path), *named.get(name, ()), api_name=f"/{name}")
             tally[f"api {name}"] += 1
             return
-        job = client.submit(handle_file(path), *values, *SETTINGS, api_name=f"/tab_{name}")
+        given = [handle_file(path)] * 3 if name == "batch" else handle_file(path)
+        job = client.submit(given, *values, *SETTINGS, api_name=f"/tab_{name}")
         if rng.random() < 0.2:
             time.sleep(rng.random() * 0.3)
             job.cancel()

@@ -52,7 +52,8 @@ def attention_legend(largest: float, width: int = 256, unit: str = "") -> Image.
 
 
 def contact_sheet(heads: np.ndarray) -> Image.Image:
-    """Every head's map in one picture: `heads` [L, N, g, g], a row a layer, a column a head.
+    """Every head's map in one picture: `heads` [L, N, g, g], a row a layer, a column a head, both
+    labelled from 1.
 
     Each cell has a scale of its own; the number below it is its largest value. `sheet_cell` finds
     the head under a pixel.
@@ -64,10 +65,12 @@ def contact_sheet(heads: np.ndarray) -> Image.Image:
     draw.text((2, 2), "layer", font=font, fill="black")
     for number in range(count):
         middle = MARGIN + number * CELL + CELL // 2
-        draw.text((middle, MARGIN - 4), f"head {number}", font=font, fill="black", anchor="ms")
+        draw.text((middle, MARGIN - 4), f"head {number + 1}", font=font, fill="black", anchor="ms")
     for layer, row in enumerate(heads):
         top = MARGIN + layer * (CELL + LINE)
-        draw.text((MARGIN // 2, top + CELL // 2), str(layer), font=font, fill="black", anchor="mm")
+        draw.text(
+            (MARGIN // 2, top + CELL // 2), str(layer + 1), font=font, fill="black", anchor="mm"
+        )
         for number, heat in enumerate(row):
             left = MARGIN + number * CELL
             cell = _colored(_share(heat)).resize((CELL - 4, CELL - 4), Image.Resampling.NEAREST)
@@ -79,7 +82,7 @@ def contact_sheet(heads: np.ndarray) -> Image.Image:
 
 
 def sheet_cell(x: int, y: int, layers: int, heads: int) -> tuple[int, int] | None:
-    """(layer, head) at the pixel (x, y) of a contact sheet of that size; None beside its cells."""
+    """(layer, head), from 0, at the pixel (x, y) of a contact sheet of that size, or None."""
     layer, head = (y - MARGIN) // (CELL + LINE), (x - MARGIN) // CELL
     return (layer, head) if 0 <= layer < layers and 0 <= head < heads else None
 

@@ -10,7 +10,7 @@ from time import perf_counter
 import gradio as gr
 
 from paligemma.objects import parse_tokens
-from paligemma.page.found import MASK_FILL, Objects, annotate, objects_panel, show_found
+from paligemma.page.found import Objects, annotate, objects_panel, show_found
 from paligemma.page.frame import INNER, QUICK, WAITING, Page, clock, fit, picture_path, sentences
 from paligemma.pipeline import Reply, SamplingOptions, open_image
 from paligemma.tasks import LANGUAGES, TASKS, Task
@@ -50,7 +50,7 @@ class TaskTab:
     @property
     def outputs(self) -> list[gr.components.Component]:
         """What one answer fills."""
-        found = [self.objects.seen, self.objects.found] if self.objects else []
+        found = [self.objects.found, *self.objects.shown] if self.objects else []
         return [self.raw, *found, self.line]
 
     def wire(self, page: Page) -> None:
@@ -66,7 +66,7 @@ class TaskTab:
             objects.wire()
             ran.success(show_found, objects.chosen, objects.shown, **QUICK)
         for hint in self.hints:
-            press = f'() => document.getElementById("go-{self.task.key}").click()'
+            press = f'() => window.press("{self.task.key}")'
             hint.click(lambda words=hint.value: words, None, self.text, **QUICK).then(
                 None, js=press, **INNER
             )
@@ -85,8 +85,7 @@ class TaskTab:
             parts = {name: asked.pop(name) or "" for name in self.inputs}
             prompt, options = self.task.prompt(**parts), SamplingOptions(**asked)
             pg = page.seat.pg
-            blank = {objects.seen: None, objects.found: None} if objects else {}
-            yield {self.raw: "", self.line: WAITING} | blank
+            yield {self.raw: "", self.line: WAITING} | self.nothing()
             shown, drawn, start = fit(image), 0, perf_counter()
             spent, each = 0.0, 0.02  # seconds: on drawing so far, and an object's share of one
             # once the stream is closed, the model stops
@@ -147,12 +146,12 @@ class TaskTab:
         updates = {self.raw: text, self.line: KEPT.format(label=self.task.label)}
         if of := self.objects:
             detections = tuple(parse_tokens(row["tokens"]))
-            found = row["image"], detections, self.masks(pg, detections)
-            updates |= {of.found: found, of.least: 0, of.most: 1}
-            style = (MASK_FILL, True) if of.fill else ()
-            updates |= dict(zip(of.shown, show_found(found, 0, 1, *style), strict=True))
-            updates |= {of.fill: MASK_FILL, of.outline: True} if of.fill else {}
+            updates |= of.at_rest((row["image"], detections, self.masks(pg, detections)))
         return updates
+
+    def nothing(self) -> dict:
+        """What the parts become, beside the words, while there is no whole answer."""
+        return self.objects.emptied() if self.objects else {}
 
 
 def told_before(earlier: list[tuple[str, str]]) -> str:

@@ -28,6 +28,7 @@ from paligemma.page.frame import (
     on_gpu,
     picture_path,
     sentences,
+    written,
 )
 from paligemma.pipeline import SamplingOptions, open_image
 from visualize import (
@@ -67,9 +68,10 @@ it says, are sinks: they are named, not hidden.
 
 @dataclass(frozen=True)
 class Look:
-    """One explained answer: the picture's file, the prompt, and the maps."""
+    """One explained answer: the picture's file, its size as shown, the prompt, and the maps."""
 
     path: str
+    size: tuple[int, int]
     prompt: str
     seen: Explanation
 
@@ -81,6 +83,12 @@ class Look:
     @property
     def texts(self) -> list[str]:
         return [token.text for token in self.seen.reply.tokens]
+
+    def worked_out(self, view: str) -> np.ndarray:
+        """A view's maps, one a token; ValueError if it was too dear for this answer."""
+        if view not in self.seen.maps:
+            raise ValueError(f"“{NAMES[view]}” is not worked out here: choose another way to look.")
+        return self.seen.maps[view]
 
 
 class AttentionTab:
@@ -169,19 +177,24 @@ class AttentionTab:
         self.heat.select(on_gpu(tower), self.looked, self.tower, concurrency_id="model", **INNER)
         whole = [self.film, self.strip, self.matrix]
         self.draw.click(draw_whole, [self.looked, self.view, self.opacity], whole, **QUICK)
+        page.said |= dict.fromkeys([self.patch, self.tower, *whole])
+
+    def nothing(self) -> dict:
+        """What the parts become that `None` does not empty."""
+        hidden = gr.Image(None, visible=False)
+        parts = [self.scale, self.film, self.strip, self.matrix]
+        return {self.tokens: gr.Radio([], visible=False)} | dict.fromkeys(parts, hidden)
 
 
 def look(
     page: Page, picture: dict | None, prompt: str, view: str, opacity: float, **options
 ) -> Iterator[tuple]:
     """Stream the answer, then explain it: what `outputs` above lists."""
-    prompt, same, pg = str(prompt or "").strip(), gr.skip(), page.seat.pg
+    same, pg = gr.skip(), page.seat.pg
     with sentences():
         path = picture_path(picture)
         image, options = open_image(path), SamplingOptions(**options)
-        if not prompt:
-            raise ValueError("There is no prompt yet: write one, such as detect cat.")
-        rest = [same] * 6
+        prompt, rest = written(prompt), [same] * 6
         yield None, gr.Radio([], visible=False), *rest, WAITING
         with closing(pg.stream(image, prompt, options)) as replies:
             for reply in replies:
@@ -190,7 +203,7 @@ def look(
             yield same, same, *rest, EMPTY["text"]
             return
         names = CHEAP_VIEWS if view in CHEAP_VIEWS else (*CHEAP_VIEWS, view)
-        looked = Look(path, prompt, pg.reread(image, prompt, reply, names))
+        looked = Look(path, fit(image).size, prompt, pg.reread(image, prompt, reply, names))
         tokens = [(f"{n} {visible(text)}", n - 1) for n, text in enumerate(looked.texts, 1)]
         layers = looked.seen.heads.shape[0]
         yield (
@@ -207,9 +220,11 @@ def show(looked: Look | None, token: int, view: str, layer: int, opacity: float)
     """One token in one view: the picture under its map, the scale, a sentence, all its heads."""
     if looked is None:
         return None, gr.Image(visible=False), "", None
+    with sentences():
+        heat = looked.worked_out(view)[token]
     seen, layers = looked.seen, looked.seen.layers[view]
-    alone = 0 < layer <= len(layers) > 1
-    heat = layers[layer - 1, token] if alone else seen.maps[view][token]
+    if alone := 0 < layer <= len(layers) > 1:
+        heat = layers[layer - 1, token]
     says = f"{VIEWS[view].says} Here: layer {layer} alone. " if alone else f"{VIEWS[view].says} "
     if view in ("middle", "mean"):
         says += f"{heat.sum():.0%} of this token's attention is on the picture. "
@@ -264,14 +279,14 @@ def show_head(
     cell = sheet_cell(*where.index, *heads.shape[:2])
     if cell is None:
         return gr.skip(), gr.skip(), gr.skip()
-    says = f"Layer {cell[0]}, head {cell[1]} alone (both counted from 0)."
+    says = f"Layer {cell[0] + 1}, head {cell[1] + 1} alone."
     return *_drawn(looked.image, heads[cell], VIEWS["mean"].unit, opacity), says
 
 
 def patch_at(looked: Look, where: gr.SelectData) -> tuple[int, int]:
     """Row and column of the clicked patch."""
     grid, (x, y) = looked.seen.heads.shape[-1], where.index
-    width, height = looked.image.size
+    width, height = looked.size
     return min(int(y / height * grid), grid - 1), min(int(x / width * grid), grid - 1)
 
 
@@ -280,13 +295,17 @@ def who_looked(looked: Look | None, view: str, where: gr.SelectData) -> str:
     if looked is None:
         return ""
     row, column = patch_at(looked, where)
+    with sentences():
+        looked.worked_out(view)
     ranked = looked.seen.lookers(view, row, column)[:LISTED]
     rows = "".join(
         f"<li><code>{escape(visible(looked.texts[token]))}</code> {value:.2g}</li>"
         for token, value in ranked
     )
     unit = escape(VIEWS[view].unit)
-    return f"<p>Row {row}, column {column}: who looked here most ({unit})</p><ol>{rows}</ol>"
+    return (
+        f"<p>Row {row + 1}, column {column + 1}: who looked here most ({unit})</p><ol>{rows}</ol>"
+    )
 
 
 def inside_tower(page: Page, looked: Look | None, where: gr.SelectData) -> Image.Image | None:
@@ -304,7 +323,7 @@ def draw_whole(looked: Look | None, view: str, opacity: float) -> Iterator[tuple
         if looked is None:
             raise ValueError("There is no answer yet: press Show attention first.")
         image = looked.image
-        maps, texts = looked.seen.maps[view][:MOST_FRAMES], looked.texts[:MOST_FRAMES]
+        maps, texts = looked.worked_out(view)[:MOST_FRAMES], looked.texts[:MOST_FRAMES]
         film = Path(folder) / "answer.gif"
         film.write_bytes(to_gif(token_frames(image, maps, texts, opacity)))
         yield (

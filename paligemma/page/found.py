@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from paligemma.objects import Detection, sift
 from paligemma.page.frame import INNER, QUICK, fit, sentences
 from paligemma.pipeline import open_image
-from visualize import color_map, draw_boxes, draw_masks, paste_mask
+from visualize import color_map, draw_objects, paste_mask
 from visualize.export import Annotated, cut_outs, mask_pictures, to_coco, to_csv
 
 BOX_FILL, MASK_FILL = 0.15, 0.5
@@ -30,14 +30,6 @@ SAVE = """(zip) => {
   link.download = "found.zip";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  return [];
-}"""
-COPY = """(words) => {
-  const area = Object.assign(document.createElement("textarea"), {value: words});
-  document.body.append(area);
-  area.select();
-  document.execCommand("copy");  // the newer way is closed to pages without https
-  area.remove();
   return [];
 }"""
 
@@ -74,6 +66,17 @@ class Objects:
         parts = (self.seen, self.table, self.copy, self.save, self.cuts)
         return [part for part in parts if part]
 
+    def at_rest(self, found: tuple) -> dict:
+        """All these parts over a whole answer, the sliders where they start."""
+        chosen = [found, 0, 1, *((MASK_FILL, True) if self.fill else ())]
+        shown = zip(self.shown, show_found(*chosen), strict=True)
+        return dict(zip(self.chosen, chosen, strict=True)) | dict(shown)
+
+    def emptied(self) -> dict:
+        """What they become while there is no whole answer; the sliders stay."""
+        nothing = show_found(None, 0, 1, *((MASK_FILL, True) if self.fill else ()))
+        return {self.found: None} | dict(zip(self.shown, nothing, strict=True))
+
     def wire(self) -> None:
         sifting = self.chosen[:3]
         gr.on(
@@ -83,7 +86,7 @@ class Objects:
             None, self.packed, None, js=SAVE, **INNER
         )
         self.copy.click(as_csv, sifting, self.packed, **QUICK).success(
-            None, self.packed, None, js=COPY, **INNER
+            None, self.packed, None, js="(words) => window.copy(words)", **INNER
         )
 
 
@@ -140,8 +143,10 @@ def layer(area: Image.Image, fill: float, outline: bool) -> np.ndarray:
     return (np.asarray(area) - (1 - fill) * np.asarray(core)) / 255
 
 
-def sifted(found: tuple, least: float, most: float) -> tuple[Image.Image, Annotated]:
+def sifted(found: tuple | None, least: float, most: float) -> tuple[Image.Image, Annotated]:
     """The picture of the last answer, and the detections and masks in it that stay."""
+    if found is None:
+        raise ValueError("There is no whole answer here yet: run this tab first.")
     path, detections, masks = found
     stay, image = sift(detections, least, most), open_image(path)
     kept = [detections[n] for n in stay], [masks[n] for n in stay]
@@ -180,17 +185,16 @@ def table(kept: Annotated) -> str:
     return f'<table class="found"><tr>{heads}</tr>{"".join(rows)}</table>' if rows else ""
 
 
-def as_csv(found: tuple, least: float, most: float) -> str:
-    return to_csv([sifted(found, least, most)[1]])
+def as_csv(found: tuple | None, least: float, most: float) -> str:
+    with sentences():
+        return to_csv([sifted(found, least, most)[1]])
 
 
 def pack(found: tuple | None, least: float, most: float) -> str:
     """A zip of what is shown, in base64: drawing, masks, cut-outs, COCO JSON, CSV."""
     with sentences():
-        if found is None:
-            raise ValueError("There is nothing to download yet: run this tab first.")
         image, kept = sifted(found, least, most)
-        drawn = draw_boxes(draw_masks(image, kept.detections, kept.masks), kept.detections)
+        drawn = draw_objects(image, kept.detections, kept.masks)
         pictures = [("picture.png", image), ("drawn.png", drawn)]
         pictures += [(f"masks/{name}", mask) for name, mask in mask_pictures(kept)]
         pictures += [(f"cutouts/{name}", cut) for name, cut in cut_outs(image, kept)]

@@ -87,7 +87,8 @@ def settings_panel() -> dict[str, gr.components.Component]:
 class Page:
     """The shared parts, and a note of every button, so that one run at a time is under way.
 
-    `last` holds the visitor's last request: (prompt, the answer's tokens).
+    `last` holds the visitor's last request: (prompt, the answer's tokens). `said` are the parts
+    that show what the model said, each with what empties it.
     """
 
     seat: Seat
@@ -97,7 +98,7 @@ class Page:
     gos: list[gr.Button] = field(default_factory=list)
     stops: list[gr.Button] = field(default_factory=list)
     runs: list = field(default_factory=list)
-    said: list[gr.components.Component] = field(default_factory=list)
+    said: dict[gr.components.Component, None] = field(default_factory=dict)
 
     def buttons(self, label: str, key: str) -> tuple[gr.Button, gr.Button, gr.Markdown]:
         """Run, stop, and the line that tells how it goes."""
@@ -131,7 +132,7 @@ class Page:
         for ended in ran.success, ran.failure:  # gradio 6.31: .then skips what failed
             ended(self._settle, line, about, **QUICK)
         self.runs.append(ran)
-        self.said += [part for part in outputs if part not in self.said]
+        self.said |= dict.fromkeys(outputs)
         return ran
 
     def wire_stops(self) -> None:
