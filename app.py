@@ -21,10 +21,11 @@ from paligemma.page.asking import task_tab
 from paligemma.page.attend import AttentionTab
 from paligemma.page.batch import BatchTab
 from paligemma.page.compare import CompareTab
+from paligemma.page.disk import keep_tidy
 from paligemma.page.endpoints import add_endpoints
 from paligemma.page.frame import INNER, QUICK, Page, settings_panel
 from paligemma.page.inside import InsideTab
-from paligemma.page.links import KEPT_SECONDS, RESTORED, Address, picture_of, share
+from paligemma.page.links import RESTORED, Address, picture_of, share
 from paligemma.page.look import LOOK, SHOW_TABS
 from paligemma.page.models import ModelPicker
 from paligemma.page.picture import PictureColumn, load_examples
@@ -35,11 +36,12 @@ from paligemma.tasks import TASKS
 
 EXAMPLES = Path(__file__).parent / "examples"
 ON_SPACE = "SPACE_ID" in os.environ
+A_DAY = 24 * 3600  # by then `keep_tidy` has deleted it: gradio deletes what is left at the end
 LONGEST_LINE = 64  # visitors' requests that may wait
 SHARE_NOTE = (
-    "The address above keeps tab, prompt, example and settings for good. The button adds a copy of "
-    "your own picture to it, which whoever has the link can see; it is deleted after two hours, or "
-    "when the server restarts."
+    "The address above keeps tab, prompt, example and settings for good. The button adds your own "
+    "picture to it: whoever has the link can see it until it is deleted, two hours after upload, "
+    "sooner if the server is full, or when the server restarts."
 )
 
 
@@ -63,7 +65,7 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
     seat = seat if isinstance(seat, Seat) else Seat(seat)
     gr.set_static_paths([EXAMPLES])  # served from where they lie, whatever the working directory
     examples = load_examples(EXAMPLES)
-    with gr.Blocks(title="PaliGemma", delete_cache=(600, KEPT_SECONDS)) as demo:
+    with gr.Blocks(title="PaliGemma", delete_cache=(A_DAY, A_DAY)) as demo:
         top = gr.HTML(header(seat), elem_id="header")
         last, press = gr.State(), gr.Textbox(visible=False)
         with gr.Row():
@@ -176,6 +178,7 @@ def main() -> None:
         parser.exit(2, f"app.py: {error}\n")
     private = args.host in ("127.0.0.1", "localhost") and not args.share and not ON_SPACE
     demo = build_app(Seat(pg, args.device, args.dtype, args.codec), own=private)
+    keep_tidy(demo)
     demo.launch(
         server_name=args.host, server_port=args.port, share=args.share, mcp_server=args.mcp, **LOOK
     )

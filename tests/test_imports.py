@@ -20,7 +20,7 @@ ROWS = (
     ("pipeline", "convert"),
     ("seat", "bench", "random_weights", "anatomy"),
     ("page",),
-    ("page.frame",),
+    ("page.frame", "page.disk"),
     ("page.found", "page.models", "page.picture", "page.endpoints", "page.inside"),
     ("page.asking", "page.compare", "page.batch"),
     ("page.region", "page.attend", "page.links"),

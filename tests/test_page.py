@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from base64 import b64decode, b64encode
 from pathlib import Path
@@ -24,7 +25,7 @@ from scripted import Scripted
 import app
 from paligemma import anatomy
 from paligemma.objects import parse
-from paligemma.page import attend, batch, compare, found, inside, links, look, picture, region
+from paligemma.page import attend, batch, compare, disk, found, inside, links, look, picture, region
 from paligemma.page.asking import task_tab
 from paligemma.page.frame import Page, settings_panel
 from paligemma.pipeline import PaliGemma, SamplingOptions
@@ -441,20 +442,49 @@ def test_an_address_only_names_the_model(address):
     assert address.restore({"model": "owner/model"}) == {address.source: "owner/model"}
 
 
-def test_shared_pictures_are_found_by_name_and_let_go(path, tmp_path, monkeypatch):
+def test_an_address_names_uploads_and_nothing_else(path, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    name = links.share({"path": str(path)})
-    kept = Path(links.picture_of({"picture": name}, []))
-    assert kept.read_bytes() == path.read_bytes() and kept.is_relative_to(tmp_path)
-    for wrong in "../" + name, "0" * 32, "", str(path):
+    upload = tmp_path / ("0f" * 32) / "my picture.png"
+    upload.parent.mkdir()
+    upload.write_bytes(path.read_bytes())
+    name = links.share({"path": str(upload)})
+    assert name == upload.parent.name + "/my picture.png"
+    assert links.picture_of({"picture": name}, []) == str(upload)
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"")
+    folder = upload.parent.name
+    for wrong in ("../" + name, folder + "/..", folder + "/../secret.png", folder, "", str(secret)):
         assert links.picture_of({"picture": wrong}, []) is None
-    old = tmp_path / "shared" / ("1" * 32 + ".png")
-    old.write_bytes(b"old")
-    os.utime(old, (0, 0))
-    links.share({"path": str(path)})
-    assert [file.name for file in (tmp_path / "shared").iterdir()] == [name]
+    assert links.share({"path": str(path)}) == "", "an example's picture has a name of its own"
     with pytest.raises(gr.Error, match="There is no picture yet"):
         links.share(None)
+
+
+def test_old_files_go_and_the_oldest_where_there_are_too_many(tmp_path):
+    def left(seconds, most):
+        disk.tidy(demo, seconds, most)
+        return sorted(file.name for file in tmp_path.rglob("*.png"))
+
+    with gr.Blocks() as demo:
+        shown, cached = gr.Image(), gr.Image()
+    for n in range(5):
+        file = tmp_path / f"folder{n}" / f"{n}.png"
+        file.parent.mkdir()
+        file.write_bytes(b"1234")
+        if n < 4:  # the last is another program's
+            demo.upload_file_set.add(str(file))
+        time.sleep(0.02)
+    shown.temp_files.add(str(tmp_path / "folder3" / "3.png"))
+    cached.keep_in_cache.add(str(tmp_path / "folder0" / "0.png"))
+    assert left(60, 12) == ["0.png", "1.png", "2.png", "3.png", "4.png"]
+    assert left(60, 11) == ["0.png", "2.png", "3.png", "4.png"]
+    assert not (tmp_path / "folder1").exists()
+    (tmp_path / "folder2" / "2.png").unlink()
+    (tmp_path / "folder3" / "another").touch()
+    assert left(60, 12) == ["0.png", "3.png", "4.png"]
+    assert left(0, 12) == ["0.png", "4.png"]
+    assert (tmp_path / "folder3").exists()
+    assert set().union(*demo.temp_file_sets) == {str(tmp_path / "folder0" / "0.png")}
 
 
 # --------------------------------------------------------------------------------------- picture

@@ -2,16 +2,13 @@
 
     ?tab=detect&example=harbour&detect=anchor&max_new_tokens=64&model=owner/model
 
-The picture is named where it is an example's; "Share" keeps a copy of one's own for some hours and
-names it too (gradio 6.31's deep links lose pictures and the words on buttons). The model is only
-filled in to be loaded: an address must not change the model for everybody.
+The picture is named where it is an example's; "Share" names one's own too, by the folder of its
+upload, which nobody guesses (gradio 6.31's deep links lose pictures and the words on buttons). The
+model is only filled in to be loaded: an address must not change the model for everybody.
 """
 
-import hashlib
 import json
 import re
-import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,8 +20,7 @@ from paligemma.page.frame import INNER, picture_path, sentences
 from paligemma.tasks import LANGUAGES
 
 LONGEST = 2_000  # characters of a text
-KEPT_SECONDS = 2 * 3600  # that uploads, drawings and shared pictures stay on the disk
-SHARED = re.compile(r"[0-9a-f]{32}(\.[a-z0-9]{2,5})?")  # names of shared pictures
+UPLOADED = re.compile(r"[0-9a-f]{64}/[^/\\]+")  # what gradio names the file of a picture
 SCRIPT = """<script>
 window.restored = false;  // what changes before is the page being put together
 window.remember = (name, value, usual) => {
@@ -128,10 +124,10 @@ def _number(part: gr.Slider | gr.Number, written: str) -> float | int | None:
 
 
 def picture_of(query: Mapping[str, str], examples: list[dict]) -> str | None:
-    """The path of the picture that the address names: a shared one, or an example's."""
+    """The path of the picture that the address names: an upload, or an example's."""
     name = query.get("picture", "")
-    if SHARED.fullmatch(name) and (shared := _shared() / name).is_file():
-        return str(shared)
+    if UPLOADED.fullmatch(name) and (uploaded := Path(get_upload_folder(), name)).is_file():
+        return str(uploaded)
     for row in examples:
         if Path(row["image"]).stem == query.get("example"):
             return row["image"]
@@ -139,20 +135,7 @@ def picture_of(query: Mapping[str, str], examples: list[dict]) -> str | None:
 
 
 def share(picture: dict | None) -> str:
-    """Keep a copy of the picture for whoever has its name; let go of what is old."""
+    """The name of the picture's upload for the address; empty for an example's."""
     with sentences():
-        path = Path(picture_path(picture))
-        data, folder = path.read_bytes(), _shared()
-        folder.mkdir(parents=True, exist_ok=True)
-        for kept in folder.iterdir():
-            if time.time() - kept.stat().st_mtime > KEPT_SECONDS:
-                kept.unlink(missing_ok=True)
-        name = hashlib.sha256(data).hexdigest()[:32] + path.suffix.lower()
-        if not SHARED.fullmatch(name):
-            raise ValueError(f"A picture named {path.name!r} cannot be shared: rename it.")
-        shutil.copyfile(path, folder / name)
-        return name
-
-
-def _shared() -> Path:
-    return Path(get_upload_folder()) / "shared"
+        name = "/".join(Path(picture_path(picture)).parts[-2:])
+        return name if UPLOADED.fullmatch(name) else ""
