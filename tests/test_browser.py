@@ -433,7 +433,7 @@ def test_every_way_to_ask_where_it_looked(built_in, tmp_path):
     changes(lambda: (layer.fill("3"), layer.press("Enter")))
     expect(panel(built_in)).to_contain_text("layer 3 alone")
 
-    panel(built_in).get_by_role("button", name="Every layer and head of this token").click()
+    panel(built_in).get_by_role("button", name="Every layer and head").click()
     sheet = panel(built_in).locator("#sheet img")
     sheet.scroll_into_view_if_needed()
     changes(lambda: sheet.click())

@@ -119,14 +119,14 @@ class AttentionTab:
                 elem_id="scale", visible=False,
             )  # fmt: skip
             self.patch = gr.HTML(elem_id="patch")
-            with gr.Accordion("Every layer and head of this token", open=False):
+            with gr.Accordion("Every layer and head: click one to see it large", open=False):
                 self.sheet = gr.Image(
-                    label="Click one to see it over the picture", format="png", interactive=False,
+                    show_label=False, format="png", interactive=False,
                     buttons=["fullscreen", "download"], elem_id="sheet",
                 )  # fmt: skip
             with gr.Accordion("Where the clicked patch looks, inside the image tower", open=False):
                 self.tower = gr.Image(
-                    label="Each layer and head of the tower", format="png", interactive=False,
+                    show_label=False, format="png", interactive=False,
                     buttons=["fullscreen", "download"], elem_id="tower",
                 )  # fmt: skip
             with gr.Accordion("The whole answer, and the path through the prompt", open=False):

@@ -17,6 +17,7 @@ THEME = gr.themes.Base(
     font=("ui-rounded", "Nunito", "Segoe UI", "system-ui", "sans-serif"),
     font_mono=("ui-monospace", "DejaVu Sans Mono", "monospace"),
 ).set(
+    body_text_color_subdued="*neutral_500", input_placeholder_color="*neutral_500",
     body_background_fill="*neutral_100", block_background_fill="*neutral_50",
     input_background_fill="*neutral_100", input_background_fill_dark="*neutral_950",
     block_border_width="2px", block_border_width_dark="2px", button_border_width="2px",
@@ -27,6 +28,8 @@ THEME = gr.themes.Base(
 CSS = """
 .gradio-container { min-height: 100vh; background-size: 22px 22px !important;
   background-image: radial-gradient(#8a6d4a22 1.5px, transparent 1.5px) !important; }
+.gradio-container .app { padding: 8px clamp(12px, 3vw, 32px) !important;
+  max-width: 1400px !important; }
 #header { padding: .5rem 0; overflow: visible; }
 #header h1 { margin: 0; font-size: 2.1rem; font-weight: 800; }
 #header p { margin: .25rem 0 0; max-width: 56rem; }
@@ -35,6 +38,7 @@ CSS = """
   color: hsl(var(--hue) 80% 38%); -webkit-text-stroke: 7px hsl(var(--hue) 95% 78%); }
 .glyphs i:nth-child(odd) { rotate: -12deg; }
 .glyphs i:nth-child(even) { rotate: 9deg; }
+#tabs .tab-container button { padding-inline: .7rem; }
 button.primary, button.stop { border-radius: 999px !important; }
 #examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr));
   gap: 10px; align-items: stretch; contain: inline-size; }
@@ -90,9 +94,15 @@ ul.strip { list-style: none; padding: 0; margin: .5rem 0 0; display: flex; flex-
 #mask img { max-height: 480px; object-fit: contain; image-rendering: pixelated; }
 #area img { cursor: crosshair; }
 @media (max-width: 700px) {
-  .glyphs { float: none; font-size: 1.7rem; }
+  #header { position: relative; padding: 0; }
+  .glyphs { position: absolute; right: 0; top: .4rem; font-size: 1.1rem; }
+  .glyphs i { margin: 0 .1rem; -webkit-text-stroke-width: 4px; }
+  #header p { font-size: .85rem; line-height: 1.35; }
+  #header h1 { font-size: 1.7rem; }
+  #picture { height: 270px !important; }
   #examples { display: flex; flex-wrap: nowrap; overflow-x: auto; }
-  #examples button { flex: 0 0 104px; }
+  #examples button { flex: 0 0 92px; padding: 4px; }
+  #examples img { aspect-ratio: 3/2; }
   footer .divider { display: none; }
 }
 """

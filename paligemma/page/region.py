@@ -81,11 +81,11 @@ def mark(image: Image.Image, corners: list[Corner]) -> Image.Image:
     """The picture with its first corner, or with the whole box."""
     if len(corners) == 2:
         return draw_boxes(image, [Detection("", box_of(corners))])
-    canvas, radius = image.copy(), 6
+    canvas, radius = image.copy(), 10
     for x, y in corners:
         x, y = x * image.width, y * image.height
         dot = (x - radius, y - radius, x + radius, y + radius)
-        ImageDraw.Draw(canvas).ellipse(dot, fill="#ffb95f", outline="#4a1f00", width=2)
+        ImageDraw.Draw(canvas).ellipse(dot, fill="#ffb95f", outline="#4a1f00", width=3)
     return canvas
 
 
