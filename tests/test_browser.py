@@ -172,6 +172,8 @@ def test_attention(page):
     press(page, "Show attention")
     expect(line(page)).to_contain_text("Done.")
     expect(panel(page)).to_contain_text("36% of this token's attention is on the picture")
+    named = panel(page).get_by_role("button", name="Where it looked. Click a patch", exact=True)
+    expect(named).to_be_visible()
     glow = panel(page).locator("#heat img")
     before = glow.get_attribute("src")
     panel(page).get_by_label("3 o", exact=True).check()

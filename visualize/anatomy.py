@@ -44,8 +44,7 @@ def draw_model(parts: Sequence[Part]) -> str:
             for n, line in enumerate(about)
         )
         pieces.append(
-            f'<g data-file="{escape(file)}" tabindex="0" role="button" '
-            f'aria-label="{escape(title)}: open {escape(file)}">'
+            f'<g data-file="{escape(file)}" tabindex="0" role="button">'
             f'<rect x="8" y="{y}" width="{width - 16}" height="{tall}" rx="12"/>'
             f'<text x="24" y="{y + 24}" class="title">{escape(title)}</text>'
             f'<text x="{width - 24}" y="{y + 24}" class="file">{escape(file)}</text>'

@@ -115,19 +115,19 @@ class AttentionTab:
                 buttons=["fullscreen", "download"], elem_id="heat",
             )  # fmt: skip
             self.scale = gr.Image(
-                show_label=False, format="png", interactive=False, buttons=[], container=False,
-                elem_id="scale", visible=False,
+                label="The scale of the colours", show_label=False, format="png",
+                interactive=False, buttons=[], container=False, elem_id="scale", visible=False,
             )  # fmt: skip
             self.patch = gr.HTML(elem_id="patch")
             with gr.Accordion("Every layer and head: click one to see it large", open=False):
                 self.sheet = gr.Image(
-                    show_label=False, format="png", interactive=False,
-                    buttons=["fullscreen", "download"], elem_id="sheet",
+                    label="A row each layer, a column each head", show_label=False, format="png",
+                    interactive=False, buttons=["fullscreen", "download"], elem_id="sheet",
                 )  # fmt: skip
             with gr.Accordion("Where the clicked patch looks, inside the image tower", open=False):
                 self.tower = gr.Image(
-                    show_label=False, format="png", interactive=False,
-                    buttons=["fullscreen", "download"], elem_id="tower",
+                    label="Each layer and head of the tower", show_label=False, format="png",
+                    interactive=False, buttons=["fullscreen", "download"], elem_id="tower",
                 )  # fmt: skip
             with gr.Accordion("The whole answer, and the path through the prompt", open=False):
                 self.draw = gr.Button("Draw it", size="md")

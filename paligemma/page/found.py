@@ -181,7 +181,7 @@ def table(kept: Annotated) -> str:
         + "</tr>"
         for found in kept.detections
     ]
-    heads = "".join(f"<th>{name}</th>" for name in ("", "score", "x1", "y1", "x2", "y2"))
+    heads = "".join(f"<th>{name}</th>" for name in ("thing", "score", "x1", "y1", "x2", "y2"))
     return f'<table class="found"><tr>{heads}</tr>{"".join(rows)}</table>' if rows else ""
 
 

@@ -56,6 +56,7 @@ button.primary, button.stop { border-radius: 999px !important; }
 .raw.boxes textarea, .raw.masks textarea { font-family: var(--font-mono); font-size: .8rem; }
 .raw.text textarea { font-size: 1.15rem; }
 .seen .mask { opacity: 1 !important; }
+.seen .legend-item { color: #1c1814; background-image: linear-gradient(#fff6, #fff6); }
 .prose table.found { width: auto; font-size: .85rem; font-variant-numeric: tabular-nums; }
 .prose table.found, .prose table.found tr { border: 0; }
 .prose table.found :is(td, th) { border: 0; padding: .15rem .5rem; text-align: right; }
@@ -106,12 +107,20 @@ ul.strip { list-style: none; padding: 0; margin: .5rem 0 0; display: flex; flex-
   footer .divider { display: none; }
 }
 """
+LABELS = """<script>
+new MutationObserver(() => {  // gradio 6.31 names pictures for the eye only
+  for (const frame of document.querySelectorAll("button > .image-frame")) {
+    const label = frame.closest(".block").querySelector("[data-testid=block-label]");
+    frame.parentElement.ariaLabel ||= label?.textContent.trim() || "Picture";
+  }
+}).observe(document, {childList: true, subtree: true});
+</script>"""
 SHOW_TABS = """() => {
   if (innerWidth < 700) document.getElementById("tabs").scrollIntoView({behavior: "smooth"});
   return [];
 }"""
 LOOK = {
-    "theme": THEME, "css": CSS, "head": SCRIPT,
+    "theme": THEME, "css": CSS, "head": SCRIPT + LABELS,
     "footer_links": ["api", "settings"], "run_history": False,
     "ssr_mode": False, "state_session_capacity": 100, "show_error": True, "max_file_size": "50mb",
 }  # fmt: skip
