@@ -1,20 +1,23 @@
-"""Pictures of the demo for the README, with the built-in model.
+"""Pictures of the demo for the README and the tour, with the built-in model.
 
     python docs/screenshots.py
 
-Writes docs/{app,attention}-{1440,390}-{light,dark}.png, docs/{segment,compare,inside}.png, and the
-explorer on three scenes, docs/explorer-{harbour,music,zoo}.png. Needs Playwright and a Chromium on
-the PATH.
+Writes docs/tour/TAB-WIDTH-THEME.png, and the explorer on three scenes,
+docs/explorer-{harbour,music,zoo}.png. Needs Playwright and a Chromium on the PATH.
 """
 
 import re
 import shutil
 import sys
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 DOCS = Path(__file__).parent
+EXAMPLES = DOCS.parent / "examples"
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -25,9 +28,9 @@ FLAGS = [
     "--disable-sync",
 ]
 HEIGHTS = {1440: 1000, 390: 844}  # width: height of the screen, in pixels
+USUAL = (1440, "light"), (390, "dark")
+ALL = *USUAL, (1440, "dark"), (390, "light")
 PATIENCE = 120_000  # milliseconds an answer may take
-
-
 EXPLORED = {  # example: its card's number, the prompt, and the token to ask
     "harbour": (0, "detect wheel", "wheel"),
     "music": (2, "answer en what is red?", "star"),
@@ -35,35 +38,88 @@ EXPLORED = {  # example: its card's number, the prompt, and the token to ask
 }
 
 
+def ask(page: Page) -> None:
+    press_example(page, 4, "Ask")
+    press_hint = panel(page).get_by_role("button", name="what color is the background?")
+    press_hint.click()
+    finish(page, "Done")
+
+
+def region(page: Page) -> None:
+    press_example(page, 0, "Detect")
+    area = open_tab(page, "Region").locator("#area img")
+    area.scroll_into_view_if_needed()
+    for share in (0.15, 0.5):  # around the anchor
+        before, box = area.get_attribute("src"), area.bounding_box()
+        side = min(box["width"], box["height"])
+        left, top = (box["width"] - side) / 2, (box["height"] - side) / 2
+        area.click(position={"x": left + share * side, "y": top + share * side})
+        expect(area).not_to_have_attribute("src", before)
+    page.locator("#go-region").click()
+    finish(page, "Done")
+
+
+def attention(page: Page) -> None:
+    attend(page, *EXPLORED["harbour"])
+    panel(page).locator("#heat img").click()
+    expect(panel(page).locator("#patch li").first).to_be_visible()
+    panel(page).get_by_role("button", name="Every layer and head").click()
+
+
+def compare(page: Page) -> None:
+    press_example(page, 1, "Segment")
+    open_tab(page, "Compare").get_by_role("textbox").first.fill("detect crown ; moon")
+    page.locator("#go-compare").click()
+    finish(page, "say the same|differ")
+
+
+def batch(page: Page) -> None:
+    files = sorted(EXAMPLES.glob("*.png"))[:4]
+    open_tab(page, "Batch").locator("input[type=file]").set_input_files(files)
+    expect(panel(page)).to_contain_text(files[0].name)
+    panel(page).get_by_role("textbox").first.fill("caption en")
+    page.locator("#go-batch").click()
+    finish(page, "Done")
+
+
+TABS: dict[str, tuple[Callable[[Page], object], tuple]] = {
+    "caption": (lambda page: press_example(page, 2, "Caption"), USUAL),
+    "ask": (ask, USUAL),
+    "read": (lambda page: press_example(page, 3, "Read"), USUAL),
+    "detect": (lambda page: press_example(page, 0, "Detect"), ALL),
+    "segment": (lambda page: press_example(page, 1, "Segment"), USUAL),
+    "region": (region, USUAL),
+    "attention": (attention, ALL),
+    "compare": (compare, USUAL),
+    "batch": (batch, USUAL),
+    "inside": (lambda page: open_tab(page, "How it works"), USUAL),
+}
+
+
 def shoot(url: str, folder: Path) -> None:
     """Save every picture of the app at `url` into `folder`."""
     with sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        for width, height in HEIGHTS.items():
-            for theme in ("light", "dark"):
-                page = chromium.new_page(viewport={"width": width, "height": height})
+        for name, (visit, screens) in TABS.items():
+            for width, theme in screens:
+                page = chromium.new_page(viewport={"width": width, "height": HEIGHTS[width]})
                 page.goto(f"{url}?__theme={theme}")
                 finish(page, "A kept answer")
-                save(page, folder / f"app-{width}-{theme}.png")
-                attend(page, *EXPLORED["harbour"][1:])
-                save(page, folder / f"attention-{width}-{theme}.png")
+                visit(page)
+                save(page, folder / "tour" / f"{name}-{width}-{theme}.png")
                 page.close()
         page = chromium.new_page(viewport={"width": 1440, "height": 1000})
         page.goto(url)
         finish(page, "A kept answer")
-        press_example(page, 1, "Segment")
-        save(page, folder / "segment.png")
-        open_tab(page, "Compare").get_by_role("textbox").first.fill("detect crown ; moon")
-        page.locator("#go-compare").click()
-        finish(page, "say the same|differ")
-        save(page, folder / "compare.png")
-        open_tab(page, "How it works")
-        save(page, folder / "inside.png")
-        for name, (card, prompt, token) in EXPLORED.items():
-            press_example(page, card)
-            attend(page, prompt, token)
+        for name, explored in EXPLORED.items():
+            attend(page, *explored)
             page.locator("#heat").screenshot(path=folder / f"explorer-{name}.png")
         chromium.close()
+
+
+def panel(page: Page) -> Locator:
+    """The panel of the open tab."""
+    return page.locator("#tabs").get_by_role("tabpanel").filter(visible=True)
 
 
 def press_example(page: Page, card: int, tab: str | None = None) -> None:
@@ -76,31 +132,34 @@ def press_example(page: Page, card: int, tab: str | None = None) -> None:
 def open_tab(page: Page, name: str) -> Locator:
     """The panel of the tab of that name, opened."""
     page.locator("#tabs").get_by_role("tab", name=name, exact=True).click()
-    return page.locator("#tabs").get_by_role("tabpanel").filter(visible=True)
+    return panel(page)
 
 
-def attend(page: Page, prompt: str, token: str) -> None:
-    """Ask in the attention tab, and choose that token of the answer."""
-    panel = open_tab(page, "Attention")
-    panel.get_by_role("textbox").first.fill(prompt)
-    panel.locator("#go-attention").click()
+def attend(page: Page, card: int, prompt: str, token: str) -> None:
+    """Ask in the attention tab about an example, and choose that token of the answer."""
+    press_example(page, card)
+    open_tab(page, "Attention").get_by_role("textbox").first.fill(prompt)
+    page.locator("#go-attention").click()
     finish(page, "Done")
-    panel.get_by_label(re.compile(rf"\d+ {token}\s*$")).check()
+    panel(page).get_by_label(re.compile(rf"\d+ {token}\s*$")).check()
     page.wait_for_timeout(1000)
 
 
 def finish(page: Page, words: str) -> None:
     """Wait until the visible tab's line says so and its button can be pressed again."""
-    panel = page.locator("#tabs").get_by_role("tabpanel").filter(visible=True)
-    expect(panel.locator(".prose.line").first).to_contain_text(re.compile(words), timeout=PATIENCE)
-    expect(panel.locator("button.primary")).to_be_enabled(timeout=PATIENCE)
+    line = panel(page).locator(".prose.line").first
+    expect(line).to_contain_text(re.compile(words), timeout=PATIENCE)
+    expect(panel(page).locator("button.primary")).to_be_enabled(timeout=PATIENCE)
 
 
 def save(page: Page, path: Path) -> None:
+    """The whole page in 256 colours: a third of the bytes."""
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     page.wait_for_timeout(1000)  # let pictures load and transitions end
-    page.screenshot(path=path, full_page=True)
+    path.parent.mkdir(exist_ok=True)
+    shot = Image.open(BytesIO(page.screenshot(full_page=True))).convert("RGB")
+    shot.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

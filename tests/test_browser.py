@@ -431,7 +431,7 @@ def test_every_way_to_ask_where_it_looked(built_in, tmp_path):
     changes(panel(built_in).get_by_label("5 wheel", exact=True).check)
     for view in "All layers", "Rollout", "Against a neutral prompt", "Times gradient":
         changes(panel(built_in).get_by_label(view, exact=True).check)
-    layer = panel(built_in).get_by_label("number input for Layer (0: all of the view)")
+    layer = panel(built_in).get_by_label("number input for Layer (0: all)")
     changes(lambda: (layer.fill("3"), layer.press("Enter")))
     expect(panel(built_in)).to_contain_text("layer 3 alone")
 

@@ -103,7 +103,7 @@ class AttentionTab:
             views = [(NAMES[name], name) for name in NAMES]
             self.view = gr.Radio(views, value=DEFAULT_VIEW, label="How to look")
             with gr.Row():
-                self.layer = gr.Slider(0, 1, 0, step=1, label="Layer (0: all of the view)")
+                self.layer = gr.Slider(0, 1, 0, step=1, label="Layer (0: all)")
                 self.opacity = gr.Slider(0, 1, 0.55, step=0.05, label="Opacity")
             self.word = gr.Textbox(
                 label="Or: how alike is each patch to a word, before any prompt is read?",
