@@ -319,6 +319,25 @@ def test_the_first_paint_has_a_result(built_in):
     expect(panel(built_in).locator("table.found tr")).to_have_count(3)
 
 
+def test_where_a_slider_stops_is_what_counts(built_in):
+    built_in.goto(built_in.url.split("?")[0])
+    rows = panel(built_in).locator("table.found tr")
+    expect(rows).to_have_count(3)
+    least = panel(built_in).get_by_label("range slider for Least score")
+    for values, left in ("1 2 5 10 20 30 40 50", 0), ("40 30 20 10 5 2 1", 3):
+        least.evaluate(
+            """async (slider, values) => {
+              for (const value of values.split(" ")) {
+                slider.value = value / 100;
+                slider.dispatchEvent(new Event("input", {bubbles: true}));
+                await new Promise((done) => setTimeout(done, 8));
+              }
+            }""",
+            values,
+        )
+        expect(rows).to_have_count(left)
+
+
 def test_an_address_is_restored_and_run(browser, url, pg):
     page = browser.new_page()
     page.set_default_timeout(PATIENCE)
@@ -373,6 +392,14 @@ def test_a_region(built_in):
         expect(built_in.locator("#area img")).not_to_have_attribute("src", before)
     press(built_in, "Tell")
     expect(panel(built_in).get_by_label("The model's words")).to_have_value("a red anchor")
+    written = panel(built_in).get_by_label("The box: left, top")
+    expect(written).to_have_value(re.compile(r"\d+\.\d, \d+\.\d, 4\d\.\d, 5\d\.\d"))
+    before = built_in.locator("#area img").get_attribute("src")
+    written.fill("")
+    written.press_sequentially("55, 50, 95, 90")  # around the wheel
+    expect(built_in.locator("#area img")).not_to_have_attribute("src", before)
+    written.press("Enter")
+    expect(panel(built_in).get_by_label("The model's words")).to_have_value("a brown wheel")
     panel(built_in).get_by_label("Which question has this answer?").check()
     expect(panel(built_in)).to_contain_text("never learned to ask questions")
 

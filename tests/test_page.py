@@ -180,52 +180,56 @@ def test_an_mcp_client_finds_and_calls_the_tools(url, path):
 # ---------------------------------------------------------------------------------------- region
 
 
+@pytest.mark.parametrize("words", ["10, 20, 50, 60", "50 20 10 60", "50;60 10;20.0"])
+def test_any_two_opposite_corners_make_a_box(words):
+    assert region.read_box(words) == (0.1, 0.2, 0.5, 0.6)
+
+
 @pytest.mark.parametrize(
-    ("corners", "box"),
+    ("words", "said"),
     [
-        ([(0.1, 0.2), (0.5, 0.6)], (0.1, 0.2, 0.5, 0.6)),
-        ([(0.5, 0.2), (0.1, 0.6)], (0.1, 0.2, 0.5, 0.6)),
-        ([(0.5, 0.6), (0.1, 0.2)], (0.1, 0.2, 0.5, 0.6)),
+        ("", "no box yet"),
+        (None, "no box yet"),
+        ("10, 20, 50", "no box yet"),
+        ("10, 10, 10.5, 90", "too thin"),
+        ("-1, 10, 20, 30", "0 to 100 per cent"),
+        ("0, 10, 20, 130", "0 to 100 per cent"),
     ],
 )
-def test_any_two_opposite_corners_make_a_box(corners, box):
-    assert region.box_of(corners) == box
+def test_what_is_no_box_is_refused(words, said):
+    with pytest.raises(ValueError, match=said):
+        region.read_box(words)
 
 
-@pytest.mark.parametrize(
-    ("corners", "words"),
-    [([], "no box yet"), ([(0.1, 0.1)], "no box yet"), ([(0.1, 0.1), (0.101, 0.9)], "too thin")],
-)
-def test_what_is_no_box_is_refused(corners, words):
-    with pytest.raises(ValueError, match=words):
-        region.box_of(corners)
-
-
-def test_clicks_collect_corners_and_a_third_begins_anew(path):
-    file, width = {"path": str(path)}, 640
-    click = lambda corners, x, y: region.corner(
-        file, corners, gr.SelectData(None, {"index": [x, y], "value": None})
+def test_two_clicks_write_a_box_and_a_third_begins_anew(path):
+    file = {"path": str(path)}
+    click = lambda first, x, y: region.corner(
+        file, first, gr.SelectData(None, {"index": [x, y], "value": None})
     )
-    drawn, corners = click([], 64, 64)
-    assert corners == [(64 / width, 64 / 427)]
-    assert drawn.size == (640, 427) and drawn.getpixel((64, 64)) != (0, 0, 128)
-    drawn, corners = click(corners, 320, 213)
-    assert len(corners) == 2 and drawn.getpixel((200, 65)) != (0, 0, 128)
-    assert len(click(corners, 9, 9)[1]) == 1
+    drawn, first, box = click(None, 320, 213)
+    assert (first, box) == ((0.5, 213 / 427), "")
+    assert drawn.size == (640, 427) and drawn.getpixel((320, 213)) != (0, 0, 128)
+    drawn, first, box = click(first, 64, 64)
+    assert (first, box) == (None, "10.0, 15.0, 50.0, 49.9")
+    assert drawn.getpixel((200, 64)) != (0, 0, 128)
+    assert click(None, 9, 9)[2] == ""
+    written = region.outline(file, "10, 15, 50, 50")
+    assert written.getpixel((200, 64)) != (0, 0, 128)
+    assert region.outline(file, "10, 15").getpixel((200, 64)) == (0, 0, 128)
 
 
 def test_a_box_is_described_and_an_answer_gets_its_question(page, path):
-    ask = lambda corners, way, reply: list(
-        region.tell(page, {"path": str(path)}, corners, way, reply, "en")
+    ask = lambda box, way, reply: list(
+        region.tell(page, {"path": str(path)}, box, way, reply, "en")
     )[-1]
-    said, last, line = ask([(0.25, 0.25), (0.5, 0.75)], "region", "")
+    said, last, line = ask("25, 25, 50, 75", "region", "")
     assert said == "a red box" and line.startswith("Done.")
     assert last == (list(ANSWERS)[-1], ["a", " red", " box"])
-    assert ask([], "question", "cat")[0] == "what is it?"
+    assert ask("", "question", "cat")[0] == "what is it?"
     with pytest.raises(gr.Error, match="no box yet"):
-        ask([], "region", "")
+        ask("", "region", "")
     with pytest.raises(gr.Error, match="Question needs the answer"):
-        ask([], "question", " ")
+        ask("", "question", " ")
 
 
 # ----------------------------------------------------------------------------- found, attention

@@ -65,8 +65,8 @@ def request(client: Client, folder: Path, rng: random.Random, tally: Counter) ->
     name, values = rng.choice([
         ("caption", ("en", "caption")), ("ask", ("how many things are there?", "en")),
         ("ask", ("", "en")), ("read", ()), ("detect", (kinds,)), ("segment", (kinds,)),
-        ("attention", ("caption en", "middle", 0.5)), ("region", ("question", "red", "en")),
-        ("batch", (f"detect {kinds}",)),
+        ("attention", ("caption en", "middle", 0.5)), ("batch", (f"detect {kinds}",)),
+        ("region", ("20, 20, 80, 80", "region", "", "en")),
     ])  # fmt: skip
     try:
         if rng.random() < 0.4:

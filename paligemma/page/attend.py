@@ -20,6 +20,7 @@ from paligemma.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS, Explanation
 from paligemma.page.asking import EMPTY
 from paligemma.page.frame import (
     INNER,
+    LATEST,
     QUICK,
     WAITING,
     Page,
@@ -155,12 +156,13 @@ class AttentionTab:
         page.run("attention", events, partial(look, page), named, outputs)
         chosen = [self.looked, self.tokens, self.view, self.layer, self.opacity]
         for part in self.tokens, self.layer, self.opacity:
-            part.input(show, chosen, shown, **QUICK)
+            part.input(show, chosen, shown, **LATEST)
         self.view.input(
             on_gpu(partial(switch, page)),
             chosen,
             [self.looked, *shown],
             concurrency_id="model",
+            trigger_mode="always_last",
             **INNER,
         )
         self.sheet.select(show_head, chosen, shown[:-1], **QUICK)

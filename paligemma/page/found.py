@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from paligemma.objects import Detection, sift
-from paligemma.page.frame import INNER, QUICK, fit, sentences
+from paligemma.page.frame import INNER, LATEST, QUICK, fit, sentences
 from paligemma.pipeline import open_image
 from visualize import color_map, draw_objects, paste_mask
 from visualize.export import Annotated, cut_outs, mask_pictures, to_coco, to_csv
@@ -80,7 +80,7 @@ class Objects:
     def wire(self) -> None:
         sifting = self.chosen[:3]
         gr.on(
-            [part.input for part in self.chosen[1:]], show_found, self.chosen, self.shown, **QUICK
+            [part.input for part in self.chosen[1:]], show_found, self.chosen, self.shown, **LATEST
         )
         self.save.click(pack, sifting, self.packed, **QUICK).success(
             None, self.packed, None, js=SAVE, **INNER

@@ -20,6 +20,7 @@ SHOWN_SIDE = 640  # pixels of the longer side of a result, so that outlines look
 WAITING = "One moment…"
 INNER = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK = INNER | {"queue": False}
+LATEST = QUICK | {"trigger_mode": "always_last"}  # where a dragged slider stops is what counts
 
 try:
     from spaces import GPU as on_gpu  # ZeroGPU lends its card to functions marked so

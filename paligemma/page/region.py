@@ -1,5 +1,9 @@
-"""A part of the picture: two clicks make a box; what is in it, or the question to an answer."""
+"""A part of the picture: two clicks make a box; what is in it, or the question to an answer.
 
+The box can be written too, for whoever has no mouse; what is written is what is asked about.
+"""
+
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -9,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from paligemma.objects import Box, Detection, format_box, snap
 from paligemma.page.asking import EMPTY, language_picker
-from paligemma.page.frame import QUICK, WAITING, Page, clock, fit, picture_path, sentences
+from paligemma.page.frame import LATEST, QUICK, WAITING, Page, clock, fit, picture_path, sentences
 from paligemma.pipeline import SamplingOptions, open_image
 from paligemma.tasks import QUESTION, REGION
 from visualize import draw_boxes
@@ -17,6 +21,7 @@ from visualize import draw_boxes
 WAYS = [("What is in the box?", "region"), ("Which question has this answer?", "question")]
 CLICK = "Click two opposite corners of a box in the picture."
 SMALLEST = 0.01  # of a side: a box thinner than that was a slip
+NUMBER = re.compile(r"-?\d+(?:\.\d*)?")
 Corner = tuple[float, float]
 
 
@@ -27,6 +32,10 @@ class RegionTab:
             self.area = gr.Image(
                 label=CLICK, format="png", interactive=False, height=420, elem_id="area",
                 buttons=[],
+            )  # fmt: skip
+            self.box = gr.Textbox(
+                label="The box: left, top, right, bottom, in per cent", max_lines=1,
+                placeholder="click above, or write: 10, 20, 60, 80",
             )  # fmt: skip
             self.reply = gr.Textbox(
                 label="The answer whose question is wanted", visible=False, max_lines=3,
@@ -41,73 +50,92 @@ class RegionTab:
             self.raw = gr.Textbox(
                 label="The model's words", lines=2, interactive=False, elem_classes=["raw", "text"],
             )  # fmt: skip
-            self.corners = gr.State([])
+            self.first = gr.State()
 
     def wire(self, page: Page) -> None:
-        shown = [self.area, self.corners]
+        shown = [self.area, self.first, self.box]
         page.picture.change(begin, page.picture, shown, preprocess=False, **QUICK)
-        self.area.select(corner, [page.picture, self.corners], shown, preprocess=False, **QUICK)
-        of = ("region", "question", "question")
+        self.area.select(corner, [page.picture, self.first], shown, preprocess=False, **QUICK)
+        boxed = [page.picture, self.box]
+        self.box.input(outline, boxed, self.area, preprocess=False, **LATEST)
+        of = ("region", "region", "question", "question")
         self.way.change(
             lambda way: [gr.update(visible=(way == each)) for each in of],
-            self.way, [self.area, self.reply, self.note], **QUICK,
+            self.way, [self.area, self.box, self.reply, self.note], **QUICK,
         )  # fmt: skip
-        named = {"picture": page.picture, "corners": self.corners, "way": self.way}
+        named = {"picture": page.picture, "box": self.box, "way": self.way}
         named |= {"reply": self.reply, "language": self.language} | page.settings
         outputs = [self.raw, page.last, self.line]
-        events = [self.go.click, self.reply.submit]
+        events = [self.go.click, self.box.submit, self.reply.submit]
         page.run("region", events, partial(tell, page), named, outputs)
 
 
 def begin(picture: dict | None) -> tuple:
-    """A new picture: no corners yet."""
+    """A new picture: no corner and no box yet."""
     try:
-        return fit(open_image(picture_path(picture))), []
+        return fit(open_image(picture_path(picture))), None, ""
     except ValueError:  # said already, where it was uploaded
-        return None, []
+        return None, None, ""
 
 
-def corner(picture: dict | None, corners: list[Corner], where: gr.SelectData) -> tuple:
-    """One more click; a third one begins a new box."""
+def corner(picture: dict | None, first: Corner | None, where: gr.SelectData) -> tuple:
+    """A click: the first corner of a new box, or the second, which makes it whole."""
     with sentences():
         image = fit(open_image(picture_path(picture)))
-        x, y = where.index
-        clicked = (min(x / image.width, 1.0), min(y / image.height, 1.0))
-        corners = [*corners, clicked] if len(corners) == 1 else [clicked]
-        return mark(image, corners), corners
+    x, y = where.index
+    clicked = (min(x / image.width, 1.0), min(y / image.height, 1.0))
+    if first is None:
+        return dot(image, clicked), clicked, ""
+    box = ", ".join(f"{100 * edge:.1f}" for edge in between(first, clicked))
+    return outline(picture, box), None, box
 
 
-def mark(image: Image.Image, corners: list[Corner]) -> Image.Image:
-    """The picture with its first corner, or with the whole box."""
-    if len(corners) == 2:
-        return draw_boxes(image, [Detection("", box_of(corners))])
+def dot(image: Image.Image, at: Corner) -> Image.Image:
     canvas, radius = image.copy(), 10
-    for x, y in corners:
-        x, y = x * image.width, y * image.height
-        dot = (x - radius, y - radius, x + radius, y + radius)
-        ImageDraw.Draw(canvas).ellipse(dot, fill="#ffb95f", outline="#4a1f00", width=3)
+    x, y = at[0] * image.width, at[1] * image.height
+    around = (x - radius, y - radius, x + radius, y + radius)
+    ImageDraw.Draw(canvas).ellipse(around, fill="#ffb95f", outline="#4a1f00", width=3)
     return canvas
 
 
-def box_of(corners: list[Corner]) -> Box:
-    """Two opposite corners, in any order -> a box; ValueError where they are not two."""
-    if len(corners) != 2:
-        raise ValueError(f"There is no box yet. {CLICK}")
-    (x1, x2), (y1, y2) = (sorted(sides) for sides in zip(*corners, strict=True))
+def outline(picture: dict | None, words: str) -> Image.Image:
+    """The picture under the box, as far as it is written."""
+    with sentences():
+        image = fit(open_image(picture_path(picture)))
+    try:
+        return draw_boxes(image, [Detection("", read_box(words))])
+    except ValueError:
+        return image
+
+
+def between(one: Corner, other: Corner) -> Box:
+    """The box of two opposite corners, in any order."""
+    (x1, x2), (y1, y2) = (sorted(sides) for sides in zip(one, other, strict=True))
+    return x1, y1, x2, y2
+
+
+def read_box(words: str | None) -> Box:
+    """A box as it is written, in per cent; ValueError where it is none."""
+    edges = [float(number) / 100 for number in NUMBER.findall(words or "")]
+    if len(edges) != 4:
+        raise ValueError(f"There is no box yet. {CLICK} Or write it: 10, 20, 60, 80.")
+    if not all(0 <= edge <= 1 for edge in edges):
+        raise ValueError("A box lies within the picture: its edges are 0 to 100 per cent.")
+    x1, y1, x2, y2 = between(tuple(edges[:2]), tuple(edges[2:]))
     if min(x2 - x1, y2 - y1) < SMALLEST:
-        raise ValueError("That box is too thin to hold anything: click two opposite corners.")
+        raise ValueError("That box is too thin to hold anything: give two opposite corners.")
     return x1, y1, x2, y2
 
 
 def tell(
-    page: Page, picture: dict | None, corners: list, way: str, reply: str, language: str, **options
+    page: Page, picture: dict | None, box: str, way: str, reply: str, language: str, **options
 ) -> Iterator[tuple]:
     """Stream what is in the box, or the question to `reply`."""
     with sentences():
         image, options = open_image(picture_path(picture)), SamplingOptions(**options)
         if way == "region":
-            box = snap(box_of(corners), page.seat.pg.resolution)
-            prompt = REGION.prompt(format_box(box), language)
+            edges = snap(read_box(box), page.seat.pg.resolution)
+            prompt = REGION.prompt(format_box(edges), language)
         else:
             prompt = QUESTION.prompt(str(reply or ""), language)
         yield "", gr.skip(), WAITING
