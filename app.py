@@ -80,7 +80,9 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
                 with tabs:
                     task_tabs = [task_tab(page, task) for task in TASKS.values()]
                     region, attention = RegionTab(page), AttentionTab(page)
-                    others = [CompareTab(page, own), BatchTab(page), InsideTab(page)]
+                    compare, batch = CompareTab(page, own), BatchTab(page)
+                    asking = [*task_tabs, region, attention, compare, batch]
+                    inside = InsideTab(page)
                 page.settings = settings_panel()
                 picker = ModelPicker(page, own)
                 with gr.Accordion("Share", open=False):
@@ -89,8 +91,11 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
                     sharing = gr.Button("Copy a link to this page with its picture")
                     gr.DuplicateButton(visible=ON_SPACE)
         by_key = {tab.id: tab for tab in tabs.children if isinstance(tab, gr.Tab)}
-        address = Address(by_key, task_tabs, page.settings, picker.source)
+        parts = {name: part for tab in asking for name, part in tab.in_address.items()}
+        address = Address(by_key, parts, page.settings, picker.source)
         by_task = {tab.task.key: tab for tab in task_tabs}
+        runs = {key: tab.text for key, tab in by_task.items()}  # from an address, once written
+        runs |= {"region": region.box, "attention": attention.prompt}
         filled = [
             column.picture, column.note, tabs, last, press, picker.source, *address.parts.values(),
             *dict.fromkeys(part for tab in task_tabs for part in tab.kept_outputs),
@@ -119,10 +124,11 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
             updates = {column.picture: image, press: ""} | address.restore(query)
             if (tab := query.get("tab")) in by_key:
                 updates[tabs] = gr.Tabs(selected=tab)
-                updates[press] = tab if tab in by_task and image else ""
+                ready = tab in runs and (runs[tab] is None or query.get(tab))
+                updates[press] = tab if ready and image else ""
             return updates
 
-        for tab in *task_tabs, region, attention, *others:
+        for tab in *asking, inside:
             tab.wire(page)
         column.wire(seat)
         address.wire(column.picture)

@@ -187,6 +187,11 @@ def test_what_was_found_is_sifted_and_downloaded(page, tmp_path):
     rows = panel(page).locator("table.found tr")
     expect(rows).to_have_count(3)
     expect(rows.nth(1)).to_have_text(re.compile("cat *20 *15 *80 *75"))
+    masks, legend = panel(page).locator(".seen .mask"), panel(page).locator(".legend-item")
+    expect(masks.nth(1)).to_have_css("opacity", "1")
+    legend.first.hover()
+    expect(masks.nth(1)).to_have_css("opacity", "0")
+    expect(masks.first).to_have_css("opacity", "1")
     with page.expect_download() as coming:
         press(page, "Download")
     coming.value.save_as(tmp_path / "found.zip")
@@ -356,6 +361,23 @@ def test_an_address_is_restored_and_run(browser, url, pg):
     page.wait_for_function("location.search.includes('ask=who')")
     assert "max_new_tokens=77" in page.url and "example=1" in page.url
     page.close()
+
+
+def test_the_explorer_and_a_region_are_restored_from_an_address(built_in):
+    start = built_in.url.split("?")[0]
+    built_in.goto(f"{start}?tab=attention&attention=detect+wheel&attention.view=rollout")
+    expect(line(built_in)).to_contain_text("Done.")
+    expect(panel(built_in).get_by_label("Rollout", exact=True)).to_be_checked()
+    tab(built_in, "Region").click()
+    panel(built_in).get_by_label("The box: left, top").fill("10, 10, 45, 55")
+    built_in.wait_for_function("location.search.includes('region=10')")
+    built_in.reload()
+    expect(panel(built_in).get_by_label("The model's words")).to_have_value("a red anchor")
+    expect(panel(built_in).get_by_label("The box: left, top")).to_have_value("10, 10, 45, 55")
+    built_in.goto(f"{start}?tab=ask")
+    expect(tab(built_in)).to_have_text("Ask")
+    built_in.wait_for_function("window.restored")
+    expect(built_in.locator(".toast-body")).to_have_count(0)
 
 
 def test_a_link_keeps_the_visitors_own_picture(browser, url, pg, tmp_path):

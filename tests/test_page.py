@@ -414,8 +414,11 @@ def address(page):
         page.settings = settings_panel()
         with gr.Tabs():
             tabs = [task_tab(page, task) for task in TASKS.values()]
+            tabs += [region.RegionTab(page), attend.AttentionTab(page), batch.BatchTab(page)]
+            tabs += [compare.CompareTab(page, own=False)]
         source = gr.Dropdown(["built-in"], allow_custom_value=True)
-    return links.Address({}, tabs, page.settings, source)
+    parts = {name: part for tab in tabs for name, part in tab.in_address.items()}
+    return links.Address({}, parts, page.settings, source)
 
 
 @pytest.mark.parametrize(
@@ -427,6 +430,15 @@ def address(page):
         ("caption.language", "xx", None),
         ("caption.style", "cap", "cap"),
         ("caption.style", "poem", None),
+        ("region", "10, 20, 30, 40", "10, 20, 30, 40"),
+        ("region.way", "question", "question"),
+        ("attention", "detect cat", "detect cat"),
+        ("attention.view", "rollout", "rollout"),
+        ("attention.view", "sideways", None),
+        ("compare.dtype", "float16", "float16"),
+        ("compare.model", "google/paligemma-3b-mix-224", "google/paligemma-3b-mix-224"),
+        ("compare.model", "somebody/else", None),
+        ("batch", "ocr", "ocr"),
         ("max_new_tokens", "64", 64),
         ("max_new_tokens", "0", None),
         ("max_new_tokens", "nan", None),

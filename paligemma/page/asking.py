@@ -48,6 +48,12 @@ class TaskTab:
         return {name: part for name, part in parts.items() if part}
 
     @property
+    def in_address(self) -> dict[str, gr.components.Component]:
+        """What the address bar keeps, by its name there."""
+        key = self.task.key
+        return {key if name == "text" else f"{key}.{name}": p for name, p in self.inputs.items()}
+
+    @property
     def outputs(self) -> list[gr.components.Component]:
         """What one answer fills."""
         found = [self.objects.found, *self.objects.shown] if self.objects else []

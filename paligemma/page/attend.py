@@ -147,6 +147,11 @@ class AttentionTab:
             gr.Markdown(NOTE, elem_classes="note")
             self.looked = gr.State(time_to_live=KEPT_SECONDS)
 
+    @property
+    def in_address(self) -> dict[str, gr.components.Component]:
+        """What the address bar keeps, by its name there."""
+        return {"attention": self.prompt, "attention.view": self.view}
+
     def wire(self, page: Page) -> None:
         named = {"picture": page.picture, "prompt": self.prompt, "view": self.view}
         named |= {"opacity": self.opacity} | page.settings

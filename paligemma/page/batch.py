@@ -66,6 +66,11 @@ class BatchTab:
                 "Download answers.jsonl and the drawings", visible=False, elem_id="save-batch"
             )
 
+    @property
+    def in_address(self) -> dict[str, gr.components.Component]:
+        """What the address bar keeps, by its name there."""
+        return {"batch": self.prompt}
+
     def wire(self, page: Page) -> None:
         named = {"files": self.files, "prompt": self.prompt} | page.settings
         outputs = [self.gallery, self.table, self.save, self.line]

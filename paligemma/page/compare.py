@@ -53,6 +53,12 @@ class CompareTab:
             )  # fmt: skip
             self.found = gr.State()
 
+    @property
+    def in_address(self) -> dict[str, gr.components.Component]:
+        """What the address bar keeps, by its name there."""
+        parts = {"model": self.source, "dtype": self.dtype}
+        return {"compare": self.prompt} | {f"compare.{name}": part for name, part in parts.items()}
+
     def wire(self, page: Page) -> None:
         named = {"picture": page.picture, "prompt": self.prompt, "found": self.found}
         named |= {"dtype": self.dtype} | page.settings
@@ -99,7 +105,7 @@ def _answer(pg: PaliGemma, image, prompt: str, options: SamplingOptions) -> Iter
 def table(sides: list[Side]) -> str:
     """Models in columns: size, time, tokens, words."""
     rows = {
-        "": [f"<b>{escape(side.name)}</b>" for side in sides],
+        "model": [f"<b>{escape(side.name)}</b>" for side in sides],
         "size": [escape(side.facts) for side in sides],
         "time": [clock(side.reply) for side in sides],
         "words": [escape(side.reply.text) or "…" for side in sides],

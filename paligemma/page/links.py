@@ -15,9 +15,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from paligemma.page.asking import TaskTab
 from paligemma.page.frame import INNER, picture_path, sentences
-from paligemma.tasks import LANGUAGES
 
 LONGEST = 2_000  # characters of a text
 UPLOADED = re.compile(r"[0-9a-f]{64}/[^/\\]+")  # what gradio names the file of a picture
@@ -67,16 +65,12 @@ class Address:
     def __init__(
         self,
         tabs: Mapping[str, gr.Tab],
-        task_tabs: list[TaskTab],
-        settings: Mapping[str, gr.components.Component],
+        parts: dict[str, gr.components.Component],
+        settings: dict[str, gr.components.Component],
         source: gr.Dropdown,
     ) -> None:
-        self.tabs, self.task_tabs, self.settings, self.source = tabs, task_tabs, settings, source
-        self.parts = {tab.task.key: tab.text for tab in task_tabs if tab.text}
-        for tab in task_tabs:
-            named = {"language": tab.language, "style": tab.style}
-            self.parts |= {f"{tab.task.key}.{name}": part for name, part in named.items() if part}
-        self.parts |= settings
+        self.tabs, self.settings, self.source = tabs, settings, source
+        self.parts = parts | settings
 
     def wire(self, picture: gr.Image) -> None:
         for key, tab in self.tabs.items():
@@ -105,11 +99,10 @@ class Address:
     def _read(self, name: str, part: gr.components.Component, written: str):
         if name in self.settings:
             return _number(part, written)
-        if isinstance(part, gr.Dropdown):
-            return written if written in LANGUAGES else None
-        if isinstance(part, gr.Radio):
-            return written if written in [value for _, value in part.choices] else None
-        return written[:LONGEST]
+        free = isinstance(part, gr.Textbox) or getattr(part, "allow_custom_value", False)
+        if free or written in [value for _, value in part.choices]:
+            return written[:LONGEST]
+        return None
 
 
 def _number(part: gr.Slider | gr.Number, written: str) -> float | int | None:

@@ -55,7 +55,7 @@ button.primary, button.stop { border-radius: 999px !important; }
 .line { min-height: 1.6rem; font-variant-numeric: tabular-nums; }
 .raw.boxes textarea, .raw.masks textarea { font-family: var(--font-mono); font-size: .8rem; }
 .raw.text textarea { font-size: 1.15rem; }
-.seen .mask { opacity: 1 !important; }
+.seen .mask:not(.inactive) { opacity: 1 !important; }
 .seen .legend-item { color: #1c1814; background-image: linear-gradient(#fff6, #fff6); }
 .prose table.found { width: auto; font-size: .85rem; font-variant-numeric: tabular-nums; }
 .prose table.found, .prose table.found tr { border: 0; }

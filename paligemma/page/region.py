@@ -52,11 +52,16 @@ class RegionTab:
             )  # fmt: skip
             self.first = gr.State()
 
+    @property
+    def in_address(self) -> dict[str, gr.components.Component]:
+        """What the address bar keeps, by its name there."""
+        parts = {"way": self.way, "reply": self.reply, "language": self.language}
+        return {"region": self.box} | {f"region.{name}": part for name, part in parts.items()}
+
     def wire(self, page: Page) -> None:
-        shown = [self.area, self.first, self.box]
-        page.picture.change(begin, page.picture, shown, preprocess=False, **QUICK)
+        shown, boxed = [self.area, self.first, self.box], [page.picture, self.box]
+        page.picture.change(begin, boxed, shown[:2], preprocess=False, **QUICK)
         self.area.select(corner, [page.picture, self.first], shown, preprocess=False, **QUICK)
-        boxed = [page.picture, self.box]
         self.box.input(outline, boxed, self.area, preprocess=False, **LATEST)
         of = ("region", "region", "question", "question")
         self.way.change(
@@ -70,12 +75,13 @@ class RegionTab:
         page.run("region", events, partial(tell, page), named, outputs)
 
 
-def begin(picture: dict | None) -> tuple:
-    """A new picture: no corner and no box yet."""
+def begin(picture: dict | None, box: str) -> tuple:
+    """A new picture under the box, if there is one, and no corner yet."""
     try:
-        return fit(open_image(picture_path(picture))), None, ""
+        open_image(picture_path(picture))
     except ValueError:  # said already, where it was uploaded
-        return None, None, ""
+        return None, None
+    return outline(picture, box), None
 
 
 def corner(picture: dict | None, first: Corner | None, where: gr.SelectData) -> tuple:
