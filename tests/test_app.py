@@ -189,6 +189,11 @@ def test_no_picture_yet(client):
         assert sentence(client, key, None, *values) == words
 
 
+def test_a_picture_that_was_deleted(tmp_path):
+    with pytest.raises(ValueError, match="deleted, as all are after two hours: upload it again"):
+        frame.picture_path({"path": str(tmp_path / "gone.png")})
+
+
 def test_messages_are_never_html():
     with pytest.raises(gr.Error) as caught, frame.sentences():
         raise ValueError("no '<b>' & co")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 
 import gradio as gr
 from PIL import Image
@@ -44,6 +45,8 @@ def picture_path(picture: dict | None) -> str:
     """The file behind the picture component's raw value."""
     if not picture or not picture.get("path"):
         raise ValueError("There is no picture yet: upload one, paste one, or pick an example.")
+    if not Path(picture["path"]).is_file():
+        raise ValueError("That picture was deleted, as all are after two hours: upload it again.")
     return picture["path"]
 
 
