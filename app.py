@@ -10,7 +10,6 @@ it is.
 
 import argparse
 import os
-from html import escape
 from pathlib import Path
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when imported: stay offline
@@ -21,11 +20,11 @@ from paligemma.page.asking import task_tab
 from paligemma.page.attend import AttentionTab
 from paligemma.page.batch import BatchTab
 from paligemma.page.compare import CompareTab
-from paligemma.page.disk import keep_tidy
+from paligemma.page.disk import keep_tidy, own_files
 from paligemma.page.endpoints import add_endpoints
-from paligemma.page.frame import INNER, QUICK, Page, settings_panel
+from paligemma.page.frame import ASIDE, INNER, QUICK, Page, header, settings_panel
 from paligemma.page.inside import InsideTab
-from paligemma.page.links import RESTORED, Address, picture_of, share
+from paligemma.page.links import PICTURES, RESTORED, Address, picture_of, share
 from paligemma.page.look import LOOK, SHOW_TABS
 from paligemma.page.models import ModelPicker
 from paligemma.page.picture import PictureColumn, load_examples
@@ -45,18 +44,6 @@ SHARE_NOTE = (
 )
 
 
-def header(seat: Seat) -> str:
-    if (pg := seat.pg) is None:
-        return "<h1>PaliGemma</h1><p>Another model is being loaded.</p>"
-    stickers = zip("☀☂⚓❀♜☎☘", (48, 275, 220, 325, 25, 3, 125), strict=True)
-    row = "".join(f'<i style="--hue:{hue}">{glyph}\ufe0e</i>' for glyph, hue in stickers)
-    return (
-        f'<div class="glyphs" aria-hidden="true">{row}</div><h1>PaliGemma</h1>'
-        f"<p>Show it a picture and ask. Answering now: <b>{escape(pg.name)}</b>. "
-        f"{escape(pg.description)}<br><small>{escape(pg.facts)}</small></p>"
-    )
-
-
 def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
     """The page over a loaded model; launch it with `**LOOK`.
 
@@ -71,7 +58,7 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 column = PictureColumn(examples)
-            page = Page(seat, column.picture, last)
+            page = Page(seat, top, column.picture, last)
             with gr.Column(scale=3, min_width=300):
                 tabs = gr.Tabs(
                     selected=examples[0]["task"] if examples else None,
@@ -94,18 +81,31 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
         parts = {name: part for tab in asking for name, part in tab.in_address.items()}
         address = Address(by_key, parts, page.settings, picker.source)
         by_task = {tab.task.key: tab for tab in task_tabs}
-        runs = {key: tab.text for key, tab in by_task.items()}  # from an address, once written
-        runs |= {"region": region.box, "attention": attention.prompt}
-        filled = [
-            column.picture, column.note, tabs, last, press, picker.source, *address.parts.values(),
-            *dict.fromkeys(part for tab in task_tabs for part in tab.kept_outputs),
-        ]  # fmt: skip
+        # what an address can run, and what must be written for it, if anything
+        runs = {key: [key] if tab.text else [] for key, tab in by_task.items()}
+        runs |= {"region": ["region", "region.reply"], "attention": ["attention"]}
+        for tab in *asking, inside:
+            tab.wire(page)
+        page.wire_stops()
+        column.wire(seat)
+        address.wire(column.changed)
+        filled = dict.fromkeys([
+            column.picture, column.note, tabs, press, picker.source, *address.parts.values(),
+            *page.said, *(part for tab in task_tabs for part in tab.kept_outputs),
+        ])  # fmt: skip
+
+        def emptied() -> dict:
+            """What becomes of all that was said, about another picture or by another model."""
+            updates = dict(page.said)
+            for tab in *task_tabs, attention:
+                updates |= tab.nothing()
+            return updates
 
         def choose(row: dict) -> dict:
             """An example: picture, tab, text, and the kept answer or a press of the button."""
             tab = by_task[row["task"]]
-            updates = {column.picture: row["image"], column.note: "", press: row["task"]}
-            updates |= {tabs: gr.Tabs(selected=row["task"])}
+            updates = emptied() | {column.picture: row["image"], column.note: ""}
+            updates |= {tabs: gr.Tabs(selected=row["task"]), press: row["task"]}
             updates |= {tab.text: row["text"]} if tab.text else {}
             if seat.pg is not None and seat.pg.is_built_in and row.get("tokens"):
                 updates |= tab.kept(seat.pg, row)
@@ -115,44 +115,44 @@ def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
 
         def restore(request: gr.Request) -> dict:
             """The page as its address says; with nothing said, the first example."""
-            query = dict(request.query_params)
-            if not query.keys() & {"tab", "example", "picture", *address.parts}:
-                first = choose(examples[0]) if examples else {}
+            query, row = dict(request.query_params), examples[0] if examples else None
+            said = {name: query[name] for name in {"tab", *PICTURES, *address.parts} & set(query)}
+            if row and said.items() <= {row["task"]: row["text"]}.items():
+                first = choose(row)
                 first.pop(tabs, None)  # it is open already; a visitor may have gone on
                 return first | {press: ""} | address.restore(query)
-            image = picture_of(query, examples) or (examples[0]["image"] if examples else None)
+            image = picture_of(query, examples, own_files(demo)) or (row and row["image"])
             updates = {column.picture: image, press: ""} | address.restore(query)
             if (tab := query.get("tab")) in by_key:
                 updates[tabs] = gr.Tabs(selected=tab)
-                ready = tab in runs and (runs[tab] is None or query.get(tab))
+                ready = tab in runs and (not runs[tab] or any(map(query.get, runs[tab])))
                 updates[press] = tab if ready and image else ""
             return updates
 
-        for tab in *asking, inside:
-            tab.wire(page)
-        column.wire(seat)
-        address.wire(column.picture)
-        sharing.click(share, column.picture, shared, preprocess=False, **QUICK).success(
-            None, shared, copied, js="(name) => window.share(name)", **INNER
-        )
+        for event in column.changed:
+            event(emptied, None, list(page.said), cancels=page.runs, **QUICK)
+        sharing.click(
+            lambda picture: share(picture, own_files(demo)), column.picture, shared,
+            preprocess=False, **ASIDE,
+        ).success(None, shared, copied, js="(name) => window.share(name)", **INNER)  # fmt: skip
         for card, row in zip(column.cards, examples, strict=True):
-            stem = Path(row["image"]).stem
-            card.click(lambda row=row: choose(row), None, filled, js=SHOW_TABS, **QUICK).then(
-                None, press, None, js=f'(key) => {{ remember("example", "{stem}"); '
-                f'remember("tab", "{row["task"]}"); return press(key); }}', **INNER,
+            named = f'"{Path(row["image"]).stem}"'
+            stopped = card.click(None, js=SHOW_TABS, cancels=page.runs, **INNER)
+            stopped.then(lambda row=row: choose(row), None, list(filled), **QUICK).then(
+                None, press, None, js=f'(key) => {{ remember("example", {named}); '
+                f'remember("picture", null); remember("tab", "{row["task"]}"); '
+                "return press(key); }", **INNER,
             )  # fmt: skip
-        page.wire_stops()
 
         def forget() -> dict:
             """What another model said is gone from the page."""
-            updates = {top: header(seat)} | page.said
-            for tab in *task_tabs, attention:
-                updates |= tab.nothing()
-            return updates
+            return emptied() | {top: header(seat)}
 
         picker.wire(page, forget, [top, *page.said])
         demo.load(lambda: header(seat), None, top, **QUICK)  # another may have changed the model
-        demo.load(restore, None, filled, **QUICK).then(None, press, None, js=RESTORED, **INNER)
+        demo.load(restore, None, list(filled), **QUICK).then(
+            None, press, None, js=RESTORED, **INNER
+        )
         add_endpoints(page)
     demo.queue(max_size=LONGEST_LINE)
     return demo

@@ -29,7 +29,9 @@ class Seat:
     def find(self, source: str, report: checkpoints.Report | None = None) -> Checkpoint:
         """`checkpoints.find`, and whether it would fit once the seat is free; ValueError if not."""
         found = checkpoints.find(source, codec=self._codec, report=report)
-        plan(found, self._device, self._dtype, freed=self.pg.memory)
+        if (pg := self.pg) is None:
+            raise ValueError("Another model is being loaded: try again when it answers.")
+        plan(found, self._device, self._dtype, freed=pg.memory)
         return found
 
     def change(self, found: Checkpoint) -> None:
@@ -52,7 +54,7 @@ class Seat:
 
     def guest(self, found: Checkpoint, dtype: str) -> PaliGemma:
         """What was found, loaded beside `pg`; it stays until another is asked for."""
-        asked = found.path, dtype
+        asked = found.path, found.adapter, dtype
         if self._guest is None or self._guest[0] != asked:
             self._guest = None
             _free()

@@ -41,6 +41,8 @@ class Task:
         Raises ValueError when a needed text is empty, the language is not a code, and for a style
         that the task does not have.
         """
+        if not (isinstance(text, str) and isinstance(language, str)):
+            raise ValueError(f"{self.label} takes words, not {text!r} in {language!r}.")
         style = self.styles[0] if style is None else style
         if style not in self.styles:
             raise ValueError(

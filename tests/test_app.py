@@ -153,9 +153,9 @@ def test_empty_answers_get_a_friendly_word(client, picture, key, values, line):
 
 
 def test_attention(client, picture):
-    tokens, layer, heat, scale, says, sheet, line = attend(client, picture, "caption en")
+    tokens, layer, heat, scale, says, sheet, *_, line = attend(client, picture, "caption en")
     assert tokens["choices"] == [["1 a", 0], ["2 red", 1], ["3 cat", 2]]
-    assert layer["maximum"] == 2
+    assert layer["maximum"] == 2 and layer["interactive"]
     assert Image.open(heat).size == (640, 427)
     assert "36% of this token's attention is on the picture" in says
     assert Image.open(sheet).height > 2 * 8 and scale["visible"]
@@ -176,7 +176,8 @@ def attend(client, picture, prompt, settings=SETTINGS):
         ("attention", [" "], SETTINGS, "There is no prompt yet: write one, such as detect cat."),
         ("read", [], (0, 0, 0, 1, 0), "max_new_tokens is a whole number from 1, not 0."),
         ("read", [], (9, -1, 0, 1, 0), "temperature is 0 or from 0.001 to 1000, not -1."),
-        ("read", [], (9, 0, 0, 1, None), "seed is a whole number from 0 to 2**63 - 1, not None."),
+        ("read", [], (9, 0, 0, 1, -1), "seed is a whole number from 0 to 2**63 - 1, not -1."),
+        ("caption", [5, "cap"], SETTINGS, "Caption takes words, not '' in 5."),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(client, picture, key, values, settings, words):
@@ -189,7 +190,22 @@ def test_no_picture_yet(client):
         assert sentence(client, key, None, *values) == words
 
 
-def test_a_picture_that_was_deleted(tmp_path):
+def test_an_emptied_setting_is_at_its_usual_value():
+    assert frame.sampling(seed=None, top_k=3) == SamplingOptions(top_k=3)
+
+
+def test_only_pictures_of_the_page_are_opened(client, picture, tmp_path):
+    """Gradio checks the paths of what says that it is a file; a program may send anything."""
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8), "red").save(secret)
+    for path in str(secret), "/etc/passwd", "x" * 5000, f"{tmp_path}/../secret.png", "\0":
+        for key, values in ("read", []), ("attention", ["ocr", "middle", 0.5]):
+            with pytest.raises(AppError, match=r"no picture of this page|null byte"):
+                client.predict({"path": path}, *values, *SETTINGS, api_name=f"/tab_{key}")
+
+
+def test_a_picture_that_was_deleted(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     with pytest.raises(ValueError, match="deleted, as all are after two hours: upload it again"):
         frame.picture_path({"path": str(tmp_path / "gone.png")})
 

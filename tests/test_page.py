@@ -11,6 +11,7 @@ import zipfile
 from base64 import b64decode, b64encode
 from pathlib import Path
 from types import SimpleNamespace
+from weakref import ref
 
 import gradio as gr
 import numpy as np
@@ -52,6 +53,14 @@ SETTINGS = (128, 0, 0, 1, 0)
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # gradio's use of pandas
 
 
+@pytest.fixture(scope="module", autouse=True)
+def uploads(tmp_path_factory):
+    """What the tests write counts as uploaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.getbasetemp()))
+        yield
+
+
 @pytest.fixture(scope="module")
 def pg():
     return Scripted(ANSWERS)
@@ -80,7 +89,7 @@ def path(tmp_path_factory):
 @pytest.fixture
 def page(pg):
     with gr.Blocks():
-        return Page(Seat(pg), gr.Image(), gr.State())
+        return Page(Seat(pg), gr.HTML(), gr.Image(), gr.State())
 
 
 # ------------------------------------------------------------------------------------- endpoints
@@ -141,7 +150,7 @@ def test_endpoints_refuse_in_a_sentence(client, path, name, values, words):
     "image", [None, {"path": "/etc/hosts"}, {"path": str(Path(app.__file__).parent / "README.md")}]
 )
 def test_endpoints_read_uploads_only(client, image):
-    with pytest.raises(AppError, match="send"):
+    with pytest.raises(AppError, match=r"send one as a file|no picture of this page"):
         client.predict(image=image, api_name="/read")
 
 
@@ -245,18 +254,51 @@ def test_a_view_that_is_not_worked_out_is_refused_in_a_sentence(path, tmp_path):
     pg, image = PaliGemma.load(tiny.write(tmp_path / "little")), Image.open(path)
     reply = pg.generate(image, "detect cat", SamplingOptions(max_new_tokens=2))
     seen = pg.reread(image, "detect cat", reply, ("middle",))
-    looked = attend.Look(str(path), image.size, "detect cat", seen)
-    assert attend.show(looked, 1, "middle", 0, 0.5)[0].size == (640, 427)
-    clicked = SimpleNamespace(index=(image.width - 1, 0))
+    looked = attend.Look(str(path), "detect cat", seen, ref(pg))
+    glow, drawn, _, _, _ = attend.show(looked, 1, "middle", 0, 0.5)
+    assert drawn.size == (640, 427)
+    former = attend.show(looked, 99, "middle", 0, 0.5)[1]
+    assert former == attend.show(looked, 0, "middle", 0, 0.5)[1], "a former answer's token"
+    clicked = SimpleNamespace(index=(639, 0))
     side = seen.heads.shape[-1]
-    assert f"Row 1, column {side}" in attend.who_looked(looked, "middle", clicked)
+    assert f"Row 1, column {side}" in attend.who_looked(glow, "middle", clicked)
     for ask in (
         lambda: attend.show(looked, 0, "gradient", 0, 0.5),
-        lambda: attend.who_looked(looked, "gradient", clicked),
+        lambda: attend.who_looked(glow, "gradient", clicked),
         lambda: list(attend.draw_whole(looked, "gradient", 0.5)),
     ):
         with pytest.raises(gr.Error, match="“Times gradient” is not worked out here"):
             ask()
+
+
+def test_another_model_does_not_read_on(page, path, tmp_path):
+    """Whose maps are on the page must answer for them: another model has another grid."""
+    pg, other = (PaliGemma.load(tiny.write(tmp_path / name)) for name in ("one", "two"))
+    clicked = SimpleNamespace(index=(5, 5))
+    page.seat.pg = pg
+    reply = pg.generate(path, "detect cat", SamplingOptions(max_new_tokens=2))
+    looked = attend.Look(str(path), "detect cat", pg.reread(path, "detect cat", reply), ref(pg))
+    glow = attend.show(looked, 0, "mean", 0, 0.5)[0]
+    assert attend.inside_tower(page, glow, clicked)
+    assert "gradient" in attend.switch(page, looked, 0, "gradient", 0, 0.5)[0].seen.maps
+    page.seat.pg = other
+    for ask in (
+        lambda: attend.inside_tower(page, glow, clicked),
+        lambda: attend.switch(page, looked, 0, "gradient", 0, 0.5),
+    ):
+        with pytest.raises(gr.Error, match="Another model was loaded since"):
+            ask()
+
+
+def test_a_words_map_is_of_no_answer(page, path, tmp_path):
+    page.seat.pg = PaliGemma.load(tiny.write(tmp_path / "one"))
+    glow, drawn, _, says, *_ = attend.like_word(page, {"path": str(path)}, "cat", 0.5)
+    assert "alike to “cat”" in says and drawn.size == (640, 427)
+    clicked = SimpleNamespace(index=(5, 5))
+    assert attend.who_looked(glow, "mean", clicked) == ""
+    assert attend.inside_tower(page, glow, clicked)
+    assert np.any(np.asarray(attend.fade(glow, 1.0)) != np.asarray(drawn))
+    assert attend.fade(None, 1.0) is None
 
 
 # --------------------------------------------------------------------------------------- compare
@@ -266,7 +308,7 @@ def test_a_view_that_is_not_worked_out_is_refused_in_a_sentence(path, tmp_path):
 def test_two_precisions_side_by_side(tmp_path):
     seat = Seat(PaliGemma.load())
     with gr.Blocks():
-        page = Page(seat, gr.Image(), gr.State())
+        page = Page(seat, gr.HTML(), gr.Image(), gr.State())
     shown = {"path": str(app.EXAMPLES / "harbour.png")}
     sides = seat.find_guest("built-in")
     *_, (table, slider, line) = compare.compare(page, shown, "detect anchor", sides, "bfloat16")
@@ -316,7 +358,7 @@ def test_a_batch_answers_what_it_can_and_says_what_it_cannot(page, path, tmp_pat
 def test_a_batch_is_stopped_between_tokens(path):
     pg = Scripted({"caption en": ["a"] * 50}, pause=0.01)
     with gr.Blocks():
-        page = Page(Seat(pg), gr.Image(), gr.State())
+        page = Page(Seat(pg), gr.HTML(), gr.Image(), gr.State())
     batch.SHOW_EVERY, kept = 0.0, batch.SHOW_EVERY
     run = batch.answer_all(page, [{"path": str(path)}] * 3, "caption en")
     try:
@@ -332,7 +374,7 @@ def test_a_batch_is_stopped_between_tokens(path):
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("cut.zip", lambda zipped: zipped[: len(zipped) // 2], "is not a picture"),
+        ("cut.zip", lambda zipped: zipped[: len(zipped) // 2], "is damaged: pack it again"),
         ("many.zip", None, "At most 200 pictures"),
     ],
 )
@@ -463,17 +505,20 @@ def test_an_address_names_uploads_and_nothing_else(path, tmp_path, monkeypatch):
     upload = tmp_path / ("0f" * 32) / "my picture.png"
     upload.parent.mkdir()
     upload.write_bytes(path.read_bytes())
-    name = links.share({"path": str(upload)})
+    uploads = {str(upload)}
+    name = links.share({"path": str(upload)}, uploads)
     assert name == upload.parent.name + "/my picture.png"
-    assert links.picture_of({"picture": name}, []) == str(upload)
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(b"")
+    assert links.picture_of({"picture": name}, [], uploads) == str(upload)
+    assert links.picture_of({"picture": name}, [], set()) is None, "it is of an earlier start"
+    (tmp_path / "secret.png").write_bytes(b"")
     folder = upload.parent.name
-    for wrong in ("../" + name, folder + "/..", folder + "/../secret.png", folder, "", str(secret)):
-        assert links.picture_of({"picture": wrong}, []) is None
-    assert links.share({"path": str(path)}) == "", "an example's picture has a name of its own"
+    for wrong in ("../" + name, folder + "/../secret.png", "secret.png", folder, "", "x" * 999):
+        assert links.picture_of({"picture": wrong}, [], uploads) is None
+    example = {"path": str(app.EXAMPLES / "harbour.png")}
+    app.build_app(Scripted({}))
+    assert links.share(example, uploads) == "", "an example's picture has a name of its own"
     with pytest.raises(gr.Error, match="There is no picture yet"):
-        links.share(None)
+        links.share(None, uploads)
 
 
 def test_old_files_go_and_the_oldest_where_there_are_too_many(tmp_path):

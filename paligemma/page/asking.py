@@ -11,8 +11,19 @@ import gradio as gr
 
 from paligemma.objects import parse_tokens
 from paligemma.page.found import Objects, annotate, objects_panel, show_found
-from paligemma.page.frame import INNER, QUICK, WAITING, Page, clock, fit, picture_path, sentences
-from paligemma.pipeline import Reply, SamplingOptions, open_image
+from paligemma.page.frame import (
+    ASIDE,
+    INNER,
+    QUICK,
+    WAITING,
+    Page,
+    clock,
+    fit,
+    picture_path,
+    sampling,
+    sentences,
+)
+from paligemma.pipeline import Reply, open_image
 from paligemma.tasks import LANGUAGES, TASKS, Task
 
 DRAWING_SHARE = 0.05  # of the time an answer takes, that drawing it on the way may take
@@ -60,24 +71,23 @@ class TaskTab:
         return [self.raw, *found, self.line]
 
     def wire(self, page: Page) -> None:
-        events = [self.go.click] + ([self.text.submit] if self.text else [])
+        if self.text:
+            page.on_enter(self.text, self.task.key)
         named = {"picture": page.picture} | self.inputs | page.settings
         told = [self.earlier, self.told] if self.earlier else []
         if self.earlier:
             named["earlier"] = self.earlier
         outputs = [*self.outputs[:-1], page.last, *told, self.line]
-        ran = page.run(self.task.key, events, partial(self.answer, page), named, outputs)
+        ran = page.run(self.task.key, self.go, partial(self.answer, page), named, outputs)
         if self.objects:
             objects = self.objects
             objects.wire()
-            ran.success(show_found, objects.chosen, objects.shown, **QUICK)
+            ran.success(show_found, objects.chosen, objects.shown, **ASIDE)
         for hint in self.hints:
             press = f'() => window.press("{self.task.key}")'
             hint.click(lambda words=hint.value: words, None, self.text, **QUICK).then(
                 None, js=press, **INNER
             )
-        if self.earlier:
-            page.picture.change(lambda: [[], ""], None, told, **QUICK)
 
     def answer(self, page: Page, picture: dict | None = None, **asked) -> Iterator[dict]:
         """Stream one answer, an object at a time as soon as it is whole.
@@ -89,7 +99,7 @@ class TaskTab:
             path = picture_path(picture)
             image = open_image(path)
             parts = {name: asked.pop(name) or "" for name in self.inputs}
-            prompt, options = self.task.prompt(**parts), SamplingOptions(**asked)
+            prompt, options = self.task.prompt(**parts), sampling(**asked)
             pg = page.seat.pg
             yield {self.raw: "", self.line: WAITING} | self.nothing()
             shown, drawn, start = fit(image), 0, perf_counter()
@@ -192,7 +202,11 @@ def task_tab(page: Page, task: Task) -> TaskTab:
         with gr.Row():
             if task.answers != "text":
                 seen = gr.AnnotatedImage(
-                    label="In the picture", elem_classes="seen", scale=3, min_width=280
+                    label="In the picture",
+                    elem_classes="seen",
+                    scale=3,
+                    min_width=280,
+                    buttons=[],
                 )
             raw = gr.Textbox(
                 label="The model's words", lines=3, max_lines=12, scale=2, min_width=200,

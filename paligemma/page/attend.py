@@ -11,6 +11,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from weakref import ref
 
 import gradio as gr
 import numpy as np
@@ -19,19 +20,20 @@ from PIL import Image
 from paligemma.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS, Explanation
 from paligemma.page.asking import EMPTY
 from paligemma.page.frame import (
+    ASIDE,
     INNER,
     LATEST,
-    QUICK,
     WAITING,
     Page,
     clock,
     fit,
     on_gpu,
     picture_path,
+    sampling,
     sentences,
     written,
 )
-from paligemma.pipeline import SamplingOptions, open_image
+from paligemma.pipeline import PaliGemma, open_image
 from visualize import (
     attention_legend,
     contact_sheet,
@@ -69,17 +71,12 @@ it says, are sinks: they are named, not hidden.
 
 @dataclass(frozen=True)
 class Look:
-    """One explained answer: the picture's file, its size as shown, the prompt, and the maps."""
+    """One explained answer: the picture's file, the prompt, the maps, and whose answer it is."""
 
     path: str
-    size: tuple[int, int]
     prompt: str
     seen: Explanation
-
-    @property
-    def image(self) -> Image.Image:
-        """The picture as results show it: read anew, it would fill the memory of every session."""
-        return fit(open_image(self.path))
+    by: ref[PaliGemma]
 
     @property
     def texts(self) -> list[str]:
@@ -90,6 +87,37 @@ class Look:
         if view not in self.seen.maps:
             raise ValueError(f"“{NAMES[view]}” is not worked out here: choose another way to look.")
         return self.seen.maps[view]
+
+
+@dataclass(frozen=True)
+class Glow:
+    """A map [g, g] over a picture; `look` is the answer that it is of, None for a word's map."""
+
+    path: str
+    heat: np.ndarray
+    unit: str
+    by: ref[PaliGemma]
+    look: Look | None = None
+
+    def drawn(self, opacity: float) -> Image.Image:
+        """The picture is read anew: kept, it would fill the memory of every session."""
+        return draw_attention(fit(open_image(self.path)), self.heat, opacity)
+
+    def legend(self) -> gr.Image:
+        return gr.Image(attention_legend(float(self.heat.max()), 320, self.unit), visible=True)
+
+    def patch(self, where: gr.SelectData) -> tuple[int, int]:
+        """Row and column of the patch that was clicked in the drawing."""
+        grid, (x, y) = len(self.heat), where.index
+        width, height = fit(open_image(self.path)).size
+        return min(int(y / height * grid), grid - 1), min(int(x / width * grid), grid - 1)
+
+
+def the_same(page: Page, by: ref[PaliGemma]) -> PaliGemma:
+    """The model that answers now, if it is the one that was asked."""
+    if by() is not page.seat.pg:
+        raise ValueError("Another model was loaded since: press Show attention again.")
+    return page.seat.pg
 
 
 class AttentionTab:
@@ -146,6 +174,7 @@ class AttentionTab:
                 )  # fmt: skip
             gr.Markdown(NOTE, elem_classes="note")
             self.looked = gr.State(time_to_live=KEPT_SECONDS)
+            self.glow = gr.State(time_to_live=KEPT_SECONDS)
 
     @property
     def in_address(self) -> dict[str, gr.components.Component]:
@@ -155,107 +184,122 @@ class AttentionTab:
     def wire(self, page: Page) -> None:
         named = {"picture": page.picture, "prompt": self.prompt, "view": self.view}
         named |= {"opacity": self.opacity} | page.settings
-        shown = [self.heat, self.scale, self.says, self.sheet]
-        outputs = [self.looked, self.tokens, self.layer, *shown, page.last, self.line]
-        events = [self.go.click, self.prompt.submit]
-        page.run("attention", events, partial(look, page), named, outputs)
-        chosen = [self.looked, self.tokens, self.view, self.layer, self.opacity]
-        for part in self.tokens, self.layer, self.opacity:
-            part.input(show, chosen, shown, **LATEST)
+        over = [self.glow, self.heat, self.scale, self.says]
+        shown, chosen = [*over, self.sheet], [self.looked, self.tokens, self.view, self.layer]
+        whole = [self.film, self.strip, self.matrix]
+        fresh = [*shown, self.patch, self.tower, *whole, page.last]
+        page.on_enter(self.prompt, "attention")
+        page.run(
+            "attention", self.go, partial(look, page, self), named,
+            [self.looked, self.tokens, self.layer, *fresh, self.line],
+        )  # fmt: skip
+        for part in self.tokens, self.layer:
+            part.input(show, [*chosen, self.opacity], shown, preprocess=False, **LATEST)
+        self.opacity.input(fade, [self.glow, self.opacity], self.heat, **LATEST)
         self.view.input(
-            on_gpu(partial(switch, page)),
-            chosen,
-            [self.looked, *shown],
-            concurrency_id="model",
-            trigger_mode="always_last",
-            **INNER,
-        )
-        self.sheet.select(show_head, chosen, shown[:-1], **QUICK)
-        self.heat.select(who_looked, [self.looked, self.view], self.patch, **QUICK)
+            on_gpu(partial(switch, page)), [*chosen, self.opacity],
+            [self.looked, self.layer, *shown, self.patch], preprocess=False,
+            concurrency_id="model", trigger_mode="always_last", **INNER,
+        )  # fmt: skip
+        self.sheet.select(show_head, [self.looked, self.tokens, self.opacity], over, **ASIDE)
+        self.heat.select(who_looked, [self.glow, self.view], self.patch, **ASIDE)
         alike = [page.picture, self.word, self.opacity]
         self.word.submit(
-            on_gpu(partial(like_word, page)), alike, shown[:-1], preprocess=False,
-            concurrency_id="model", **INNER,
+            on_gpu(partial(like_word, page)), alike, [*over, self.patch, self.tower],
+            preprocess=False, concurrency_id="model", trigger_mode="always_last", **INNER,
         )  # fmt: skip
 
-        def tower(looked: Look | None, where: gr.SelectData):  # gradio asks a def for its hints
-            return inside_tower(page, looked, where)
+        def tower(glow: Glow | None, where: gr.SelectData):  # gradio asks a def for its hints
+            return inside_tower(page, glow, where)
 
-        self.heat.select(on_gpu(tower), self.looked, self.tower, concurrency_id="model", **INNER)
-        whole = [self.film, self.strip, self.matrix]
-        self.draw.click(draw_whole, [self.looked, self.view, self.opacity], whole, **QUICK)
-        page.said |= dict.fromkeys([self.patch, self.tower, *whole])
+        self.heat.select(
+            on_gpu(tower), self.glow, self.tower,
+            concurrency_id="model", trigger_mode="multiple", **INNER,
+        )  # fmt: skip
+        self.draw.click(draw_whole, [self.looked, self.view, self.opacity], whole, **ASIDE)
 
     def nothing(self) -> dict:
-        """What the parts become that `None` does not empty."""
+        """What becomes of all that was explained; `None` would leave empty frames."""
         hidden = gr.Image(None, visible=False)
         parts = [self.scale, self.film, self.strip, self.matrix]
-        return {self.tokens: gr.Radio([], visible=False)} | dict.fromkeys(parts, hidden)
+        gone = [self.looked, self.glow, self.heat, self.says, self.sheet, self.patch, self.tower]
+        tokens = {self.tokens: gr.Radio([], value=None, visible=False)}
+        return tokens | dict.fromkeys(parts, hidden) | dict.fromkeys(gone)
 
 
 def look(
-    page: Page, picture: dict | None, prompt: str, view: str, opacity: float, **options
-) -> Iterator[tuple]:
-    """Stream the answer, then explain it: what `outputs` above lists."""
-    same, pg = gr.skip(), page.seat.pg
+    page: Page, tab: AttentionTab, picture: dict | None, prompt: str, view: str, opacity: float,
+    **options,
+) -> Iterator[dict]:  # fmt: skip
+    """Stream the answer, then explain it."""
+    pg = page.seat.pg
     with sentences():
         path = picture_path(picture)
-        image, options = open_image(path), SamplingOptions(**options)
-        prompt, rest = written(prompt), [same] * 6
-        yield None, gr.Radio([], visible=False), *rest, WAITING
+        image, options, prompt = open_image(path), sampling(**options), written(prompt)
+        if view not in list(VIEWS):
+            raise ValueError(f"{view!r} is no way to look; choose {', '.join(VIEWS)}.")
+        yield tab.nothing() | {tab.line: WAITING}
         with closing(pg.stream(image, prompt, options)) as replies:
             for reply in replies:
-                yield same, same, *rest, f"{clock(reply)}…"
+                yield {tab.line: f"{clock(reply)}…"}
         if not reply.tokens:
-            yield same, same, *rest, EMPTY["text"]
+            yield {tab.line: EMPTY["text"]}
             return
         names = CHEAP_VIEWS if view in CHEAP_VIEWS else (*CHEAP_VIEWS, view)
-        looked = Look(path, fit(image).size, prompt, pg.reread(image, prompt, reply, names))
-        tokens = [(f"{n} {visible(text)}", n - 1) for n, text in enumerate(looked.texts, 1)]
-        layers = looked.seen.heads.shape[0]
-        yield (
-            looked,
-            gr.Radio(tokens, value=0, visible=True),
-            gr.Slider(value=0, maximum=layers),
-            *show(looked, 0, view, 0, opacity),
-            (prompt, looked.texts),
-            f"Done. {clock(reply)}",
-        )
+        looked = Look(path, prompt, pg.reread(image, prompt, reply, names), ref(pg))
+    tokens = [(f"{n} {visible(text)}", n - 1) for n, text in enumerate(looked.texts, 1)]
+    shown = [tab.glow, tab.heat, tab.scale, tab.says, tab.sheet]
+    yield {
+        tab.looked: looked,
+        tab.tokens: gr.Radio(tokens, value=0, visible=True),
+        tab.layer: layers_of(looked, view),
+        page.last: (prompt, looked.texts),
+        tab.line: f"Done. {clock(reply)}",
+    } | dict(zip(shown, show(looked, 0, view, 0, opacity), strict=True))
 
 
-def show(looked: Look | None, token: int, view: str, layer: int, opacity: float) -> tuple:
+def layers_of(looked: Look, view: str, layer: int = 0) -> gr.Slider:
+    """The slider of the layers, at rest where a view has no more than one."""
+    count = len(looked.seen.layers[view])
+    value = layer if layer <= count > 1 else 0
+    return gr.Slider(value=value, maximum=max(count, 1), interactive=count > 1)
+
+
+def show(
+    looked: Look | None, token: int | None, view: str, layer: int, opacity: float
+) -> tuple[Glow | None, Image.Image | None, gr.Image, str, Image.Image | None]:
     """One token in one view: the picture under its map, the scale, a sentence, all its heads."""
     if looked is None:
-        return None, gr.Image(visible=False), "", None
+        return None, None, gr.Image(visible=False), "", None
+    token = token if token in range(len(looked.texts)) else 0  # it may be a former answer's
     with sentences():
         heat = looked.worked_out(view)[token]
-    seen, layers = looked.seen, looked.seen.layers[view]
-    if alone := 0 < layer <= len(layers) > 1:
-        heat = layers[layer - 1, token]
-    says = f"{VIEWS[view].says} Here: layer {layer} alone. " if alone else f"{VIEWS[view].says} "
-    if view in ("middle", "mean"):
-        says += f"{heat.sum():.0%} of this token's attention is on the picture. "
-    if seen.sinks:
-        says += f"Sinks, which draw every token: {', '.join(map(str, seen.sinks[:4]))}."
-    return (
-        *_drawn(looked.image, heat, VIEWS[view].unit, opacity),
-        says,
-        contact_sheet(_heads(seen, token)),
-    )
+        seen, layers = looked.seen, looked.seen.layers[view]
+        if alone := 0 < layer <= len(layers) > 1:
+            heat = layers[layer - 1, token]
+        says = f"{VIEWS[view].says} " + (f"Here: layer {layer} alone. " if alone else "")
+        if view in ("middle", "mean"):
+            says += f"{heat.sum():.0%} of this token's attention is on the picture. "
+        if seen.sinks:
+            says += f"Sinks, which draw every token: {', '.join(map(str, seen.sinks[:4]))}."
+        glow = Glow(looked.path, heat, VIEWS[view].unit, looked.by, looked)
+        return glow, glow.drawn(opacity), glow.legend(), says, contact_sheet(_heads(seen, token))
 
 
-def _drawn(image: Image.Image, heat: np.ndarray, unit: str, opacity: float) -> tuple:
-    scale = attention_legend(float(heat.max()), 320, unit)
-    return draw_attention(image, heat, opacity), gr.Image(scale, visible=True)
+def fade(glow: Glow | None, opacity: float) -> Image.Image | None:
+    """What is shown, under another opacity."""
+    with sentences():
+        return glow and glow.drawn(opacity)
 
 
 def like_word(page: Page, picture: dict | None, word: str, opacity: float) -> tuple:
     """How alike each patch, out of the connector, is to a word of the person's own."""
     with sentences():
-        image, word = open_image(picture_path(picture)), str(word or "")
-        heat = page.seat.pg.similarity(image, word).clip(0)
+        path, word, pg = picture_path(picture), str(word or ""), page.seat.pg
+        heat = pg.similarity(open_image(path), word).clip(0)
+        glow = Glow(path, heat, VIEWS["similarity"].unit, ref(pg))
         says = f"{VIEWS['similarity'].says} Here: alike to “{escape(word)}”."
-        return *_drawn(fit(image), heat, VIEWS["similarity"].unit, opacity), says
+        return glow, glow.drawn(opacity), glow.legend(), says, None, None
 
 
 def _heads(seen: Explanation, token: int) -> np.ndarray:
@@ -266,62 +310,55 @@ def switch(page: Page, looked: Look | None, token, view, layer, opacity) -> tupl
     """Another view, worked out first where it costs a backward pass."""
     with sentences():
         if looked is not None and view not in looked.seen.maps:
-            more = page.seat.pg.reread(looked.path, looked.prompt, looked.seen.reply, (view,))
+            pg = the_same(page, looked.by)
+            more = pg.reread(looked.path, looked.prompt, looked.seen.reply, (view,))
             seen = replace(
                 looked.seen,
                 maps=looked.seen.maps | more.maps,
                 layers=looked.seen.layers | more.layers,
             )
             looked = replace(looked, seen=seen)
-        return looked, *show(looked, token, view, layer, opacity)
+    slider = gr.skip() if looked is None else layers_of(looked, view, layer)
+    return looked, slider, *show(looked, token, view, layer, opacity), None
 
 
-def show_head(
-    looked: Look | None, token: int, view: str, layer: int, opacity: float, where: gr.SelectData
-) -> tuple:
+def show_head(looked: Look | None, token: int, opacity: float, where: gr.SelectData) -> tuple:
     """The head that was clicked in the contact sheet, over the picture."""
     if looked is None:
-        return None, gr.Image(visible=False), ""
+        return None, None, gr.Image(visible=False), ""
     heads = _heads(looked.seen, token)
     cell = sheet_cell(*where.index, *heads.shape[:2])
     if cell is None:
-        return gr.skip(), gr.skip(), gr.skip()
-    says = f"Layer {cell[0] + 1}, head {cell[1] + 1} alone."
-    return *_drawn(looked.image, heads[cell], VIEWS["mean"].unit, opacity), says
-
-
-def patch_at(looked: Look, where: gr.SelectData) -> tuple[int, int]:
-    """Row and column of the clicked patch."""
-    grid, (x, y) = looked.seen.heads.shape[-1], where.index
-    width, height = looked.size
-    return min(int(y / height * grid), grid - 1), min(int(x / width * grid), grid - 1)
-
-
-def who_looked(looked: Look | None, view: str, where: gr.SelectData) -> str:
-    """The reverse: which tokens looked at the clicked patch most."""
-    if looked is None:
-        return ""
-    row, column = patch_at(looked, where)
+        return (gr.skip(),) * 4
     with sentences():
-        looked.worked_out(view)
-    ranked = looked.seen.lookers(view, row, column)[:LISTED]
+        glow = Glow(looked.path, heads[cell], VIEWS["mean"].unit, looked.by, looked)
+        says = f"Layer {cell[0] + 1}, head {cell[1] + 1} alone."
+        return glow, glow.drawn(opacity), glow.legend(), says
+
+
+def who_looked(glow: Glow | None, view: str, where: gr.SelectData) -> str:
+    """The reverse: which tokens of the answer looked at the clicked patch most."""
+    if glow is None or glow.look is None:
+        return ""
+    with sentences():
+        row, column = glow.patch(where)
+        glow.look.worked_out(view)
+    ranked = glow.look.seen.lookers(view, row, column)[:LISTED]
     rows = "".join(
-        f"<li><code>{escape(visible(looked.texts[token]))}</code> {value:.2g}</li>"
+        f"<li><code>{escape(visible(glow.look.texts[token]))}</code> {value:.2g}</li>"
         for token, value in ranked
     )
-    unit = escape(VIEWS[view].unit)
-    return (
-        f"<p>Row {row + 1}, column {column + 1}: who looked here most ({unit})</p><ol>{rows}</ol>"
-    )
+    title = f"Row {row + 1}, column {column + 1}: who looked here most ({VIEWS[view].unit})"
+    return f"<p>{escape(title)}</p><ol>{rows}</ol>"
 
 
-def inside_tower(page: Page, looked: Look | None, where: gr.SelectData) -> Image.Image | None:
+def inside_tower(page: Page, glow: Glow | None, where: gr.SelectData) -> Image.Image | None:
     """Where the clicked patch looks, in every layer and head of the vision tower."""
-    if looked is None:
+    if glow is None:
         return None
     with sentences():
-        row, column = patch_at(looked, where)
-        return contact_sheet(page.seat.pg.tower_attention(looked.path, row, column))
+        pg = the_same(page, glow.by)
+        return contact_sheet(pg.tower_attention(glow.path, *glow.patch(where)))
 
 
 def draw_whole(looked: Look | None, view: str, opacity: float) -> Iterator[tuple]:
@@ -329,7 +366,7 @@ def draw_whole(looked: Look | None, view: str, opacity: float) -> Iterator[tuple
     with sentences(), TemporaryDirectory() as folder:
         if looked is None:
             raise ValueError("There is no answer yet: press Show attention first.")
-        image = looked.image
+        image = fit(open_image(looked.path))
         maps, texts = looked.worked_out(view)[:MOST_FRAMES], looked.texts[:MOST_FRAMES]
         film = Path(folder) / "answer.gif"
         film.write_bytes(to_gif(token_frames(image, maps, texts, opacity)))

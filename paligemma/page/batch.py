@@ -2,6 +2,9 @@
 
 import io
 import json
+import lzma
+import mimetypes
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +19,16 @@ from time import perf_counter
 import gradio as gr
 from PIL import Image
 
-from paligemma.page.frame import WAITING, Page, fit, sentences, written
+from paligemma.page.frame import WAITING, Page, fit, picture_path, sampling, sentences, written
 from paligemma.page.models import bar
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
 from visualize import draw_objects
 
 MOST_PICTURES = 200
 MOST_BYTES = 50 * 2**20  # of one picture, unpacked
+MOST_AT_ONCE = 300 * 2**20  # of all uploaded files
 SHOW_EVERY = 0.5  # seconds
+DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
 
 Picture = tuple[str, Callable[[], str | bytes]]  # its name, and its path or bytes when called
 
@@ -59,7 +64,7 @@ class BatchTab:
             self.go, _, self.line = page.buttons("Ask them all", "batch")
             self.gallery = gr.Gallery(
                 label="Drawings", columns=4, height="auto", format="png", object_fit="contain",
-                visible=False, elem_id="drawings",
+                visible=False, elem_id="drawings", buttons=["fullscreen", "download"],
             )  # fmt: skip
             self.table = gr.HTML(label="Answers")
             self.save = gr.DownloadButton(
@@ -74,7 +79,8 @@ class BatchTab:
     def wire(self, page: Page) -> None:
         named = {"files": self.files, "prompt": self.prompt} | page.settings
         outputs = [self.gallery, self.table, self.save, self.line]
-        page.run("batch", [self.go.click], partial(answer_all, page), named, outputs)
+        page.on_enter(self.prompt, "batch")
+        page.run("batch", self.go, partial(answer_all, page), named, outputs)
 
 
 def answer_all(page: Page, files: list | None, prompt: str, **options) -> Iterator[tuple]:
@@ -84,7 +90,7 @@ def answer_all(page: Page, files: list | None, prompt: str, **options) -> Iterat
     """
     same, rows, shown = gr.skip(), [], perf_counter()
     with sentences(), TemporaryDirectory() as folder:
-        options, paths = SamplingOptions(**options), [file["path"] for file in files or []]
+        options, paths = sampling(**options), [picture_path(file) for file in files or []]
         prompt, pictures = written(prompt), unpack(paths)
         yield gr.Gallery([], visible=False), "", gr.DownloadButton(visible=False), WAITING
         for number, picture in enumerate(pictures):
@@ -109,9 +115,11 @@ def unpack(paths: Sequence[str]) -> list[Picture]:
     ValueError for no picture at all, more than MOST_PICTURES, and a zip that cannot be read.
     """
     pictures: list[Picture] = []
+    if sum(os.path.getsize(path) for path in paths) > MOST_AT_ONCE:
+        raise ValueError(f"At most {MOST_AT_ONCE >> 20} MB of pictures at once.")
     for path in paths:
         if not zipfile.is_zipfile(path):
-            pictures.append((Path(path).name, lambda path=path: path))
+            pictures.append((Path(path).name, partial(_file, path)))
             continue
         try:
             with zipfile.ZipFile(path) as archive:
@@ -120,7 +128,7 @@ def unpack(paths: Sequence[str]) -> list[Picture]:
                     for member in archive.infolist()
                     if _is_picture(member)
                 ]
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
             raise ValueError(f"The zip {Path(path).name!r} cannot be read: {error}.") from error
     if not pictures:
         raise ValueError("There are no pictures yet: add some, or a zip of them.")
@@ -131,7 +139,16 @@ def unpack(paths: Sequence[str]) -> list[Picture]:
 
 def _is_picture(member: zipfile.ZipInfo) -> bool:
     path = PurePosixPath(member.filename)
-    return not (member.is_dir() or path.name.startswith(".") or "__MACOSX" in path.parts)
+    kind = mimetypes.guess_type(path.name)[0] or "image/unknown"
+    aside = member.is_dir() or path.name.startswith(".") or "__MACOSX" in path.parts
+    return kind.startswith("image/") and not aside
+
+
+def _file(path: str) -> str:
+    """A file that is not taken apart; ValueError for a zip that is cut short."""
+    if path.lower().endswith(".zip"):
+        raise ValueError(f"The zip {Path(path).name!r} is damaged: pack it again.")
+    return path
 
 
 def _read(path: str, member: zipfile.ZipInfo) -> bytes:
@@ -139,8 +156,8 @@ def _read(path: str, member: zipfile.ZipInfo) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
             data = file.read(MOST_BYTES + 1)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, OSError) as error:
-        raise ValueError(f"{member.filename!r} cannot be unpacked: {error}.") from error
+    except DAMAGES as error:
+        raise ValueError(f"{member.filename!r} cannot be unpacked: {error!r}.") from error
     if len(data) > MOST_BYTES:
         raise ValueError(f"{member.filename!r} has more than {MOST_BYTES >> 20} MB unpacked.")
     return data

@@ -10,7 +10,16 @@ import gradio as gr
 from PIL import Image
 
 from paligemma.checkpoints import Checkpoint
-from paligemma.page.frame import WAITING, Page, clock, fit, picture_path, sentences, written
+from paligemma.page.frame import (
+    WAITING,
+    Page,
+    clock,
+    fit,
+    picture_path,
+    sampling,
+    sentences,
+    written,
+)
 from paligemma.page.models import choices, fetch
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
 from visualize import draw_objects
@@ -43,12 +52,12 @@ class CompareTab:
                     allow_custom_value=own, scale=3, min_width=200,
                 )  # fmt: skip
                 self.dtype = gr.Dropdown(
-                    DTYPES, value="bfloat16", label="in", scale=1, min_width=120
+                    DTYPES, value="bfloat16", label="in", scale=1, min_width=160
                 )
             self.go, _, self.line = page.buttons("Compare", "compare")
             self.table = gr.HTML(label="Side by side", elem_classes="sides")
             self.slider = gr.ImageSlider(
-                label="Left: the model that answers now. Right: the other.", format="png",
+                label="Left: the one that answers now", format="png",
                 interactive=False, visible=False, elem_id="sides",
             )  # fmt: skip
             self.found = gr.State()
@@ -63,9 +72,17 @@ class CompareTab:
         named = {"picture": page.picture, "prompt": self.prompt, "found": self.found}
         named |= {"dtype": self.dtype} | page.settings
         outputs = [self.table, self.slider, self.line]
-        events = [self.go.click, self.prompt.submit]
-        fetching = partial(fetch, page.seat.find_guest), self.source, [self.found, self.line]
-        page.run("compare", events, partial(compare, page), named, outputs, before=fetching)
+        asked = [self.source, page.picture, self.prompt]
+        fetching = partial(fetch_guest, page), asked, [self.found, self.line]
+        page.on_enter(self.prompt, "compare")
+        page.run("compare", self.go, partial(compare, page), named, outputs, before=fetching)
+
+
+def fetch_guest(page: Page, source: str | None, picture: dict | None, prompt: str) -> Iterator:
+    """`fetch` the other model, once there is something to ask it."""
+    with sentences():
+        picture_path(picture), written(prompt)
+    yield from fetch(page.seat.find_guest, source)
 
 
 def compare(
@@ -74,8 +91,10 @@ def compare(
     """Stream the left answer, the loading of the other model, and its answer."""
     seat, same = page.seat, gr.skip()
     with sentences():
-        image, options = open_image(picture_path(picture)), SamplingOptions(**options)
+        image, options = open_image(picture_path(picture)), sampling(**options)
         prompt = written(prompt)
+        if found is None:
+            raise ValueError("The other model is not there yet: press Compare.")
         yield "", gr.ImageSlider(visible=False), WAITING
         sides = []
         for side in _answer(seat.pg, image, prompt, options):

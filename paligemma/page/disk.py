@@ -12,6 +12,11 @@ MOST_BYTES = 10**9
 EVERY_SECONDS = 60
 
 
+def own_files(demo: gr.Blocks) -> set[str]:
+    """The paths of what was uploaded to the page and of what it answered."""
+    return set().union(*demo.temp_file_sets)
+
+
 def tidy(demo: gr.Blocks, seconds: float = KEPT_SECONDS, most: int = MOST_BYTES) -> None:
     """Delete the page's temporary files older than that, and all but the newest `most` bytes.
 
@@ -20,11 +25,11 @@ def tidy(demo: gr.Blocks, seconds: float = KEPT_SECONDS, most: int = MOST_BYTES)
     """
     stays = set().union(*(getattr(part, "keep_in_cache", ()) for part in demo.blocks.values()))
     files, gone, bytes_so_far = [], set(), 0
-    for name in set().union(*demo.temp_file_sets) - stays:
+    for name in own_files(demo) - stays:
         try:
             about = os.stat(name)
             files.append((about.st_ctime, about.st_size, name))
-        except FileNotFoundError:
+        except (OSError, ValueError):  # deleted, or a name that a program sent and no file has
             gone.add(name)
     oldest = time.time() - seconds
     for written, size, name in sorted(files, reverse=True):

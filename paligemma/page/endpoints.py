@@ -10,7 +10,7 @@ from gradio.data_classes import FileData
 from PIL import Image
 
 from paligemma.objects import format_box, snap
-from paligemma.page.frame import Page, on_gpu, sentences
+from paligemma.page.frame import Page, on_gpu, picture_path, sentences
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
 from paligemma.tasks import QUESTION, REGION, TASKS
 from visualize.export import Annotated, to_coco
@@ -24,7 +24,9 @@ def add_endpoints(page: Page) -> None:
     def answer(image: FileData, prompt: str, max_new_tokens: int = 128) -> dict:
         with sentences():
             picture = open_image(_path(image))
-            most = min(max(int(max_new_tokens), 1), MOST_TOKENS)
+            if not isinstance(max_new_tokens, int | float) or not max_new_tokens <= MOST_TOKENS:
+                raise ValueError(f"max_new_tokens is 1 to {MOST_TOKENS}, not {max_new_tokens!r}.")
+            most = max(int(max_new_tokens), 1)
             pg = page.seat.pg
             reply = pg.generate(picture, prompt, SamplingOptions(max_new_tokens=most))
             return as_json(picture, prompt, reply, pg)
@@ -91,7 +93,8 @@ def add_endpoints(page: Page) -> None:
             language: code of the answer's language
         """
         with sentences():
-            if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
+            numbers = all(isinstance(edge, int | float) for edge in (x1, y1, x2, y2))
+            if not (numbers and 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
                 raise ValueError("A box has 0 ≤ x1 < x2 ≤ 1 and 0 ≤ y1 < y2 ≤ 1.")
             box = snap((x1, y1, x2, y2), page.seat.pg.resolution)
             prompt = REGION.prompt(format_box(box), language)
@@ -129,12 +132,10 @@ def add_endpoints(page: Page) -> None:
 
 
 def _path(image: Any) -> str:
-    """The uploaded file. What does not say that it is a file was not checked to be an upload."""
+    """The uploaded file."""
     if not isinstance(image, dict) or not image.get("path"):
         raise ValueError("There is no picture: send one as a file, such as handle_file(path).")
-    if (image.get("meta") or {}).get("_type") != "gradio.FileData":
-        raise ValueError("The picture is not an uploaded file: send handle_file(path).")
-    return image["path"]
+    return picture_path(image)
 
 
 def as_json(image: Image.Image, prompt: str, reply: Reply, pg: PaliGemma) -> dict:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from paligemma.objects import Detection, sift
-from paligemma.page.frame import INNER, LATEST, QUICK, fit, sentences
+from paligemma.page.frame import ASIDE, INNER, LATEST, fit, sentences
 from paligemma.pipeline import open_image
 from visualize import color_map, draw_objects, paste_mask
 from visualize.export import Annotated, cut_outs, mask_pictures, to_coco, to_csv
@@ -82,10 +82,10 @@ class Objects:
         gr.on(
             [part.input for part in self.chosen[1:]], show_found, self.chosen, self.shown, **LATEST
         )
-        self.save.click(pack, sifting, self.packed, **QUICK).success(
+        self.save.click(pack, sifting, self.packed, **ASIDE).success(
             None, self.packed, None, js=SAVE, **INNER
         )
-        self.copy.click(as_csv, sifting, self.packed, **QUICK).success(
+        self.copy.click(as_csv, sifting, self.packed, **ASIDE).success(
             None, self.packed, None, js="(words) => window.copy(words)", **INNER
         )
 
@@ -106,7 +106,7 @@ def objects_panel(seen: gr.AnnotatedImage, has_masks: bool) -> Objects:
     if has_masks:
         cuts = gr.Gallery(
             label="Cut out", columns=4, height="auto", format="png", object_fit="contain",
-            visible=False, elem_classes="cuts",
+            visible=False, elem_classes="cuts", buttons=["fullscreen", "download"],
         )  # fmt: skip
     packed = gr.Textbox(visible=False)
     return Objects(seen, gr.State(), least, most, fill, outline, table, cuts, copy, save, packed)
@@ -161,14 +161,23 @@ def show_found(found: tuple | None, least: float, most: float, *style) -> list:
     off, nothing = gr.Button(interactive=False), gr.Gallery([], visible=False)
     if found is None:
         return [None, "", off, off, *([nothing] if style else [])]
-    image, kept = sifted(found, least, most)
+    with sentences():
+        image, kept = sifted(found, least, most)
     on = gr.Button(interactive=bool(kept.detections))
     seen = annotate(fit(image), kept.detections, kept.masks, *style)
     cuts = [
         (picture, name[3:].removesuffix(".png"))
         for name, picture in (cut_outs(image, kept)[:SHOWN_CUT_OUTS] if style else [])
     ]
-    return [seen, table(kept), on, on, *([gr.Gallery(cuts, visible=bool(cuts))] if style else [])]
+    hidden = len(found[1]) - len(kept.detections)
+    told = f"<p>The sliders hide {hidden} of {len(found[1])}.</p>" if hidden else ""
+    return [
+        seen,
+        table(kept) + told,
+        on,
+        on,
+        *([gr.Gallery(cuts, visible=bool(cuts))] if style else []),
+    ]
 
 
 def table(kept: Annotated) -> str:

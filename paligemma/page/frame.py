@@ -5,13 +5,14 @@ guarded `open_image` alone, so every file ends in an answer or in one sentence. 
 model waits in one line (`concurrency_id`), and every run can be stopped.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 
 import gradio as gr
+from gradio.utils import get_upload_folder, is_in_or_equal, is_static_file
 from PIL import Image
 
 from paligemma.pipeline import Reply, SamplingOptions
@@ -20,8 +21,9 @@ from paligemma.seat import Seat
 SHOWN_SIDE = 640  # pixels of the longer side of a result, so that outlines look alike
 WAITING = "One moment…"
 INNER = {"api_visibility": "private", "show_progress": "hidden"}
-QUICK = INNER | {"queue": False}
-LATEST = QUICK | {"trigger_mode": "always_last"}  # where a dragged slider stops is what counts
+QUICK = INNER | {"queue": False}  # for what never fails: gradio 6.31 shows no error of it
+ASIDE = INNER | {"concurrency_limit": None}  # beside the model's queue
+LATEST = ASIDE | {"trigger_mode": "always_last"}  # where a dragged slider stops is what counts
 
 try:
     from spaces import GPU as on_gpu  # ZeroGPU lends its card to functions marked so
@@ -42,12 +44,28 @@ def sentences() -> Iterator[None]:
 
 
 def picture_path(picture: dict | None) -> str:
-    """The file behind the picture component's raw value."""
-    if not picture or not picture.get("path"):
+    """The file behind the picture component's raw value: an upload, an example, and no other."""
+    if not isinstance(picture, dict) or not (path := picture.get("path")):
         raise ValueError("There is no picture yet: upload one, paste one, or pick an example.")
-    if not Path(picture["path"]).is_file():
+    path = str(path)
+    if not _is_ours(path):
+        raise ValueError("That is no picture of this page: upload it first.")
+    if not os.path.isfile(path):
         raise ValueError("That picture was deleted, as all are after two hours: upload it again.")
-    return picture["path"]
+    return path
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a file is an upload or an example; of raw values, gradio does not check it."""
+    try:
+        return is_in_or_equal(path, get_upload_folder()) or is_static_file(path)
+    except OSError:  # a longer name than files have
+        return False
+
+
+def sampling(**options) -> SamplingOptions:
+    """The settings; an emptied field is at its usual value."""
+    return SamplingOptions(**{name: v for name, v in options.items() if v is not None})
 
 
 def written(prompt: str | None) -> str:
@@ -62,6 +80,19 @@ def fit(image: Image.Image) -> Image.Image:
     scale = SHOWN_SIDE / max(image.size)
     size = [max(1, round(side * scale)) for side in image.size]
     return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def header(seat: Seat) -> str:
+    """Which model answers, as HTML."""
+    if (pg := seat.pg) is None:
+        return "<h1>PaliGemma</h1><p>Another model is being loaded.</p>"
+    stickers = zip("☀☂⚓❀♜☎☘", (48, 275, 220, 325, 25, 3, 125), strict=True)
+    row = "".join(f'<i style="--hue:{hue}">{glyph}\ufe0e</i>' for glyph, hue in stickers)
+    return (
+        f'<div class="glyphs" aria-hidden="true">{row}</div><h1>PaliGemma</h1>'
+        f"<p>Show it a picture and ask. Answering now: <b>{escape(pg.name)}</b>. "
+        f"{escape(pg.description)}<br><small>{escape(pg.facts)}</small></p>"
+    )
 
 
 def clock(reply: Reply) -> str:
@@ -96,6 +127,7 @@ class Page:
     """
 
     seat: Seat
+    top: gr.HTML
     picture: gr.Image
     last: gr.State
     settings: dict[str, gr.components.Component] = field(default_factory=dict)
@@ -114,19 +146,19 @@ class Page:
         return go, stop, gr.Markdown(elem_classes="line", label="Status")
 
     def run(
-        self, name: str, events: list, handler: Callable, named: dict, outputs: list, before=()
+        self, name: str, go: gr.Button, handler: Callable, named: dict, outputs: list, before=()
     ):
-        """Call the model on these events, its inputs named; the last output is its line.
+        """Call the model on a press of `go`, its inputs named; the last output is its line.
 
         Every tab must have its buttons by now: all of them rest while one runs. `name` is unique.
         `before`: handler, inputs and outputs of what is done first, outside the model's queue.
         """
         line = outputs[-1]
-        about = [line, *self.gos, *self.stops]
-        ran = gr.on(events, lambda: [WAITING, *self._busy(True)], None, about, **QUICK)
+        about, settled = [line, *self.gos, *self.stops], [self.top, line, *self.gos, *self.stops]
+        ran = go.click(lambda: [WAITING, *self._busy(True)], None, about, **QUICK)
         if before:
-            ran = ran.then(*before, concurrency_limit=4, **INNER)
-            ran.failure(self._settle, line, about, **QUICK)
+            ran = ran.then(*before, preprocess=False, concurrency_limit=4, **INNER)
+            ran.failure(self._settle, line, settled, **QUICK)
             self.runs.append(ran)
         ran = (ran.success if before else ran.then)(
             on_gpu(handler), None, outputs, inputs_kwargs=named, preprocess=False,
@@ -134,10 +166,14 @@ class Page:
             api_visibility="undocumented", api_name=f"tab_{name}",
         )  # fmt: skip
         for ended in ran.success, ran.failure:  # gradio 6.31: .then skips what failed
-            ended(self._settle, line, about, **QUICK)
+            ended(self._settle, line, settled, **QUICK)
         self.runs.append(ran)
         self.said |= dict.fromkeys(outputs)
         return ran
+
+    def on_enter(self, text: gr.Textbox, key: str) -> None:
+        """Enter presses the button, unless it rests."""
+        text.submit(None, js=f'() => window.press("{key}", 0)', **INNER)
 
     def wire_stops(self) -> None:
         for stop in self.stops:
@@ -151,4 +187,4 @@ class Page:
         """After every run: a line that still ends in … is of a run that did not end."""
         line = (line or "").removeprefix(WAITING)
         line = f"Stopped. {line[:-1]}" if line.endswith("…") else line
-        return [line, *self._busy(False)]
+        return [header(self.seat), line, *self._busy(False)]

@@ -35,7 +35,7 @@ class InsideTab:
                     gr.Markdown(NOTE)
                     self.strip = gr.HTML(elem_id="strip")
                     self.mask = gr.Image(
-                        label="Its mask: each row is a token that looks, each column one it sees",
+                        label="Its mask: a row looks, a column is seen",
                         interactive=False, visible=False, buttons=["fullscreen"], format="png",
                         elem_id="mask",
                     )  # fmt: skip

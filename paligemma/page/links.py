@@ -8,7 +8,7 @@ model is only filled in to be loaded: an address must not change the model for e
 """
 
 import json
-import re
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from gradio.utils import get_upload_folder
 from paligemma.page.frame import INNER, picture_path, sentences
 
 LONGEST = 2_000  # characters of a text
-UPLOADED = re.compile(r"[0-9a-f]{64}/[^/\\]+")  # what gradio names the file of a picture
+PICTURES = ("picture", "example")  # the names of pictures in the address
 SCRIPT = """<script>
 window.restored = false;  // what changes before is the page being put together
 window.remember = (name, value, usual) => {
@@ -34,7 +34,7 @@ window.remember = (name, value, usual) => {
 };
 window.press = (key, tries = 60) => {  // a tab is built when it is first shown
   const button = key && document.getElementById("go-" + key);
-  if (button?.offsetParent) button.click();
+  if (button?.offsetParent && !button.disabled) button.click();
   else if (key && tries) setTimeout(() => press(key, tries - 1), 50);
   return [];
 };
@@ -72,7 +72,8 @@ class Address:
         self.tabs, self.settings, self.source = tabs, settings, source
         self.parts = parts | settings
 
-    def wire(self, picture: gr.Image) -> None:
+    def wire(self, new_picture: list) -> None:
+        """`new_picture`: the events of one that has no name in the address yet."""
         for key, tab in self.tabs.items():
             tab.select(None, js=f'() => remember("tab", "{key}")', **INNER)
         for name, part in self.parts.items():
@@ -82,7 +83,7 @@ class Address:
         self.source.change(
             None, self.source, None, js='(value) => remember("model", value, "built-in")', **INNER
         )
-        for event in picture.upload, picture.clear:
+        for event in new_picture:
             forget = '() => { remember("picture", null); return remember("example", null); }'
             event(None, js=forget, **INNER)
 
@@ -112,23 +113,24 @@ def _number(part: gr.Slider | gr.Number, written: str) -> float | int | None:
         return None
     if isinstance(part, gr.Slider) and not part.minimum <= value <= part.maximum:
         return None
-    whole = value == value and value.is_integer() and abs(value) < 2**53
-    return int(value) if whole else value if isinstance(part, gr.Slider) else None
+    whole = value == value and value.is_integer() and 0 <= value < 2**53
+    if whole or isinstance(part, gr.Number) or part.step == 1:
+        return int(value) if whole else None
+    return value
 
 
-def picture_of(query: Mapping[str, str], examples: list[dict]) -> str | None:
-    """The path of the picture that the address names: an upload, or an example's."""
-    name = query.get("picture", "")
-    if UPLOADED.fullmatch(name) and (uploaded := Path(get_upload_folder(), name)).is_file():
-        return str(uploaded)
+def picture_of(query: Mapping[str, str], examples: list[dict], uploads: set[str]) -> str | None:
+    """The path of the picture that the address names: one of the uploads, or an example's."""
+    if (uploaded := os.path.join(get_upload_folder(), query.get("picture", ""))) in uploads:
+        return uploaded
     for row in examples:
         if Path(row["image"]).stem == query.get("example"):
             return row["image"]
     return None
 
 
-def share(picture: dict | None) -> str:
+def share(picture: dict | None, uploads: set[str]) -> str:
     """The name of the picture's upload for the address; empty for an example's."""
     with sentences():
-        name = "/".join(Path(picture_path(picture)).parts[-2:])
-        return name if UPLOADED.fullmatch(name) else ""
+        path = picture_path(picture)
+        return "/".join(Path(path).parts[-2:]) if path in uploads else ""

@@ -63,7 +63,10 @@ button.primary, button.stop { border-radius: 999px !important; }
 .prose table.found :is(td, th):first-child { text-align: left; white-space: nowrap; }
 .found i { display: inline-block; width: .8em; height: .8em; margin-right: .5em;
   border-radius: 3px; }
-#heat img { max-height: 480px; object-fit: contain; }
+:is(#heat, #mask):not(.fullscreen) img { max-height: 480px; }
+:is(#heat, #mask) img { object-fit: contain; }
+:is(input, textarea, button):focus-visible { outline: 2px solid #e15f00 !important;
+  outline-offset: 1px; }
 .note { color: var(--body-text-color-subdued); }
 .hints { gap: 6px !important; flex-wrap: wrap; }
 .hints button { flex: 0 1 auto; font-weight: 500; }
@@ -92,7 +95,7 @@ svg.anatomy .arrow { fill: none; stroke: var(--body-text-color-subdued); stroke-
   background: color-mix(in srgb, var(--kind) 45%, white); }
 ul.strip { list-style: none; padding: 0; margin: .5rem 0 0; display: flex; flex-wrap: wrap;
   gap: .2rem 1rem; font-size: .85rem; }
-#mask img { max-height: 480px; object-fit: contain; image-rendering: pixelated; }
+#mask img { image-rendering: pixelated; }
 #area img { cursor: crosshair; }
 @media (max-width: 700px) {
   #header { position: relative; padding: 0; }

@@ -94,6 +94,6 @@ class ModelPicker:
             concurrency_id="model", **INNER,
         )  # fmt: skip
         loaded.then(forget, None, forgotten, **QUICK)
-        fetched.failure(lambda: "", None, self.line, **QUICK)
-        loaded.failure(lambda: "", None, self.line, **QUICK)
-        self.stop.click(lambda: "Stopped.", None, self.line, cancels=fetched, **INNER)
+        for ended in fetched, loaded:
+            ended.failure(lambda: "Not loaded.", None, self.line, **QUICK)
+        self.stop.click(None, cancels=fetched, **INNER)

@@ -8,7 +8,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from paligemma.page.frame import INNER, QUICK, picture_path, sentences
+from paligemma.page.frame import ASIDE, picture_path, sentences
 from paligemma.pipeline import open_image
 from paligemma.seat import Seat
 from paligemma.tasks import TASKS
@@ -40,7 +40,8 @@ class PictureColumn:
                 )  # fmt: skip
             with gr.Tab("Draw one", id="draw"):
                 self.canvas = gr.Sketchpad(
-                    label="Draw", type="pil", image_mode="RGBA", height=380, canvas_size=(512, 512),
+                    label="Draw: choose the brush first", type="pil", image_mode="RGBA",
+                    height=380, canvas_size=(512, 512),
                     brush=gr.Brush(default_size=16, colors=INK, color_mode="fixed"),
                     layers=False, transforms=(), elem_id="canvas",
                 )  # fmt: skip
@@ -58,9 +59,10 @@ class PictureColumn:
         shown = [self.picture, self.note]
         self.picture.upload(
             lambda picture: check(seat, picture), self.picture, shown, preprocess=False,
-            concurrency_limit=None, **INNER,
+            **ASIDE,
         )  # fmt: skip
-        self.use.click(drawing, self.canvas, [*shown, self.sources], **QUICK)
+        drawn = self.use.click(drawing, self.canvas, [*shown, self.sources], **ASIDE)
+        self.changed = [self.picture.upload, self.picture.clear, drawn.success]
 
 
 def load_examples(folder: Path) -> list[dict]:

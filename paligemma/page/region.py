@@ -13,15 +13,26 @@ from PIL import Image, ImageDraw
 
 from paligemma.objects import Box, Detection, format_box, snap
 from paligemma.page.asking import EMPTY, language_picker
-from paligemma.page.frame import LATEST, QUICK, WAITING, Page, clock, fit, picture_path, sentences
-from paligemma.pipeline import SamplingOptions, open_image
+from paligemma.page.frame import (
+    ASIDE,
+    LATEST,
+    QUICK,
+    WAITING,
+    Page,
+    clock,
+    fit,
+    picture_path,
+    sampling,
+    sentences,
+)
+from paligemma.pipeline import open_image
 from paligemma.tasks import QUESTION, REGION
 from visualize import draw_boxes
 
 WAYS = [("What is in the box?", "region"), ("Which question has this answer?", "question")]
 CLICK = "Click two opposite corners of a box in the picture."
 SMALLEST = 0.01  # of a side: a box thinner than that was a slip
-NUMBER = re.compile(r"-?\d+(?:\.\d*)?")
+NUMBER = re.compile(r"(?<!\d)-?\d+(?:\.\d*)?")  # 10-20 are two numbers, neither below 0
 Corner = tuple[float, float]
 
 
@@ -60,9 +71,9 @@ class RegionTab:
 
     def wire(self, page: Page) -> None:
         shown, boxed = [self.area, self.first, self.box], [page.picture, self.box]
-        page.picture.change(begin, boxed, shown[:2], preprocess=False, **QUICK)
-        self.area.select(corner, [page.picture, self.first], shown, preprocess=False, **QUICK)
-        self.box.input(outline, boxed, self.area, preprocess=False, **LATEST)
+        page.picture.change(begin, boxed, shown[:2], preprocess=False, **ASIDE)
+        self.area.select(corner, [page.picture, self.first], shown, preprocess=False, **ASIDE)
+        self.box.input(begin, boxed, shown[:2], preprocess=False, **LATEST)
         of = ("region", "region", "question", "question")
         self.way.change(
             lambda way: [gr.update(visible=(way == each)) for each in of],
@@ -71,12 +82,13 @@ class RegionTab:
         named = {"picture": page.picture, "box": self.box, "way": self.way}
         named |= {"reply": self.reply, "language": self.language} | page.settings
         outputs = [self.raw, page.last, self.line]
-        events = [self.go.click, self.box.submit, self.reply.submit]
-        page.run("region", events, partial(tell, page), named, outputs)
+        for text in self.box, self.reply:
+            page.on_enter(text, "region")
+        page.run("region", self.go, partial(tell, page), named, outputs)
 
 
 def begin(picture: dict | None, box: str) -> tuple:
-    """A new picture under the box, if there is one, and no corner yet."""
+    """The picture under the box, as far as it is written, and no corner clicked yet."""
     try:
         open_image(picture_path(picture))
     except ValueError:  # said already, where it was uploaded
@@ -122,7 +134,7 @@ def between(one: Corner, other: Corner) -> Box:
 
 def read_box(words: str | None) -> Box:
     """A box as it is written, in per cent; ValueError where it is none."""
-    edges = [float(number) / 100 for number in NUMBER.findall(words or "")]
+    edges = [float(number) / 100 for number in NUMBER.findall(str(words or ""))]
     if len(edges) != 4:
         raise ValueError(f"There is no box yet. {CLICK} Or write it: 10, 20, 60, 80.")
     if not all(0 <= edge <= 1 for edge in edges):
@@ -138,7 +150,7 @@ def tell(
 ) -> Iterator[tuple]:
     """Stream what is in the box, or the question to `reply`."""
     with sentences():
-        image, options = open_image(picture_path(picture)), SamplingOptions(**options)
+        image, options = open_image(picture_path(picture)), sampling(**options)
         if way == "region":
             edges = snap(read_box(box), page.seat.pg.resolution)
             prompt = REGION.prompt(format_box(edges), language)
