@@ -531,6 +531,71 @@ def test_a_sketch_is_asked_about(built_in):
     expect(panel(built_in).get_by_label("The model's words")).to_have_value("white")
 
 
+def test_what_fails_beside_the_queue_is_said_too(built_in):
+    built_in.get_by_role("tab", name="Draw one").click()
+    built_in.get_by_role("button", name="Use this drawing").click()
+    expect(built_in.locator(".toast-body").first).to_contain_text("Nothing is drawn yet")
+
+
+def test_the_plain_page_comes_back_as_it_was(built_in):
+    built_in.goto(built_in.url.split("?")[0])
+    expect(line(built_in)).to_contain_text("A kept answer")
+    built_in.wait_for_timeout(1000)  # for what the address then remembers, if anything
+    built_in.reload()
+    expect(line(built_in)).to_contain_text("A kept answer")
+    expect(panel(built_in).locator(".seen .mask")).to_have_count(2)
+
+
+def test_an_example_takes_over_from_what_runs(page, pg):
+    tab(page, "Ask").click()
+    panel(page).get_by_role("textbox").first.fill("how many?")
+    press(page, "Ask")
+    expect(panel(page).get_by_label("The model's words")).not_to_have_value("")
+    example(page, "Detect: cat ; dog")
+    expect(line(page)).to_contain_text("Found 2 things.")
+    tab(page, "Ask").click()
+    expect(panel(page).get_by_label("The model's words")).to_have_value("")
+    assert pg.log[-2][0] == "answer en how many?" and pg.log[-2][2] == "closed"
+
+
+def test_one_run_at_a_time(page):
+    tab(page, "Attention").click()
+    panel(page).get_by_label("A prompt, just as the model gets it").fill("caption en")
+    tab(page, "Ask").click()
+    panel(page).get_by_role("textbox").first.fill("how many?")
+    panel(page).get_by_role("textbox").first.press("Enter")
+    expect(panel(page).get_by_label("The model's words")).not_to_have_value("")
+    tab(page, "Attention").click()
+    panel(page).get_by_label("A prompt, just as the model gets it").press("Enter")
+    tab(page, "Ask").click()
+    press(page, "Stop")
+    expect(line(page)).to_contain_text("Stopped.")
+    tab(page, "Attention").click()
+    expect(line(page)).to_have_text("")
+
+
+def test_a_new_picture_empties_what_was_said(built_in, tmp_path):
+    built_in.goto(f"{built_in.url.split('?')[0]}?tab=attention&attention=detect+wheel")
+    expect(line(built_in)).to_contain_text("Done.")
+    example(built_in, "Detect: plane")
+    expect(panel(built_in).locator("table.found")).to_contain_text("plane")
+    tab(built_in, "Attention").click()
+    expect(panel(built_in).locator("#heat img")).to_have_count(0)
+    tab(built_in, "Detect").click()
+    Image.new("RGB", (37, 20), "teal").save(tmp_path / "own.png")
+    built_in.get_by_label("Remove Image").click()
+    expect(panel(built_in).locator("table.found")).to_have_count(0)
+    built_in.locator("#picture input[type=file]").set_input_files(tmp_path / "own.png")
+    expect(built_in.locator("#picture img")).to_have_js_property("naturalWidth", 37)
+    expect(panel(built_in).get_by_role("button", name="Download")).to_be_disabled()
+    built_in.get_by_role("button", name="Share").click()
+    built_in.get_by_role("button", name="Copy a link").click()
+    built_in.wait_for_function("location.search.includes('picture=')")
+    built_in.locator("#examples button").nth(2).click()
+    built_in.wait_for_function("location.search.includes('example=')")
+    assert "picture=" not in built_in.url
+
+
 def test_two_visitors_never_see_each_other(browser, url, tmp_path):
     pages = []
     for n, width in enumerate((31, 47)):

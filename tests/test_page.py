@@ -146,6 +146,12 @@ def test_endpoints_refuse_in_a_sentence(client, path, name, values, words):
         client.predict(image=handle_file(path), **values, api_name=f"/{name}")
 
 
+@pytest.mark.parametrize("most", [None, "many", 513])
+def test_a_length_that_is_none(client, path, most):
+    with pytest.raises(AppError, match="max_new_tokens is 1 to 512"):
+        client.predict(handle_file(path), "ocr", most, api_name="/generate")
+
+
 @pytest.mark.parametrize(
     "image", [None, {"path": "/etc/hosts"}, {"path": str(Path(app.__file__).parent / "README.md")}]
 )
@@ -336,6 +342,7 @@ def test_a_batch_answers_what_it_can_and_says_what_it_cannot(page, path, tmp_pat
         archive.write(path, "__MACOSX/a.png")
         archive.write(path, "in/.hidden.png")
         archive.writestr("in/b.png", b"damaged")
+        archive.writestr("in/read me.txt", "no picture")
     files = [{"path": str(p)} for p in (path, tmp_path / "note.txt", tmp_path / "all.zip")]
     shown, data = [], b""
     for shown in batch.answer_all(page, files, "detect cat"):
@@ -353,6 +360,29 @@ def test_a_batch_answers_what_it_can_and_says_what_it_cannot(page, path, tmp_pat
     assert rows[0]["prefix"] == "detect cat" and rows[0]["suffix"] == "".join(ANSWERS["detect cat"])
     assert rows[0]["objects"][0]["label"] == "cat" and "error" in rows[1]
     assert not Path(packed).exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_a_damaged_member_stops_nobody(page, path, tmp_path, packing):
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", packing) as archive:
+        for name in "abc":
+            archive.writestr(f"{name}.png", path.read_bytes())
+        middle = archive.infolist()[1]
+    data = bytearray(whole.getvalue())
+    start = middle.header_offset + 30 + len(middle.filename)
+    data[start + 8 : start + middle.compress_size] = b"\xff" * (middle.compress_size - 8)
+    (tmp_path / "all.zip").write_bytes(data)
+    *_, (_, table, _, line) = batch.answer_all(
+        page, [{"path": str(tmp_path / "all.zip")}], "detect cat"
+    )
+    assert line == "Done: 2 answered, 1 not readable." and "cannot be unpacked" in table
+
+
+def test_a_batch_has_a_size(page, path, monkeypatch):
+    monkeypatch.setattr(batch, "MOST_AT_ONCE", 10)
+    with pytest.raises(gr.Error, match="At most"):
+        list(batch.answer_all(page, [{"path": str(path)}], "ocr"))
 
 
 def test_a_batch_is_stopped_between_tokens(path):
@@ -483,6 +513,10 @@ def address(page):
         ("batch", "ocr", "ocr"),
         ("max_new_tokens", "64", 64),
         ("max_new_tokens", "0", None),
+        ("max_new_tokens", "64.5", None),
+        ("top_k", "2.5", None),
+        ("seed", "-5", None),
+        ("seed", "1.5", None),
         ("max_new_tokens", "nan", None),
         ("temperature", "0.5", 0.5),
         ("temperature", "inf", None),
@@ -535,6 +569,7 @@ def test_old_files_go_and_the_oldest_where_there_are_too_many(tmp_path):
         if n < 4:  # the last is another program's
             demo.upload_file_set.add(str(file))
         time.sleep(0.02)
+    demo.upload_file_set |= {str(tmp_path / "folder0" / "0.png" / "x"), "\0"}  # no file has it
     shown.temp_files.add(str(tmp_path / "folder3" / "3.png"))
     cached.keep_in_cache.add(str(tmp_path / "folder0" / "0.png"))
     assert left(60, 12) == ["0.png", "1.png", "2.png", "3.png", "4.png"]

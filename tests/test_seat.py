@@ -2,6 +2,8 @@
 
 import gc
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -26,6 +28,24 @@ def folder(tmp_path):
 def models() -> list[PaliGemma]:
     gc.collect()
     return [each for each in gc.get_objects() if type(each) is PaliGemma]
+
+
+def test_guests_differ_by_adapter_and_precision(folder, monkeypatch):
+    monkeypatch.setattr(seat.PaliGemma, "open", lambda *given: object())
+    taken = Seat(PaliGemma.load())
+    found = checkpoints.find(folder)
+    tuned = replace(found, adapter=Path("tuned"))
+    guest = taken.guest(found, "float32")
+    assert taken.guest(found, "float32") is guest
+    assert taken.guest(found, "bfloat16") is not guest
+    assert taken.guest(tuned, "bfloat16") is not taken.guest(found, "bfloat16")
+
+
+def test_nothing_is_found_while_another_model_is_loaded(folder):
+    taken = Seat(PaliGemma.load())
+    taken.pg = None
+    with pytest.raises(ValueError, match="Another model is being loaded"):
+        taken.find(folder)
 
 
 def test_the_old_model_is_gone_before_the_new_one_is_read(folder, monkeypatch):
