@@ -532,6 +532,8 @@ def test_a_sketch_is_asked_about(built_in):
 
 
 def test_what_fails_beside_the_queue_is_said_too(built_in):
+    built_in.reload()  # for an empty canvas
+    built_in.wait_for_function("window.restored")
     built_in.get_by_role("tab", name="Draw one").click()
     built_in.get_by_role("button", name="Use this drawing").click()
     expect(built_in.locator(".toast-body").first).to_contain_text("Nothing is drawn yet")
