@@ -15,9 +15,9 @@ _HOME = {
     "Detection": "objects",
     "PaliGemmaConfig": "config",
     "PaliGemmaProcessor": "processor",
-    "PaliGemmaForConditionalGeneration": "model",
-    "KVCache": "gemma",
-    "MaskCodec": "vqvae",
+    "PaliGemmaForConditionalGeneration": "models.paligemma",
+    "KVCache": "models.gemma",
+    "MaskCodec": "models.mask_codec",
 }
 
 __all__ = list(_HOME)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from paligemma.config import PaliGemmaConfig
-from paligemma.model import prefix_lm_mask
+from paligemma.models.paligemma import prefix_lm_mask
 from paligemma.processor import PaliGemmaProcessor
 
 MOST_IMAGE_TOKENS = 64  # in a mask that people look at

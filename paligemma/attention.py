@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paligemma.devices import free_bytes, gigabytes
-from paligemma.gemma import RECORDER
-from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.models.gemma import RECORDER
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.views import Attention
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from paligemma import views
 from paligemma.attention import capture_attention, gradient_attention, word_similarity
-from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.replies import Reply
 from paligemma.views import Attention, Sink

@@ -34,12 +34,12 @@ from paligemma.devices import (
     refuse_float16,
 )
 from paligemma.explain import CHEAP_VIEWS, Explanation, Reading
-from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.models.mask_codec import MaskCodec
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.objects import Detection, parse_tokens
 from paligemma.processor import PaliGemmaProcessor, open_image
 from paligemma.replies import Reply, Timings, Token
 from paligemma.sampling import SamplingOptions, Step, stream
-from paligemma.vqvae import MaskCodec
 from paligemma.weights import load_model
 
 __all__ = ["PaliGemma", "Reply", "SamplingOptions", "Timings", "Token", "open_image"]

@@ -14,7 +14,7 @@ import torch
 
 from paligemma.checkpoints import BUILT_IN_FOLDER
 from paligemma.config import VARIANTS, PaliGemmaConfig
-from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.weights import save_model
 
 TEXT_TOKENS = 256_000  # of the published tokenizer; <loc>, <seg> and <image> follow

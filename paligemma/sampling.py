@@ -11,7 +11,7 @@ from numbers import Integral, Real
 
 import torch
 
-from paligemma.gemma import KVCache
+from paligemma.models.gemma import KVCache
 
 
 @dataclass(frozen=True)

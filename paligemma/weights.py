@@ -21,7 +21,7 @@ from torch import Tensor
 from paligemma import big_vision
 from paligemma.config import PaliGemmaConfig
 from paligemma.devices import DTYPES, Spread, free_disk, gigabytes, refuse_float16, spread
-from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TABLE = "language_model.embed_tokens.weight"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
-from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 VISION = VisionConfig(
     hidden_size=32,

@@ -16,7 +16,7 @@ from paligemma.attention import (
     tower_attention,
     word_similarity,
 )
-from paligemma.gemma import RECORDER, KVCache
+from paligemma.models.gemma import RECORDER, KVCache
 from paligemma.sampling import SamplingOptions, stream
 
 P = VISION.num_image_tokens

@@ -457,7 +457,7 @@ def test_how_it_works(built_in):
     expect(panel(built_in).locator("svg.anatomy")).to_contain_text("8 × 8 patches of 16 pixels")
     expect(panel(built_in).locator("#strip")).to_contain_text("64 in all")
     panel(built_in).locator("[data-file='gemma.py']").click()
-    expect(built_in.locator("#source")).to_contain_text("paligemma/gemma.py")
+    expect(built_in.locator("#source")).to_contain_text("paligemma/models/gemma.py")
 
 
 def test_every_way_to_ask_where_it_looked(built_in, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from reference import CONFIGS
 
 from paligemma.config import VARIANTS, PaliGemmaConfig
-from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 # As published with google/paligemma-3b-pt-224: no image_size, no head_dim, no rope_theta.
 PUBLISHED_1 = {

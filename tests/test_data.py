@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from paligemma.__main__ import main
-from paligemma.model import IGNORED
+from paligemma.models.paligemma import IGNORED
 from paligemma.objects import parse
 from paligemma.training import config, scenes
 from paligemma.training.data import Batches, Mixture

@@ -20,7 +20,7 @@ from paligemma.devices import (
     read_dtype,
     refuse_float16,
 )
-from paligemma.gemma import KVCache
+from paligemma.models.gemma import KVCache
 from paligemma.sampling import SamplingOptions, stream
 from paligemma.weights import load_model, save_model, save_npz
 

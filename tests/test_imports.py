@@ -10,10 +10,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A row imports rows above it only. Names are those of paligemma; "" is paligemma/__init__.py.
 ROWS = (
-    ("", "evaluation", "training"),  # the packages themselves: words and names, no rooms
+    ("", "models", "evaluation", "training"),  # the packages themselves: words and names, no rooms
     ("config", "objects", "tasks", "views"),  # without torch
-    ("siglip", "gemma", "vqvae", "catalog", "devices", "big_vision", "replies"),
-    ("model", "processor", "hub"),
+    (
+        "models.siglip",
+        "models.gemma",
+        "models.mask_codec",
+        "catalog",
+        "devices",
+        "big_vision",
+        "replies",
+    ),
+    ("models.paligemma", "processor", "hub"),
     ("sampling", "weights", "attention"),
     ("adapters",),
     ("checkpoints", "explain"),
@@ -89,13 +97,13 @@ def project_imports(name: str) -> set[str]:
     "source, expected",
     [
         ("import torch", {"torch"}),
-        ("import paligemma.model as m, json", {"paligemma.model", "json"}),
+        ("import paligemma.models.paligemma as m, json", {"paligemma.models.paligemma", "json"}),
         ("from paligemma.objects import Box", {"paligemma.objects"}),
         ("from paligemma.training import codec, tower",
          {"paligemma.training.codec", "paligemma.training.tower"}),
         ("from . import packing", {"paligemma.training.packing"}),
         ("from .packing import Packed", {"paligemma.training.packing"}),
-        ("from ..model import Connector", {"paligemma.model"}),
+        ("from ..model import Connector", {"paligemma.models.paligemma"}),
         ("def f():\n    if x:\n        from visualize import draw_boxes", {"visualize"}),
     ],
 )  # fmt: skip

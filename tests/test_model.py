@@ -6,11 +6,11 @@ import pytest
 import torch
 from reference import CONFIGS, IMAGE, SHARED, VISION, ours, prompts, theirs
 
-import paligemma.gemma
-import paligemma.model
+import paligemma.models.gemma
+import paligemma.models.paligemma
 from paligemma.config import TextConfig
-from paligemma.gemma import GemmaDecoder, KVCache, attend, attention_weights
-from paligemma.model import predicting, prefix_lm_mask, suffix_loss
+from paligemma.models.gemma import GemmaDecoder, KVCache, attend, attention_weights
+from paligemma.models.paligemma import predicting, prefix_lm_mask, suffix_loss
 
 STEPS = 64
 BATCHES = {"single": (9,), "ragged": (9, 4, 6)}
@@ -103,9 +103,11 @@ def reconfigure(model, **changes):
 
 ROOT = SHARED["hidden_size"] ** 0.5
 MISTAKES = {
-    "a causal prefix": lambda m, p: p.setattr(paligemma.model, "prefix_lm_mask", causal_prefix),
+    "a causal prefix": lambda m, p: p.setattr(
+        paligemma.models.paligemma, "prefix_lm_mask", causal_prefix
+    ),
     "a prefix cut by the window": lambda m, p: p.setattr(
-        paligemma.model, "prefix_lm_mask", windowed_prefix
+        paligemma.models.paligemma, "prefix_lm_mask", windowed_prefix
     ),
     "image features scaled with the text": lambda m, p: scale_image(m, ROOT),
     "image features divided by the root": lambda m, p: scale_image(m, 1 / ROOT),
@@ -117,7 +119,7 @@ MISTAKES = {
     "no softcap on logits": lambda m, p: reconfigure(m, final_logit_softcapping=None),
     "no sliding window": lambda m, p: reconfigure(m, sliding_window=None),
     "a window one column longer": lambda m, p: reconfigure(m, sliding_window=6),
-    "no rotation": lambda m, p: p.setattr(paligemma.gemma, "rotate", lambda x, *_: x),
+    "no rotation": lambda m, p: p.setattr(paligemma.models.gemma, "rotate", lambda x, *_: x),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
-from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.sampling import SamplingOptions, Step, sample, stream
 
 EOS = 1

@@ -13,6 +13,7 @@ from reference import ours
 from tiny import GRID, P
 from torch import nn
 
+from paligemma.models.mask_codec import MaskCodec
 from paligemma.training import checkpoint, codec, tokenizer, trainer
 from paligemma.training.examples import Example
 from paligemma.training.muon import Muon, orthogonal
@@ -39,7 +40,6 @@ from paligemma.training.scenes import (
 )
 from paligemma.training.tower import PatchHeads, PatchLabels, PatchScenes, patch_labels, word_loss
 from paligemma.training.trainer import Stage, Trainer, initialise, order_locations, soft_targets
-from paligemma.vqvae import MaskCodec
 
 QUESTIONS = [
     Example("ask", "answer en what color is the cat?", "red"),

@@ -17,8 +17,8 @@ from reference import IMAGE, ours, theirs
 from paligemma.catalog import PUBLISHED, PURPOSES
 from paligemma.checkpoints import BUILT_IN_FOLDER
 from paligemma.config import VARIANTS, PaliGemmaConfig
-from paligemma.gemma import KVCache
-from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.models.gemma import KVCache
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.weights import read_config
 
 STEPS = 64

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from paligemma.vqvae import MaskCodec
+from paligemma.models.mask_codec import MaskCodec
 
 VECTORS = Path(__file__).parents[2] / "shared" / "vectors"
 needs_vectors = pytest.mark.skipif(

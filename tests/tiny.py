@@ -12,10 +12,10 @@ from reference import ours
 from tokenizers import Tokenizer
 
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
+from paligemma.models.mask_codec import MaskCodec
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.training import tokenizer
 from paligemma.training.__main__ import sentences
-from paligemma.vqvae import MaskCodec
 from paligemma.weights import save_model
 
 VISION = VisionConfig(

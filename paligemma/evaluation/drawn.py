@@ -12,13 +12,13 @@ import torch
 from tqdm import tqdm
 
 from paligemma.evaluation.metrics import average_precision, mask_iou, pair
+from paligemma.models.mask_codec import MaskCodec
 from paligemma.objects import Detection
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions
 from paligemma.tasks import TASKS
 from paligemma.training.codec import silhouettes
 from paligemma.training.examples import caption, questions, reading, search
 from paligemma.training.scenes import KINDS, Scene, render, sample, silhouette
-from paligemma.vqvae import MaskCodec
 from visualize import paste_mask
 
 BATCH = 50

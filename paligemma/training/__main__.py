@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
-from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.models.mask_codec import MaskCodec
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor, processor_files
 from paligemma.training import codec, tokenizer
 from paligemma.training.examples import examples
@@ -16,7 +17,6 @@ from paligemma.training.packing import PackedScenes
 from paligemma.training.scenes import sample
 from paligemma.training.tower import PatchHeads, PatchScenes
 from paligemma.training.trainer import STAGES, Trainer, initialise, order_locations
-from paligemma.vqvae import MaskCodec
 from paligemma.weights import save_model
 
 VISION = VisionConfig(

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from paligemma.models.mask_codec import MaskCodec
 from paligemma.training import checkpoint
 from paligemma.training.scenes import KINDS, Item, crop
-from paligemma.vqvae import MaskCodec
 
 STEPS, BATCH, RATE = 1_000, 64, 1e-3
 COMMITMENT = 0.25

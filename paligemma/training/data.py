@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from paligemma.model import IGNORED
+from paligemma.models.mask_codec import MaskCodec
+from paligemma.models.paligemma import IGNORED
 from paligemma.processor import Batch, PaliGemmaProcessor, open_image
 from paligemma.training.config import Coco, Folder, Rows, Run
 from paligemma.training.sources import (
@@ -20,7 +21,6 @@ from paligemma.training.sources import (
     PictureFolder,
     Source,
 )
-from paligemma.vqvae import MaskCodec
 
 BLOCK = 1_000  # draws over which a mixture keeps its weights
 

@@ -21,8 +21,10 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from paligemma import adapters, checkpoints, gemma, hub, siglip
+from paligemma import adapters, checkpoints, hub
 from paligemma.devices import best_device
+from paligemma.models import gemma, siglip
+from paligemma.models.mask_codec import MaskCodec
 from paligemma.training import states
 from paligemma.training.config import Coco, Drawn, Run
 from paligemma.training.curve import draw_curve
@@ -31,7 +33,6 @@ from paligemma.training.objectives import build
 from paligemma.training.optimizer import optimizer, set_rates
 from paligemma.training.sources import BadRow
 from paligemma.training.start import lora_config, start, write
-from paligemma.vqvae import MaskCodec
 
 BLOCKS = (siglip.Block, gemma.Block)  # what is recomputed, and sharded, as a unit
 MAY_CHANGE = ("save_every", "workers", "tracker", "micro_batch", "recompute", "out")  # on restart

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
 from paligemma.config import PaliGemmaConfig, TextConfig
-from paligemma.gemma import GemmaDecoder
-from paligemma.model import IGNORED, PaliGemmaForConditionalGeneration
+from paligemma.models.gemma import GemmaDecoder
+from paligemma.models.paligemma import IGNORED, PaliGemmaForConditionalGeneration
 
 
 class Answers(nn.Module):

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from paligemma.config import PaliGemmaConfig
+from paligemma.models.mask_codec import MaskCodec
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.training.examples import Example, examples, whole_pixels
 from paligemma.training.names import name_numbers, next_told, places
 from paligemma.training.scenes import Scene, crop
 from paligemma.training.tower import PatchLabels, draw, look
-from paligemma.vqvae import MaskCodec
 
 WEIGHTS = {"caption": 3.0, "ask": 1.5, "read": 2.5, "detect": 1.5, "segment": 1.3, "region": 0.7}
 PICTURE, PADDING = 0, -1  # segment numbers; questions count from 1

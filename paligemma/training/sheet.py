@@ -8,12 +8,12 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from paligemma import checkpoints, hub
+from paligemma.models.mask_codec import MaskCodec
 from paligemma.objects import parse
 from paligemma.processor import open_image
 from paligemma.training.config import Run
 from paligemma.training.data import encode
 from paligemma.training.sources import BadRow, CocoInstances, JsonLines, Shown
-from paligemma.vqvae import MaskCodec
 from visualize import draw_objects
 from visualize.boxes import load_font
 

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from PIL import Image
 from pycocotools import mask as rle
 
+from paligemma.models.mask_codec import MASK_SIZE, MaskCodec
 from paligemma.objects import CODES_PER_MASK, Detection
 from paligemma.objects import format as format_objects
 from paligemma.tasks import TASKS
 from paligemma.training.examples import Example, examples, whole_pixels
 from paligemma.training.scenes import crop, render, sample
 from paligemma.training.tower import FIRST_SEED, RENDERED
-from paligemma.vqvae import MASK_SIZE, MaskCodec
 
 
 class BadRow(ValueError):

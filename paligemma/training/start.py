@@ -11,7 +11,7 @@ from torch import Tensor
 from paligemma import adapters
 from paligemma.checkpoints import Checkpoint
 from paligemma.config import PaliGemmaConfig
-from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor, processor_files
 from paligemma.training.config import Run
 from paligemma.training.trainer import initialise

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from paligemma.gemma import GemmaDecoder, rope_table
-from paligemma.model import PaliGemmaForConditionalGeneration
+from paligemma.models.gemma import GemmaDecoder, rope_table
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.objects import value_to_loc
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.training import checkpoint

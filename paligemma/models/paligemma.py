@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paligemma.config import PaliGemmaConfig
-from paligemma.gemma import GemmaDecoder, KVCache, recorder, softcap
-from paligemma.siglip import VisionTower
+from paligemma.models.gemma import GemmaDecoder, KVCache, recorder, softcap
+from paligemma.models.siglip import VisionTower
 
 IGNORED = -100  # the label of a token that the loss skips
 
