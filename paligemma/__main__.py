@@ -145,8 +145,8 @@ def pointing(arguments: argparse.Namespace) -> None:
 
 def convert(arguments: argparse.Namespace) -> None:
     """Write a checkpoint in another layout or dtype."""
-    from paligemma.checkpoints import find
-    from paligemma.convert import convert
+    from paligemma.checkpoints.convert import convert
+    from paligemma.checkpoints.resolve import find
     from paligemma.devices import read_dtype
 
     found = find(arguments.source, arguments.tokenizer)
@@ -171,8 +171,8 @@ def bench(arguments: argparse.Namespace) -> None:
 
 def random(arguments: argparse.Namespace) -> None:
     """Write a checkpoint of a published size with random weights."""
+    from paligemma.checkpoints.random_weights import write
     from paligemma.devices import read_dtype
-    from paligemma.random_weights import write
 
     write(arguments.variant, arguments.folder, read_dtype(arguments.dtype), arguments.thin)
     print(f"Wrote {arguments.folder}: random weights, which answer with noise.")

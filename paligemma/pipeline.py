@@ -19,9 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paligemma import adapters, checkpoints, hub
 from paligemma.attention import capture_attention, tower_attention
-from paligemma.checkpoints import Checkpoint
+from paligemma.checkpoints import hub
+from paligemma.checkpoints import lora as adapters
+from paligemma.checkpoints import resolve as checkpoints
+from paligemma.checkpoints.io import load_model
+from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.config import PaliGemmaConfig
 from paligemma.devices import (
     Spread,
@@ -40,7 +43,6 @@ from paligemma.objects import Detection, parse_tokens
 from paligemma.processor import PaliGemmaProcessor, open_image
 from paligemma.replies import Reply, Timings, Token
 from paligemma.sampling import SamplingOptions, Step, stream
-from paligemma.weights import load_model
 
 __all__ = ["PaliGemma", "Reply", "SamplingOptions", "Timings", "Token", "open_image"]
 

@@ -4,8 +4,8 @@ import gc
 
 import torch
 
-from paligemma import checkpoints
-from paligemma.checkpoints import Checkpoint
+from paligemma.checkpoints import resolve as checkpoints
+from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.pipeline import PaliGemma, plan
 
 

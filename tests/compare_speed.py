@@ -22,11 +22,11 @@ import torch
 import transformers
 from torch.utils.checkpoint import checkpoint
 
-from paligemma.checkpoints import BUILT_IN_FOLDER
+from paligemma.checkpoints.io import read_config
+from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
 from paligemma.config import VARIANTS, PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma.models import gemma, siglip
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
-from paligemma.weights import read_config
 
 PREFIX, SUFFIX = 12, 20  # tokens of text in each example, give or take a few
 

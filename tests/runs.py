@@ -13,10 +13,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from paligemma.checkpoints.io import load_model
 from paligemma.training import config
 from paligemma.training.config import Run
 from paligemma.training.finetune import Trainer
-from paligemma.weights import load_model
 
 SUFFIXES = (
     "a red cat",

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import tiny
 
-from paligemma import hub
-from paligemma.big_vision import write as write_npz
-from paligemma.checkpoints import BUILT_IN_FOLDER, CODEC_FILES, find
+from paligemma.checkpoints import hub
+from paligemma.checkpoints.big_vision import write as write_npz
+from paligemma.checkpoints.resolve import BUILT_IN_FOLDER, CODEC_FILES, find
 from paligemma.processor import PaliGemmaProcessor
 
 

@@ -12,8 +12,8 @@ import tiny
 from PIL import Image
 from scripted import Scripted
 
-from paligemma import random_weights
 from paligemma.__main__ import main
+from paligemma.checkpoints import random_weights
 from paligemma.config import VARIANTS
 from paligemma.evaluation import drawn
 from paligemma.pipeline import PaliGemma, SamplingOptions

@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from test_weights import LAYOUTS
 
-from paligemma import checkpoints
 from paligemma.__main__ import main
-from paligemma.big_vision import read_config as read_npz_config
+from paligemma.checkpoints import resolve as checkpoints
+from paligemma.checkpoints.big_vision import read_config as read_npz_config
+from paligemma.checkpoints.convert import convert
+from paligemma.checkpoints.io import CONFIG, INDEX, WEIGHTS, load_model, save_model, save_npz
 from paligemma.config import VARIANTS, PaliGemmaConfig
-from paligemma.convert import convert
-from paligemma.weights import CONFIG, INDEX, WEIGHTS, load_model, save_model, save_npz
 
 TABLE = "language_model.embed_tokens.weight"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -313,9 +313,13 @@ def test_an_unwritable_place_is_refused(sources, tmp_path, destination):
 @pytest.mark.parametrize(
     ("writer", "error", "destination"),
     [
-        ("paligemma.weights.save_file", SafetensorError("No space left on device"), "out"),
-        ("paligemma.weights.save_file", OSError("No space left on device"), "out"),
-        ("paligemma.big_vision.np.lib.format.write_array", OSError("No space left"), "out/w.npz"),
+        ("paligemma.checkpoints.io.save_file", SafetensorError("No space left on device"), "out"),
+        ("paligemma.checkpoints.io.save_file", OSError("No space left on device"), "out"),
+        (
+            "paligemma.checkpoints.big_vision.np.lib.format.write_array",
+            OSError("No space left"),
+            "out/w.npz",
+        ),
     ],
 )
 def test_a_write_that_breaks_off_leaves_no_part_behind(

@@ -7,6 +7,7 @@ import torch
 from reference import CONFIGS, ours, prompts
 
 from paligemma import devices
+from paligemma.checkpoints.io import load_model, save_model, save_npz
 from paligemma.config import VARIANTS
 from paligemma.devices import (
     Spread,
@@ -22,7 +23,6 @@ from paligemma.devices import (
 )
 from paligemma.models.gemma import KVCache
 from paligemma.sampling import SamplingOptions, stream
-from paligemma.weights import load_model, save_model, save_npz
 
 CPU = torch.device("cpu")
 SMALL, LARGE = VARIANTS["paligemma-3b-224"], VARIANTS["paligemma2-28b-224"]

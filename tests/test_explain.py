@@ -11,7 +11,7 @@ from tiny import GRID, P
 
 from paligemma import views
 from paligemma.attention import capture_attention
-from paligemma.checkpoints import BUILT_IN_FOLDER
+from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
 from paligemma.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS
 from paligemma.pipeline import PaliGemma, SamplingOptions
 

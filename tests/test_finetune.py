@@ -13,14 +13,14 @@ import tiny
 import torch
 import yaml
 
-from paligemma import adapters
 from paligemma.__main__ import main
+from paligemma.checkpoints import lora as adapters
+from paligemma.checkpoints.io import load_model
 from paligemma.pipeline import PaliGemma
 from paligemma.training import config, finetune, states
 from paligemma.training.objectives import SigLIP
 from paligemma.training.optimizer import factor
 from paligemma.training.start import resample
-from paligemma.weights import load_model
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,10 +13,11 @@ from fakehub import GATED, FakeHub, Refusal
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import close_session
 
-from paligemma import checkpoints, hub
+from paligemma.checkpoints import hub
+from paligemma.checkpoints import resolve as checkpoints
+from paligemma.checkpoints.io import load_model, save_model
 from paligemma.objects import parse
 from paligemma.pipeline import PaliGemma, SamplingOptions
-from paligemma.weights import load_model, save_model
 
 NAME = "owner/model"
 WEIGHTS = "model.safetensors"

@@ -10,23 +10,29 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A row imports rows above it only. Names are those of paligemma; "" is paligemma/__init__.py.
 ROWS = (
-    ("", "models", "evaluation", "training"),  # the packages themselves: words and names, no rooms
+    (
+        "",
+        "checkpoints",
+        "models",
+        "evaluation",
+        "training",
+    ),  # the packages themselves: words and names, no rooms
     ("config", "objects", "tasks", "views"),  # without torch
     (
         "models.siglip",
         "models.gemma",
         "models.mask_codec",
-        "catalog",
+        "checkpoints.catalog",
         "devices",
-        "big_vision",
+        "checkpoints.big_vision",
         "replies",
     ),
-    ("models.paligemma", "processor", "hub"),
-    ("sampling", "weights", "attention"),
-    ("adapters",),
-    ("checkpoints", "explain"),
-    ("pipeline", "convert"),
-    ("seat", "bench", "random_weights", "anatomy"),
+    ("models.paligemma", "processor", "checkpoints.hub"),
+    ("sampling", "checkpoints.io", "attention"),
+    ("checkpoints.lora",),
+    ("checkpoints.resolve", "explain"),
+    ("pipeline", "checkpoints.convert"),
+    ("seat", "bench", "checkpoints.random_weights", "anatomy"),
     ("page",),
     ("page.frame", "page.disk"),
     ("page.found", "page.models", "page.picture", "page.endpoints", "page.inside"),
@@ -57,7 +63,12 @@ DRAW = {
 }
 APP = {"paligemma.tasks", "paligemma.pipeline", "paligemma.seat"}  # and the rooms of the page
 PAGE = APP | {
-    *("paligemma.objects", "paligemma.catalog", "paligemma.checkpoints", "paligemma.anatomy"),
+    *(
+        "paligemma.objects",
+        "paligemma.checkpoints.catalog",
+        "paligemma.checkpoints.resolve",
+        "paligemma.anatomy",
+    ),
     *("paligemma", "paligemma.explain", "visualize"),
 }
 
@@ -103,7 +114,7 @@ def project_imports(name: str) -> set[str]:
          {"paligemma.training.codec", "paligemma.training.tower"}),
         ("from . import packing", {"paligemma.training.packing"}),
         ("from .packing import Packed", {"paligemma.training.packing"}),
-        ("from ..model import Connector", {"paligemma.models.paligemma"}),
+        ("from ..config import TextConfig", {"paligemma.config"}),
         ("def f():\n    if x:\n        from visualize import draw_boxes", {"visualize"}),
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ from PIL import Image
 from tiny import GRID, P
 
 from paligemma.attention import capture_attention
-from paligemma.checkpoints import BUILT_IN_FOLDER as BUILT_IN
+from paligemma.checkpoints.resolve import BUILT_IN_FOLDER as BUILT_IN
 from paligemma.objects import Detection, parse
 from paligemma.pipeline import KEPT_PICTURES, PaliGemma, SamplingOptions
 from paligemma.tasks import TASKS
@@ -272,7 +272,9 @@ def test_masks(pg):
 
 
 def test_a_model_without_a_codec_still_answers(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("paligemma.hub.fetch_codec", lambda: tmp_path / "not fetched.npz")
+    monkeypatch.setattr(
+        "paligemma.checkpoints.hub.fetch_codec", lambda: tmp_path / "not fetched.npz"
+    )
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "mask_codec.npz").unlink()
     pg = PaliGemma.load(copy)

@@ -12,7 +12,8 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import app
-from paligemma import checkpoints, seat
+from paligemma import seat
+from paligemma.checkpoints import resolve as checkpoints
 from paligemma.page import models as models_panel
 from paligemma.page.look import LOOK
 from paligemma.page.picture import load_examples

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from reference import IMAGE, ours, theirs
 
-from paligemma.catalog import PUBLISHED, PURPOSES
-from paligemma.checkpoints import BUILT_IN_FOLDER
+from paligemma.checkpoints.catalog import PUBLISHED, PURPOSES
+from paligemma.checkpoints.io import read_config
+from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
 from paligemma.config import VARIANTS, PaliGemmaConfig
 from paligemma.models.gemma import KVCache
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
-from paligemma.weights import read_config
 
 STEPS = 64
 LENGTHS = (9, 4)  # text tokens of the rows of a ragged batch; the first is also read alone

@@ -11,7 +11,7 @@ from reference import CONFIGS, ours, prompts, weights
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from paligemma.weights import INDEX, load_model, read_config, save_model
+from paligemma.checkpoints.io import INDEX, load_model, read_config, save_model
 
 TABLE = "language_model.model.embed_tokens.weight"
 

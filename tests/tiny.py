@@ -11,12 +11,12 @@ import torch
 from reference import ours
 from tokenizers import Tokenizer
 
+from paligemma.checkpoints.io import save_model
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.training import tokenizer
 from paligemma.training.__main__ import sentences
-from paligemma.weights import save_model
 
 VISION = VisionConfig(
     hidden_size=32,

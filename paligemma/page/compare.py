@@ -9,7 +9,7 @@ from html import escape
 import gradio as gr
 from PIL import Image
 
-from paligemma.checkpoints import Checkpoint
+from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.page.frame import (
     WAITING,
     Page,

@@ -8,7 +8,7 @@ from html import escape
 
 import gradio as gr
 
-from paligemma.catalog import PUBLISHED
+from paligemma.checkpoints.catalog import PUBLISHED
 from paligemma.page.frame import INNER, QUICK, Page, sentences
 from paligemma.seat import Seat
 

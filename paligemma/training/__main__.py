@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from paligemma.checkpoints.io import save_model
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
@@ -17,7 +18,6 @@ from paligemma.training.packing import PackedScenes
 from paligemma.training.scenes import sample
 from paligemma.training.tower import PatchHeads, PatchScenes
 from paligemma.training.trainer import STAGES, Trainer, initialise, order_locations
-from paligemma.weights import save_model
 
 VISION = VisionConfig(
     hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3,

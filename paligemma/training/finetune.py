@@ -21,7 +21,9 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from paligemma import adapters, checkpoints, hub
+from paligemma.checkpoints import hub
+from paligemma.checkpoints import lora as adapters
+from paligemma.checkpoints import resolve as checkpoints
 from paligemma.devices import best_device
 from paligemma.models import gemma, siglip
 from paligemma.models.mask_codec import MaskCodec

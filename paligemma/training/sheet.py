@@ -7,7 +7,8 @@ from textwrap import wrap
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from paligemma import checkpoints, hub
+from paligemma.checkpoints import hub
+from paligemma.checkpoints import resolve as checkpoints
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.objects import parse
 from paligemma.processor import open_image

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paligemma import adapters
-from paligemma.checkpoints import Checkpoint
+from paligemma.checkpoints import lora as adapters
+from paligemma.checkpoints.io import load_model, save_model, write_text
+from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.config import PaliGemmaConfig
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor, processor_files
 from paligemma.training.config import Run
 from paligemma.training.trainer import initialise
-from paligemma.weights import load_model, save_model, write_text
 
 POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 

@@ -3,14 +3,15 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from paligemma import adapters, hub
+from paligemma.checkpoints import hub
+from paligemma.checkpoints import lora as adapters
+from paligemma.checkpoints.hub import Report
+from paligemma.checkpoints.io import CONFIG, read_config
 from paligemma.config import PaliGemmaConfig
-from paligemma.hub import Report
 from paligemma.processor import PaliGemmaProcessor
-from paligemma.weights import CONFIG, read_config
 
 BUILT_IN = "built-in"
-BUILT_IN_FOLDER = Path(__file__).parent / "builtin"
+BUILT_IN_FOLDER = Path(__file__).parents[1] / "builtin"
 CODEC_FILES = ("mask_codec.npz", hub.CODEC_FILE)  # beside a checkpoint's weights
 
 

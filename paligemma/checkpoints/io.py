@@ -2,7 +2,7 @@
 
 - a folder of the Hugging Face hub: config.json and safetensors, one file or sharded with an
   index, under the older names (what the hub's PaliGemma files hold) or the newer ones;
-- a big_vision `.npz` (paligemma/big_vision.py).
+- a big_vision `.npz` (paligemma/checkpoints/big_vision.py).
 
 Loading is strict: a missing, an unexpected or a misshapen tensor is an error that names it.
 Safetensors are mapped into memory, not read: a tensor costs memory when it is first touched.
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from paligemma import big_vision
+from paligemma.checkpoints import big_vision
 from paligemma.config import PaliGemmaConfig
 from paligemma.devices import DTYPES, Spread, free_disk, gigabytes, refuse_float16, spread
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from paligemma.checkpoints import BUILT_IN_FOLDER
+from paligemma.checkpoints.io import save_model
+from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
 from paligemma.config import VARIANTS, PaliGemmaConfig
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
-from paligemma.weights import save_model
 
 TEXT_TOKENS = 256_000  # of the published tokenizer; <loc>, <seg> and <image> follow
 THIN = 256  # width of a thin model

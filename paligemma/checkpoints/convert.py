@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from paligemma.checkpoints import Checkpoint
+from paligemma.checkpoints.io import CONFIG, INDEX, WEIGHTS, load_model, save_model, save_npz
+from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.processor import processor_files
-from paligemma.weights import CONFIG, INDEX, WEIGHTS, load_model, save_model, save_npz
 
 
 def convert(found: Checkpoint, destination: str | Path, dtype: torch.dtype | None = None) -> None:
