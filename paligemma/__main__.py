@@ -40,7 +40,7 @@ def generate(arguments: argparse.Namespace) -> None:
 
 def explain(arguments: argparse.Namespace) -> None:
     """Answer one prompt, and draw where the model looked as it wrote each token."""
-    from paligemma.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS
+    from paligemma.interpret.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS
     from paligemma.pipeline import SamplingOptions, open_image
     from visualize import contact_sheet, to_gif, token_frames, token_matrix, token_strip
 

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import torch
 
-from paligemma.attention import capture_attention
+from paligemma.interpret.capture import capture_attention
 from paligemma.pipeline import PaliGemma
 from paligemma.sampling import SamplingOptions, stream
 

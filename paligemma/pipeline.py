@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paligemma.attention import capture_attention, tower_attention
 from paligemma.checkpoints import hub
 from paligemma.checkpoints import lora as adapters
 from paligemma.checkpoints import resolve as checkpoints
@@ -36,7 +35,8 @@ from paligemma.devices import (
     read_dtype,
     refuse_float16,
 )
-from paligemma.explain import CHEAP_VIEWS, Explanation, Reading
+from paligemma.interpret.capture import capture_attention, tower_attention
+from paligemma.interpret.explain import CHEAP_VIEWS, Explanation, Reading
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.objects import Detection, parse_tokens

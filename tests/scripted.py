@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from paligemma.explain import CHEAP_VIEWS, Explanation
+from paligemma.interpret.explain import CHEAP_VIEWS, Explanation
+from paligemma.interpret.views import Attention
 from paligemma.objects import parse
 from paligemma.pipeline import Reply, SamplingOptions, Timings, Token, open_image
-from paligemma.views import Attention
 
 
 class Scripted:

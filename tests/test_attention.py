@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from reference import CONFIGS, IMAGE, VISION, ours, prompts, theirs
 
-from paligemma import attention
-from paligemma.attention import (
+from paligemma.interpret import capture as attention
+from paligemma.interpret.capture import (
     capture_attention,
     gradient_attention,
     tower_attention,

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from tiny import GRID, P
 
-from paligemma import views
-from paligemma.attention import capture_attention
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
-from paligemma.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS
+from paligemma.interpret import views
+from paligemma.interpret.capture import capture_attention
+from paligemma.interpret.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS
 from paligemma.pipeline import PaliGemma, SamplingOptions
 
 PROMPT = "detect cat ; dog"

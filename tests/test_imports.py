@@ -17,7 +17,7 @@ ROWS = (
         "evaluation",
         "training",
     ),  # the packages themselves: words and names, no rooms
-    ("config", "objects", "tasks", "views"),  # without torch
+    ("config", "objects", "tasks", "interpret.views"),  # without torch
     (
         "models.siglip",
         "models.gemma",
@@ -28,11 +28,11 @@ ROWS = (
         "replies",
     ),
     ("models.paligemma", "processor", "checkpoints.hub"),
-    ("sampling", "checkpoints.io", "attention"),
+    ("sampling", "checkpoints.io", "interpret.capture"),
     ("checkpoints.lora",),
-    ("checkpoints.resolve", "explain"),
+    ("checkpoints.resolve", "interpret.explain"),
     ("pipeline", "checkpoints.convert"),
-    ("seat", "bench", "checkpoints.random_weights", "anatomy"),
+    ("seat", "bench", "checkpoints.random_weights", "interpret.anatomy"),
     ("page",),
     ("page.frame", "page.disk"),
     ("page.found", "page.models", "page.picture", "page.endpoints", "page.inside"),
@@ -67,9 +67,9 @@ PAGE = APP | {
         "paligemma.objects",
         "paligemma.checkpoints.catalog",
         "paligemma.checkpoints.resolve",
-        "paligemma.anatomy",
+        "paligemma.interpret.anatomy",
     ),
-    *("paligemma", "paligemma.explain", "visualize"),
+    *("paligemma", "paligemma.interpret.explain", "visualize"),
 }
 
 

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from tiny import GRID, P
 
-from paligemma.attention import capture_attention
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER as BUILT_IN
+from paligemma.interpret.capture import capture_attention
+from paligemma.interpret.views import mean
 from paligemma.objects import Detection, parse
 from paligemma.pipeline import KEPT_PICTURES, PaliGemma, SamplingOptions
 from paligemma.tasks import TASKS
 from paligemma.training.examples import questions, search
 from paligemma.training.scenes import render, sample
-from paligemma.views import mean
 
 PROMPT = "detect cat ; dog"
 TEN = SamplingOptions(max_new_tokens=10)

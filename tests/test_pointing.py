@@ -20,7 +20,7 @@ from paligemma.evaluation.pointing import (
     winner,
     write,
 )
-from paligemma.explain import VIEWS
+from paligemma.interpret.explain import VIEWS
 from paligemma.objects import parse
 from paligemma.pipeline import PaliGemma
 from paligemma.training.scenes import sample
@@ -192,7 +192,7 @@ def test_a_model_without_gradients_is_measured_without(pg, monkeypatch):
     def refuse(*given):
         raise ValueError("no room for a backward pass")
 
-    monkeypatch.setattr("paligemma.explain.gradient_attention", refuse)
+    monkeypatch.setattr("paligemma.interpret.explain.gradient_attention", refuse)
     scores = measure(pg, [question()])
     assert {s.view for s in scores} == {*VIEWS, "chance", "centre"} - {"gradient"}
 

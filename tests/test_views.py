@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from paligemma.views import (
+from paligemma.interpret.views import (
     Attention,
     Sink,
     between_tokens,

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from paligemma.evaluation.named import Named, Question
-from paligemma.explain import VIEWS
+from paligemma.interpret.explain import VIEWS
 from paligemma.objects import Box
 from paligemma.pipeline import PaliGemma, Reply, Timings, Token
 

@@ -17,7 +17,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from paligemma.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS, Explanation
+from paligemma.interpret.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS, Explanation
 from paligemma.page.asking import EMPTY
 from paligemma.page.frame import (
     ASIDE,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from paligemma import anatomy
+from paligemma.interpret import anatomy
 from paligemma.page.frame import QUICK, Page, sentences
 from paligemma.seat import Seat
 from visualize.anatomy import draw_mask, draw_model, draw_strip

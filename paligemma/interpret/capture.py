@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paligemma.devices import free_bytes, gigabytes
+from paligemma.interpret.views import Attention
 from paligemma.models.gemma import RECORDER
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
-from paligemma.views import Attention
 
 
 class AttentionMaps:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paligemma import views
-from paligemma.attention import capture_attention, gradient_attention, word_similarity
+from paligemma.interpret import views
+from paligemma.interpret.capture import capture_attention, gradient_attention, word_similarity
+from paligemma.interpret.views import Attention, Sink
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.replies import Reply
-from paligemma.views import Attention, Sink
 
 
 @dataclass(frozen=True)
