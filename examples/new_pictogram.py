@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from paligemma import PaliGemma, SamplingOptions
+from paligemma.detections import Detection
 from paligemma.evaluation.metrics import average_precision
-from paligemma.objects import Detection
 from paligemma.training import scenes
 from paligemma.training.examples import examples, groups, phrase
 from visualize import draw_boxes

@@ -11,8 +11,8 @@ N heads, K key/value heads, H head dimension, D width, P image tokens, V vocabul
 _HOME = {
     "PaliGemma": "pipeline",
     "Reply": "pipeline",
-    "SamplingOptions": "sampling",
-    "Detection": "objects",
+    "SamplingOptions": "generation",
+    "Detection": "detections",
     "PaliGemmaConfig": "config",
     "PaliGemmaProcessor": "processor",
     "PaliGemmaForConditionalGeneration": "models.paligemma",
@@ -24,7 +24,7 @@ __all__ = list(_HOME)
 
 
 def __getattr__(name: str):
-    """Import a name when it is first asked for: `paligemma.objects` alone needs no torch."""
+    """Import a name when it is first asked for: `paligemma.detections` alone needs no torch."""
     if name not in _HOME:
         raise AttributeError(f"module 'paligemma' has no attribute {name!r}")
     from importlib import import_module

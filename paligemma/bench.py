@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import torch
 
+from paligemma.generation import SamplingOptions, stream
 from paligemma.interpret.capture import capture_attention
 from paligemma.pipeline import PaliGemma
-from paligemma.sampling import SamplingOptions, stream
 
 PROMPT = "caption en"
 ROUNDS = 3

@@ -25,6 +25,7 @@ from paligemma.checkpoints import resolve as checkpoints
 from paligemma.checkpoints.io import load_model
 from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.config import PaliGemmaConfig
+from paligemma.detections import Detection, parse_tokens
 from paligemma.devices import (
     Spread,
     best_device,
@@ -35,14 +36,13 @@ from paligemma.devices import (
     read_dtype,
     refuse_float16,
 )
+from paligemma.generation import SamplingOptions, Step, stream
 from paligemma.interpret.capture import capture_attention, tower_attention
 from paligemma.interpret.explain import CHEAP_VIEWS, Explanation, Reading
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
-from paligemma.objects import Detection, parse_tokens
 from paligemma.processor import PaliGemmaProcessor, open_image
-from paligemma.replies import Reply, Timings, Token
-from paligemma.sampling import SamplingOptions, Step, stream
+from paligemma.reply import Reply, Timings, Token
 
 __all__ = ["PaliGemma", "Reply", "SamplingOptions", "Timings", "Token", "open_image"]
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from paligemma.detections import parse
 from paligemma.interpret.explain import CHEAP_VIEWS, Explanation
 from paligemma.interpret.views import Attention
-from paligemma.objects import parse
 from paligemma.pipeline import Reply, SamplingOptions, Timings, Token, open_image
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from scripted import Scripted
 
 import app
-from paligemma.objects import Detection, parse
+from paligemma.detections import Detection, parse
 from paligemma.page import found, frame, look
 from paligemma.page.picture import is_photograph, load_examples
 from paligemma.pipeline import PaliGemma, SamplingOptions

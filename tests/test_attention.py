@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from reference import CONFIGS, IMAGE, VISION, ours, prompts, theirs
 
+from paligemma.generation import SamplingOptions, stream
 from paligemma.interpret import capture as attention
 from paligemma.interpret.capture import (
     capture_attention,
@@ -17,7 +18,6 @@ from paligemma.interpret.capture import (
     word_similarity,
 )
 from paligemma.models.gemma import RECORDER, KVCache
-from paligemma.sampling import SamplingOptions, stream
 
 P = VISION.num_image_tokens
 both = pytest.mark.parametrize("name", CONFIGS)

@@ -14,10 +14,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from paligemma.__main__ import main
+from paligemma.detections import parse_tokens
 from paligemma.evaluation.benchmarks import BENCHMARKS, SOURCE, benchmark
 from paligemma.evaluation.predictions import Appended, Prediction, read_predictions
 from paligemma.evaluation.run import evaluate, table
-from paligemma.objects import parse_tokens
 from paligemma.pipeline import PaliGemma, Reply, Timings, Token, open_image
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,8 @@ from PIL import Image
 from scripted import Scripted
 
 import app
-from paligemma.objects import Detection
-from paligemma.objects import format as write
+from paligemma.detections import Detection
+from paligemma.detections import format as write
 from paligemma.page.look import LOOK
 from paligemma.page.picture import load_examples
 from paligemma.pipeline import PaliGemma

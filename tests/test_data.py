@@ -16,8 +16,8 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from paligemma.__main__ import main
+from paligemma.detections import parse
 from paligemma.models.paligemma import IGNORED
-from paligemma.objects import parse
 from paligemma.training import config, scenes
 from paligemma.training.data import Batches, Mixture
 from paligemma.training.sources import (

@@ -21,8 +21,8 @@ from paligemma.devices import (
     read_dtype,
     refuse_float16,
 )
+from paligemma.generation import SamplingOptions, stream
 from paligemma.models.gemma import KVCache
-from paligemma.sampling import SamplingOptions, stream
 
 CPU = torch.device("cpu")
 SMALL, LARGE = VARIANTS["paligemma-3b-224"], VARIANTS["paligemma2-28b-224"]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from paligemma.detections import Detection, box_iou
 from paligemma.evaluation import drawn
 from paligemma.evaluation.metrics import average_precision, mask_iou, pair
-from paligemma.objects import Detection, box_iou
 from paligemma.pipeline import Reply, Timings
 from paligemma.training.examples import caption, questions, reading, search
 from paligemma.training.scenes import crop, render, sample

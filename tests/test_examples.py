@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paligemma.detections import Detection, box_iou
 from paligemma.evaluation.metrics import mask_iou, pair
-from paligemma.objects import Detection, box_iou
 from paligemma.pipeline import PaliGemma
 from paligemma.tasks import TASKS
 from paligemma.training.examples import caption, reading

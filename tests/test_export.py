@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from paligemma.objects import Detection
+from paligemma.detections import Detection
 from visualize import draw_masks
 from visualize.export import (
     Annotated,

@@ -16,7 +16,7 @@ from huggingface_hub.utils import close_session
 from paligemma.checkpoints import hub
 from paligemma.checkpoints import resolve as checkpoints
 from paligemma.checkpoints.io import load_model, save_model
-from paligemma.objects import parse
+from paligemma.detections import parse
 from paligemma.pipeline import PaliGemma, SamplingOptions
 
 NAME = "owner/model"

@@ -17,7 +17,7 @@ ROWS = (
         "evaluation",
         "training",
     ),  # the packages themselves: words and names, no rooms
-    ("config", "objects", "tasks", "interpret.views"),  # without torch
+    ("config", "detections", "tasks", "interpret.views"),  # without torch
     (
         "models.siglip",
         "models.gemma",
@@ -25,10 +25,10 @@ ROWS = (
         "checkpoints.catalog",
         "devices",
         "checkpoints.big_vision",
-        "replies",
+        "reply",
     ),
     ("models.paligemma", "processor", "checkpoints.hub"),
-    ("sampling", "checkpoints.io", "interpret.capture"),
+    ("generation", "checkpoints.io", "interpret.capture"),
     ("checkpoints.lora",),
     ("checkpoints.resolve", "interpret.explain"),
     ("pipeline", "checkpoints.convert"),
@@ -64,7 +64,7 @@ DRAW = {
 APP = {"paligemma.tasks", "paligemma.pipeline", "paligemma.seat"}  # and the rooms of the page
 PAGE = APP | {
     *(
-        "paligemma.objects",
+        "paligemma.detections",
         "paligemma.checkpoints.catalog",
         "paligemma.checkpoints.resolve",
         "paligemma.interpret.anatomy",
@@ -109,7 +109,7 @@ def project_imports(name: str) -> set[str]:
     [
         ("import torch", {"torch"}),
         ("import paligemma.models.paligemma as m, json", {"paligemma.models.paligemma", "json"}),
-        ("from paligemma.objects import Box", {"paligemma.objects"}),
+        ("from paligemma.detections import Box", {"paligemma.detections"}),
         ("from paligemma.training import codec, tower",
          {"paligemma.training.codec", "paligemma.training.tower"}),
         ("from . import packing", {"paligemma.training.packing"}),
@@ -145,7 +145,7 @@ def test_few_rooms_and_the_page_draw():
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("visualize")])
 def test_visualize_knows_objects_only(name):
-    assert project_imports(name) <= {"paligemma.objects", "visualize"}
+    assert project_imports(name) <= {"paligemma.detections", "visualize"}
 
 
 def test_the_app_knows_tasks_the_pipeline_and_the_page():
@@ -168,7 +168,9 @@ def test_nobody_imports_transformers(name):
 
 
 def test_the_first_row_loads_no_torch():
-    code = "import sys, paligemma.config, paligemma.objects, paligemma.tasks; print(*sys.modules)"
+    code = (
+        "import sys, paligemma.config, paligemma.detections, paligemma.tasks; print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     loaded = done.stdout.split()

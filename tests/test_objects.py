@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paligemma.objects import (
+from paligemma.detections import (
     Detection,
     format,
     format_box,

@@ -24,8 +24,8 @@ from pycocotools import mask as rle
 from scripted import Scripted
 
 import app
+from paligemma.detections import parse
 from paligemma.interpret import anatomy
-from paligemma.objects import parse
 from paligemma.page import attend, batch, compare, disk, found, inside, links, look, picture, region
 from paligemma.page.asking import task_tab
 from paligemma.page.frame import Page, settings_panel

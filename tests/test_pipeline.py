@@ -16,9 +16,9 @@ from PIL import Image
 from tiny import GRID, P
 
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER as BUILT_IN
+from paligemma.detections import Detection, parse
 from paligemma.interpret.capture import capture_attention
 from paligemma.interpret.views import mean
-from paligemma.objects import Detection, parse
 from paligemma.pipeline import KEPT_PICTURES, PaliGemma, SamplingOptions
 from paligemma.tasks import TASKS
 from paligemma.training.examples import questions, search

@@ -9,6 +9,7 @@ import pytest
 import tiny
 from PIL import Image
 
+from paligemma.detections import parse
 from paligemma.evaluation.named import coco_questions, detection, drawn_questions, scene_questions
 from paligemma.evaluation.pointing import (
     centre_prior,
@@ -21,7 +22,6 @@ from paligemma.evaluation.pointing import (
     write,
 )
 from paligemma.interpret.explain import VIEWS
-from paligemma.objects import parse
 from paligemma.pipeline import PaliGemma
 from paligemma.training.scenes import sample
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
+from paligemma.generation import SamplingOptions, Step, sample, stream
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
-from paligemma.sampling import SamplingOptions, Step, sample, stream
 
 EOS = 1
 

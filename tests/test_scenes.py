@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma.objects import format as format_objects
-from paligemma.objects import parse
+from paligemma.detections import format as format_objects
+from paligemma.detections import parse
 from paligemma.training.examples import (
     Example,
     caption,

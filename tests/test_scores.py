@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
+from paligemma.detections import box_iou
 from paligemma.evaluation.answers import (
     anls,
     chosen,
@@ -19,7 +20,6 @@ from paligemma.evaluation.answers import (
 )
 from paligemma.evaluation.cider import cider_d, words
 from paligemma.evaluation.metrics import coco_average_precision, referred_iou, whole_object
-from paligemma.objects import box_iou
 
 # --- Words of captions ----------------------------------------------------------------------------
 

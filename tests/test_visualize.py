@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from paligemma.objects import Detection
+from paligemma.detections import Detection
 from visualize import (
     attention_legend,
     color_map,

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from paligemma.objects import Box, Detection
+from paligemma.detections import Box, Detection
 
 from .colors import color_map, ink_on
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from paligemma.objects import Detection
+from paligemma.detections import Detection
 
 from .masks import paste_mask
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageColor
 
-from paligemma.objects import Box, Detection
+from paligemma.detections import Box, Detection
 
 from .boxes import draw_boxes, draw_chips, edges_of, line_width, outline
 from .colors import color_map

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paligemma.detections import Detection, box_iou
 from paligemma.evaluation import coco, questions
 from paligemma.evaluation.answers import anls, chosen, relaxed, vqa_accuracy
 from paligemma.evaluation.cider import cider_d, words
@@ -20,7 +21,6 @@ from paligemma.evaluation.metrics import (
     whole_object,
 )
 from paligemma.evaluation.predictions import Prediction
-from paligemma.objects import Detection, box_iou
 
 DECODED = 256  # masks decoded together
 Masks = Callable[[Sequence[Detection]], Sequence[np.ndarray | None]]

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from paligemma.detections import Detection
 from paligemma.evaluation.metrics import average_precision, mask_iou, pair
 from paligemma.models.mask_codec import MaskCodec
-from paligemma.objects import Detection
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions
 from paligemma.tasks import TASKS
 from paligemma.training.codec import silhouettes

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as rle
 
-from paligemma.objects import Box, Detection, parse
+from paligemma.detections import Box, Detection, parse
 
 
 @dataclass(frozen=True)

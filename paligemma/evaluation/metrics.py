@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from paligemma.objects import Box, Detection, box_iou, parse
+from paligemma.detections import Box, Detection, box_iou, parse
 
 SIDE = 1000  # boxes are compared on pictures of this size, which the score does not depend on
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from pycocotools.coco import COCO
 
-from paligemma.objects import Box, Detection
-from paligemma.objects import format as format_objects
+from paligemma.detections import Box, Detection
+from paligemma.detections import format as format_objects
 from paligemma.pipeline import open_image
 from paligemma.tasks import TASKS
 from paligemma.training.examples import caption, groups, phrase, whole_pixels

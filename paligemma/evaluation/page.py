@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from paligemma.detections import Detection
 from paligemma.evaluation.examples import Example, Referred
 from paligemma.evaluation.predictions import Prediction
-from paligemma.objects import Detection
 from paligemma.processor import open_image
 from visualize import draw_objects
 

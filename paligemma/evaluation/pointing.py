@@ -19,9 +19,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from paligemma.detections import Box
 from paligemma.evaluation.named import Named, Question
 from paligemma.interpret.explain import VIEWS
-from paligemma.objects import Box
 from paligemma.pipeline import PaliGemma, Reply, Timings, Token
 
 PRIOR_WIDTH = 0.25  # of the picture's side: the deviation of the centre prior

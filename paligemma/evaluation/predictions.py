@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from paligemma.objects import Detection
+from paligemma.detections import Detection
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from paligemma.interpret.capture import capture_attention, gradient_attention, w
 from paligemma.interpret.views import Attention, Sink
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor
-from paligemma.replies import Reply
+from paligemma.reply import Reply
 
 
 @dataclass(frozen=True)

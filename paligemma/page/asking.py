@@ -9,7 +9,7 @@ from time import perf_counter
 
 import gradio as gr
 
-from paligemma.objects import parse_tokens
+from paligemma.detections import parse_tokens
 from paligemma.page.found import Objects, annotate, objects_panel, show_found
 from paligemma.page.frame import (
     ASIDE,

@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.data_classes import FileData
 from PIL import Image
 
-from paligemma.objects import format_box, snap
+from paligemma.detections import format_box, snap
 from paligemma.page.frame import Page, on_gpu, picture_path, sentences
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
 from paligemma.tasks import QUESTION, REGION, TASKS

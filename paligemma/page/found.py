@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from paligemma.objects import Detection, sift
+from paligemma.detections import Detection, sift
 from paligemma.page.frame import ASIDE, INNER, LATEST, fit, sentences
 from paligemma.pipeline import open_image
 from visualize import color_map, draw_objects, paste_mask

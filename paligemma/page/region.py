@@ -11,7 +11,7 @@ from functools import partial
 import gradio as gr
 from PIL import Image, ImageDraw
 
-from paligemma.objects import Box, Detection, format_box, snap
+from paligemma.detections import Box, Detection, format_box, snap
 from paligemma.page.asking import EMPTY, language_picker
 from paligemma.page.frame import (
     ASIDE,

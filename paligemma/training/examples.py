@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paligemma.objects import Box, Detection, format_box, snap
-from paligemma.objects import format as format_objects
+from paligemma.detections import Box, Detection, format_box, snap
+from paligemma.detections import format as format_objects
 from paligemma.tasks import TASKS
 from paligemma.training.scenes import COLORS, KINDS, Item, Scene
 

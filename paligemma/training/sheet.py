@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from paligemma.checkpoints import hub
 from paligemma.checkpoints import resolve as checkpoints
+from paligemma.detections import parse
 from paligemma.models.mask_codec import MaskCodec
-from paligemma.objects import parse
 from paligemma.processor import open_image
 from paligemma.training.config import Run
 from paligemma.training.data import encode

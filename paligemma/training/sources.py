@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from PIL import Image
 from pycocotools import mask as rle
 
+from paligemma.detections import CODES_PER_MASK, Detection
+from paligemma.detections import format as format_objects
 from paligemma.models.mask_codec import MASK_SIZE, MaskCodec
-from paligemma.objects import CODES_PER_MASK, Detection
-from paligemma.objects import format as format_objects
 from paligemma.tasks import TASKS
 from paligemma.training.examples import Example, examples, whole_pixels
 from paligemma.training.scenes import crop, render, sample

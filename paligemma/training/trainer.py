@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from paligemma.detections import value_to_loc
 from paligemma.models.gemma import GemmaDecoder, rope_table
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
-from paligemma.objects import value_to_loc
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.training import checkpoint
 from paligemma.training.codec import cosine

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from paligemma.objects import Detection
+from paligemma.detections import Detection
 
 
 @dataclass(frozen=True)
