@@ -10,8 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from paligemma.pipeline import PaliGemma
+from paligemma.synthetic.scenes import Item, Scene, Text, render
 from paligemma.tasks import TASKS
-from paligemma.training.scenes import Item, Scene, Text, render
 
 HERE = Path(__file__).parent
 WHITE, INK = (250, 250, 250), (20, 20, 30)

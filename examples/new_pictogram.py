@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from paligemma import PaliGemma, SamplingOptions
 from paligemma.detections import Detection
 from paligemma.evaluation.metrics import average_precision
-from paligemma.training import scenes
-from paligemma.training.examples import examples, groups, phrase
+from paligemma.synthetic import scenes
+from paligemma.synthetic.language import examples, groups, phrase
 from visualize import draw_boxes
 from visualize.boxes import load_font
 

@@ -18,7 +18,8 @@ from pycocotools import mask as rle
 from paligemma.__main__ import main
 from paligemma.detections import parse
 from paligemma.models.paligemma import IGNORED
-from paligemma.training import config, scenes
+from paligemma.synthetic import scenes
+from paligemma.training import config
 from paligemma.training.data import Batches, Mixture
 from paligemma.training.sources import (
     BadRow,

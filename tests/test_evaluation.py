@@ -11,8 +11,8 @@ from paligemma.detections import Detection, box_iou
 from paligemma.evaluation import drawn
 from paligemma.evaluation.metrics import average_precision, mask_iou, pair
 from paligemma.pipeline import Reply, Timings
-from paligemma.training.examples import caption, questions, reading, search
-from paligemma.training.scenes import crop, render, sample
+from paligemma.synthetic.language import caption, questions, reading, search
+from paligemma.synthetic.scenes import crop, render, sample
 
 # --- Overlaps -------------------------------------------------------------------------------------
 

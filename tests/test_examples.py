@@ -11,9 +11,9 @@ from PIL import Image
 from paligemma.detections import Detection, box_iou
 from paligemma.evaluation.metrics import mask_iou, pair
 from paligemma.pipeline import PaliGemma
+from paligemma.synthetic.language import caption, reading
+from paligemma.synthetic.scenes import render, silhouette
 from paligemma.tasks import TASKS
-from paligemma.training.examples import caption, reading
-from paligemma.training.scenes import render, silhouette
 from visualize import paste_mask
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -20,9 +20,9 @@ from paligemma.detections import Detection, parse
 from paligemma.interpret.capture import capture_attention
 from paligemma.interpret.views import mean
 from paligemma.pipeline import KEPT_PICTURES, PaliGemma, SamplingOptions
+from paligemma.synthetic.language import questions, search
+from paligemma.synthetic.scenes import render, sample
 from paligemma.tasks import TASKS
-from paligemma.training.examples import questions, search
-from paligemma.training.scenes import render, sample
 
 PROMPT = "detect cat ; dog"
 TEN = SamplingOptions(max_new_tokens=10)

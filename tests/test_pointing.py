@@ -23,7 +23,7 @@ from paligemma.evaluation.pointing import (
 )
 from paligemma.interpret.explain import VIEWS
 from paligemma.pipeline import PaliGemma
-from paligemma.training.scenes import sample
+from paligemma.synthetic.scenes import sample
 
 FIRST = 1_000_000
 EVEN = np.ones((4, 4))

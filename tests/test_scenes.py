@@ -9,7 +9,7 @@ from PIL import Image
 
 from paligemma.detections import format as format_objects
 from paligemma.detections import parse
-from paligemma.training.examples import (
+from paligemma.synthetic.language import (
     Example,
     caption,
     examples,
@@ -19,7 +19,7 @@ from paligemma.training.examples import (
     search,
     whole_pixels,
 )
-from paligemma.training.scenes import (
+from paligemma.synthetic.scenes import (
     CHARACTERS,
     COLORS,
     KINDS,

@@ -14,8 +14,19 @@ from tiny import GRID, P
 from torch import nn
 
 from paligemma.models.mask_codec import MaskCodec
+from paligemma.synthetic.language import Example
+from paligemma.synthetic.scenes import (
+    BACKGROUNDS,
+    CHARACTERS,
+    COLORS,
+    KINDS,
+    Item,
+    Scene,
+    Text,
+    sample,
+    silhouette,
+)
 from paligemma.training import checkpoint, codec, tokenizer, trainer
-from paligemma.training.examples import Example
 from paligemma.training.muon import Muon, orthogonal
 from paligemma.training.names import (
     NAMED,
@@ -27,17 +38,6 @@ from paligemma.training.names import (
     places,
 )
 from paligemma.training.packing import PADDING, WEIGHTS, Packed, PackedScenes
-from paligemma.training.scenes import (
-    BACKGROUNDS,
-    CHARACTERS,
-    COLORS,
-    KINDS,
-    Item,
-    Scene,
-    Text,
-    sample,
-    silhouette,
-)
 from paligemma.training.tower import PatchHeads, PatchLabels, PatchScenes, patch_labels, word_loss
 from paligemma.training.trainer import Stage, Trainer, initialise, order_locations, soft_targets
 

@@ -25,7 +25,7 @@ from gradio_client.exceptions import AppError
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from paligemma.training.scenes import KINDS, render, sample  # noqa: E402
+from paligemma.synthetic.scenes import KINDS, render, sample  # noqa: E402
 
 SETTINGS = (128, 0, 0, 1, 0)
 EXPECTED = ("is not a picture", "There is no picture", "needs", "There is no prompt")

@@ -15,10 +15,10 @@ from paligemma.detections import Detection
 from paligemma.evaluation.metrics import average_precision, mask_iou, pair
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions
+from paligemma.synthetic.language import caption, questions, reading, search
+from paligemma.synthetic.scenes import KINDS, Scene, render, sample, silhouette
 from paligemma.tasks import TASKS
 from paligemma.training.codec import silhouettes
-from paligemma.training.examples import caption, questions, reading, search
-from paligemma.training.scenes import KINDS, Scene, render, sample, silhouette
 from visualize import paste_mask
 
 BATCH = 50

@@ -12,10 +12,10 @@ from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor, processor_files
+from paligemma.synthetic.language import examples
+from paligemma.synthetic.scenes import sample
 from paligemma.training import codec, tokenizer
-from paligemma.training.examples import examples
 from paligemma.training.packing import PackedScenes
-from paligemma.training.scenes import sample
 from paligemma.training.tower import PatchHeads, PatchScenes
 from paligemma.training.trainer import STAGES, Trainer, initialise, order_locations
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paligemma.models.mask_codec import MaskCodec
+from paligemma.synthetic.scenes import KINDS, Item, crop
 from paligemma.training import checkpoint
-from paligemma.training.scenes import KINDS, Item, crop
 
 STEPS, BATCH, RATE = 1_000, 64, 1e-3
 COMMITMENT = 0.25

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from paligemma.training.examples import groups, plural
-from paligemma.training.scenes import BACKGROUNDS, COLORS, KINDS, Scene
+from paligemma.synthetic.language import groups, plural
+from paligemma.synthetic.scenes import BACKGROUNDS, COLORS, KINDS, Scene
 
 LAYER = 1  # the decoder layer whose output is asked: those above can use what it found
 TOLD_LAYER = -2  # the same for what a caption tells next: the last but one

@@ -17,9 +17,9 @@ from torch.utils.data import Dataset
 from paligemma.config import PaliGemmaConfig
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.processor import PaliGemmaProcessor
-from paligemma.training.examples import Example, examples, whole_pixels
+from paligemma.synthetic.language import Example, examples, whole_pixels
+from paligemma.synthetic.scenes import Scene, crop
 from paligemma.training.names import name_numbers, next_told, places
-from paligemma.training.scenes import Scene, crop
 from paligemma.training.tower import PatchLabels, draw, look
 
 WEIGHTS = {"caption": 3.0, "ask": 1.5, "read": 2.5, "detect": 1.5, "segment": 1.3, "region": 0.7}

@@ -20,9 +20,9 @@ from pycocotools import mask as rle
 from paligemma.detections import CODES_PER_MASK, Detection
 from paligemma.detections import format as format_objects
 from paligemma.models.mask_codec import MASK_SIZE, MaskCodec
+from paligemma.synthetic.language import Example, examples, whole_pixels
+from paligemma.synthetic.scenes import crop, render, sample
 from paligemma.tasks import TASKS
-from paligemma.training.examples import Example, examples, whole_pixels
-from paligemma.training.scenes import crop, render, sample
 from paligemma.training.tower import FIRST_SEED, RENDERED
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from paligemma.processor import PaliGemmaProcessor
-from paligemma.training.scenes import (
+from paligemma.synthetic.scenes import (
     BACKGROUNDS,
     CHARACTERS,
     COLORS,

@@ -20,13 +20,13 @@ from paligemma.detections import value_to_loc
 from paligemma.models.gemma import GemmaDecoder, rope_table
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor
+from paligemma.synthetic.language import PIXELS, plural
+from paligemma.synthetic.scenes import BACKGROUNDS, COLORS, KINDS
 from paligemma.training import checkpoint
 from paligemma.training.codec import cosine
-from paligemma.training.examples import PIXELS, plural
 from paligemma.training.muon import Muon
 from paligemma.training.names import LAYER, TOLD_LAYER, NameHead, ToldHead, name_numbers
 from paligemma.training.packing import Packed, PackedScenes
-from paligemma.training.scenes import BACKGROUNDS, COLORS, KINDS
 from paligemma.training.tower import Patches, PatchHeads, PatchScenes, word_loss
 
 PATCH_WEIGHT = 0.125  # of the patch heads' loss while the whole model learns

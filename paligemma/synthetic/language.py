@@ -8,8 +8,8 @@ import numpy as np
 
 from paligemma.detections import Box, Detection, format_box, snap
 from paligemma.detections import format as format_objects
+from paligemma.synthetic.scenes import COLORS, KINDS, Item, Scene
 from paligemma.tasks import TASKS
-from paligemma.training.scenes import COLORS, KINDS, Item, Scene
 
 PIXELS = 128  # boxes end at whole pixels of the small model's picture
 CLOSE = 0.06  # nobody asks which of two sides something is on when it is nearer than this
