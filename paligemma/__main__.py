@@ -68,14 +68,15 @@ def explain(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a checkpoint as a YAML file says; the same command goes on where it was stopped."""
-    from paligemma.training import config, finetune
+    from paligemma.training import config
+    from paligemma.training import trainer as finetune
 
     finetune.train(config.read(arguments.config))
 
 
 def check(arguments: argparse.Namespace) -> None:
     """Name each bad row of a file of examples, and draw a contact sheet of good ones."""
-    from paligemma.training.sheet import check
+    from paligemma.training.inspect import check
 
     rows, bad, sheet = check(arguments.file, arguments.images, arguments.task, arguments.model)
     for reason in bad:

@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import runs
 import torch
 
-from paligemma.training import config, finetune
+from paligemma.training import config
+from paligemma.training import trainer as finetune
 
 
 def _train(given: dict) -> None:

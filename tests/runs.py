@@ -16,7 +16,7 @@ from PIL import Image
 from paligemma.checkpoints.io import load_model
 from paligemma.training import config
 from paligemma.training.config import Run
-from paligemma.training.finetune import Trainer
+from paligemma.training.trainer import Trainer
 
 SUFFIXES = (
     "a red cat",

@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from accelerate.state import DistributedType
 from torch.distributed.tensor import DTensor
 
-from paligemma.training import config, finetune, states
+from paligemma.training import config, states
+from paligemma.training import trainer as finetune
 
 
 class Sharding(Accelerator):

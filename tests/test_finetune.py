@@ -17,10 +17,11 @@ from paligemma.__main__ import main
 from paligemma.checkpoints import lora as adapters
 from paligemma.checkpoints.io import load_model
 from paligemma.pipeline import PaliGemma
-from paligemma.training import config, finetune, states
+from paligemma.training import config, states
+from paligemma.training import trainer as finetune
+from paligemma.training.initialize import resample
 from paligemma.training.objectives import SigLIP
 from paligemma.training.optimizer import factor
-from paligemma.training.start import resample
 
 ROOT = Path(__file__).parents[1]
 

@@ -40,25 +40,25 @@ ROWS = (
     ("page.region", "page.attend", "page.links"),
     ("page.look",),
     ("synthetic.scenes", "training.checkpoint", "training.tokenizer", "training.muon"),
-    ("training.config", "training.curve", "training.states", "training.objectives"),
-    ("synthetic.language", "training.codec", "evaluation.metrics"),
+    ("training.config", "training.plot", "training.states", "training.objectives"),
+    ("synthetic.language", "training.mask_codec", "evaluation.metrics"),
     ("evaluation.answers", "evaluation.cider", "evaluation.examples", "evaluation.predictions"),
     ("evaluation.files", "evaluation.page"),
     ("evaluation.coco", "evaluation.questions"),
     ("evaluation.benchmarks",),
     ("evaluation.run",),
-    ("training.tower", "training.names"),
+    ("training.patch_heads", "training.text_heads"),
     ("training.packing", "training.sources", "evaluation.drawn", "evaluation.named"),
     ("training.data", "training.optimizer", "evaluation.pointing"),
-    ("training.trainer", "training.sheet"),
-    ("training.start",),
-    ("training.finetune",),
+    ("training.builtin_trainer", "training.inspect"),
+    ("training.initialize",),
+    ("training.trainer",),
     ("training.__main__", "__main__"),
 )
 ROW = {f"paligemma.{name}".rstrip("."): number for number, row in enumerate(ROWS) for name in row}
 # Rooms that may import visualize.
 DRAW = {
-    *("paligemma.evaluation.drawn", "paligemma.evaluation.page", "paligemma.training.sheet"),
+    *("paligemma.evaluation.drawn", "paligemma.evaluation.page", "paligemma.training.inspect"),
     "paligemma.__main__",
 }
 APP = {"paligemma.tasks", "paligemma.pipeline", "paligemma.seat"}  # and the rooms of the page
@@ -111,7 +111,7 @@ def project_imports(name: str) -> set[str]:
         ("import paligemma.models.paligemma as m, json", {"paligemma.models.paligemma", "json"}),
         ("from paligemma.detections import Box", {"paligemma.detections"}),
         ("from paligemma.training import codec, tower",
-         {"paligemma.training.codec", "paligemma.training.tower"}),
+         {"paligemma.training.mask_codec", "paligemma.training.patch_heads"}),
         ("from . import packing", {"paligemma.training.packing"}),
         ("from .packing import Packed", {"paligemma.training.packing"}),
         ("from ..config import TextConfig", {"paligemma.config"}),
@@ -119,7 +119,7 @@ def project_imports(name: str) -> set[str]:
     ],
 )  # fmt: skip
 def test_every_form_of_import_is_seen(source, expected):
-    assert imported(source, "paligemma.training.trainer") == expected
+    assert imported(source, "paligemma.training.builtin_trainer") == expected
 
 
 def test_every_file_has_a_row():

@@ -26,9 +26,26 @@ from paligemma.synthetic.scenes import (
     sample,
     silhouette,
 )
-from paligemma.training import checkpoint, codec, tokenizer, trainer
+from paligemma.training import builtin_trainer as trainer
+from paligemma.training import checkpoint, tokenizer
+from paligemma.training import mask_codec as codec
+from paligemma.training.builtin_trainer import (
+    Stage,
+    Trainer,
+    initialise,
+    order_locations,
+    soft_targets,
+)
 from paligemma.training.muon import Muon, orthogonal
-from paligemma.training.names import (
+from paligemma.training.packing import PADDING, WEIGHTS, Packed, PackedScenes
+from paligemma.training.patch_heads import (
+    PatchHeads,
+    PatchLabels,
+    PatchScenes,
+    patch_labels,
+    word_loss,
+)
+from paligemma.training.text_heads import (
     NAMED,
     SHADES,
     NameHead,
@@ -37,9 +54,6 @@ from paligemma.training.names import (
     next_told,
     places,
 )
-from paligemma.training.packing import PADDING, WEIGHTS, Packed, PackedScenes
-from paligemma.training.tower import PatchHeads, PatchLabels, PatchScenes, patch_labels, word_loss
-from paligemma.training.trainer import Stage, Trainer, initialise, order_locations, soft_targets
 
 QUESTIONS = [
     Example("ask", "answer en what color is the cat?", "red"),

@@ -18,7 +18,7 @@ from paligemma.pipeline import PaliGemma, Reply, SamplingOptions
 from paligemma.synthetic.language import caption, questions, reading, search
 from paligemma.synthetic.scenes import KINDS, Scene, render, sample, silhouette
 from paligemma.tasks import TASKS
-from paligemma.training.codec import silhouettes
+from paligemma.training.mask_codec import silhouettes
 from visualize import paste_mask
 
 BATCH = 50

@@ -14,10 +14,11 @@ from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor, processor_files
 from paligemma.synthetic.language import examples
 from paligemma.synthetic.scenes import sample
-from paligemma.training import codec, tokenizer
+from paligemma.training import mask_codec as codec
+from paligemma.training import tokenizer
+from paligemma.training.builtin_trainer import STAGES, Trainer, initialise, order_locations
 from paligemma.training.packing import PackedScenes
-from paligemma.training.tower import PatchHeads, PatchScenes
-from paligemma.training.trainer import STAGES, Trainer, initialise, order_locations
+from paligemma.training.patch_heads import PatchHeads, PatchScenes
 
 VISION = VisionConfig(
     hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3,

@@ -6,8 +6,8 @@ from collections import defaultdict
 import torch
 from torch import nn
 
-from paligemma.training.codec import cosine
 from paligemma.training.config import Run
+from paligemma.training.mask_codec import cosine
 
 
 def grouped(module: nn.Module, run: Run) -> list[dict]:

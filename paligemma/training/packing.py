@@ -19,8 +19,8 @@ from paligemma.models.mask_codec import MaskCodec
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.synthetic.language import Example, examples, whole_pixels
 from paligemma.synthetic.scenes import Scene, crop
-from paligemma.training.names import name_numbers, next_told, places
-from paligemma.training.tower import PatchLabels, draw, look
+from paligemma.training.patch_heads import PatchLabels, draw, look
+from paligemma.training.text_heads import name_numbers, next_told, places
 
 WEIGHTS = {"caption": 3.0, "ask": 1.5, "read": 2.5, "detect": 1.5, "segment": 1.3, "region": 0.7}
 PICTURE, PADDING = 0, -1  # segment numbers; questions count from 1

@@ -23,7 +23,7 @@ from paligemma.models.mask_codec import MASK_SIZE, MaskCodec
 from paligemma.synthetic.language import Example, examples, whole_pixels
 from paligemma.synthetic.scenes import crop, render, sample
 from paligemma.tasks import TASKS
-from paligemma.training.tower import FIRST_SEED, RENDERED
+from paligemma.training.patch_heads import FIRST_SEED, RENDERED
 
 
 class BadRow(ValueError):

@@ -1,234 +1,238 @@
-"""Train the built-in model: the tower first, then everything, on drawn scenes.
+"""Train a checkpoint on one's own data: `python -m paligemma train config.yaml`.
 
-    python -m paligemma.training --out DIR
+    accelerate launch -m paligemma train config.yaml      # many processes: DDP, or FSDP
 
-Muon turns the layers' matrices, AdamW the rest; bfloat16 is used where the CPU computes in it.
-Every stage writes its state every few minutes and goes on from there when it is started again.
+A step is a function of the weights and its number: which examples it takes, and what is drawn at
+random, depend on nothing else. So a run that was killed goes on from its newest whole state and
+ends in the same weights. The recipe is that of big_vision's transfers (arXiv 2407.07726, J).
 """
 
 import os
-import time
-from dataclasses import dataclass
-from pathlib import Path
+import signal
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from accelerate import Accelerator
+from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from torch.utils.checkpoint import checkpoint as recomputed
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from paligemma.detections import value_to_loc
-from paligemma.models.gemma import GemmaDecoder, rope_table
-from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
-from paligemma.processor import PaliGemmaProcessor
-from paligemma.synthetic.language import PIXELS, plural
-from paligemma.synthetic.scenes import BACKGROUNDS, COLORS, KINDS
-from paligemma.training import checkpoint
-from paligemma.training.codec import cosine
-from paligemma.training.muon import Muon
-from paligemma.training.names import LAYER, TOLD_LAYER, NameHead, ToldHead, name_numbers
-from paligemma.training.packing import Packed, PackedScenes
-from paligemma.training.tower import Patches, PatchHeads, PatchScenes, word_loss
+from paligemma.checkpoints import hub
+from paligemma.checkpoints import lora as adapters
+from paligemma.checkpoints import resolve as checkpoints
+from paligemma.devices import best_device
+from paligemma.models import gemma, siglip
+from paligemma.models.mask_codec import MaskCodec
+from paligemma.training import states
+from paligemma.training.config import Coco, Drawn, Run
+from paligemma.training.data import Batches, Mixture, open_sources
+from paligemma.training.initialize import lora_config, start, write
+from paligemma.training.objectives import build
+from paligemma.training.optimizer import optimizer, set_rates
+from paligemma.training.plot import draw_curve
+from paligemma.training.sources import BadRow
 
-PATCH_WEIGHT = 0.125  # of the patch heads' loss while the whole model learns
-WORD_WEIGHT = 0.25  # of the loss that makes image tokens look like their words
-NAME_WEIGHT = 1.0  # of the names' head
-TOLD_WEIGHT = 0.25  # of the head on what a caption tells next
-WARM_UP = 100  # steps
-NATIVE_BFLOAT16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
-SAVE_EVERY = 200  # steps
+BLOCKS = (siglip.Block, gemma.Block)  # what is recomputed, and sharded, as a unit
+MAY_CHANGE = ("save_every", "workers", "tracker", "micro_batch", "recompute", "out")  # on restart
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of training. Rates are peaks; `tower` scales them for the tower."""
+def train(run: Run) -> None:
+    """Take every step that is left, then write the output. ValueError for what cannot be trained.
 
-    name: str
-    steps: int
-    batch: int
-    muon: float
-    adamw: float
-    tower: float = 1.0
-
-
-STAGES = (
-    Stage("tower", steps=1_100, batch=64, muon=8e-3, adamw=3e-3),
-    Stage("whole", steps=5_400, batch=32, muon=6e-3, adamw=2e-3, tower=0.25),
-)
-
-
-def initialise(model: nn.Module, seed: int) -> None:
-    """Unit variance through every matrix but two sorts, which start smaller.
-
-    Those are the ones that end a residual branch, and the decoder's queries: a text token that
-    looks at everything evenly can learn to look at the picture, one that looks at itself cannot.
+    SIGINT and SIGTERM end it after the step at hand, its state saved.
     """
-    torch.manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if "norm" in name:
-            nn.init.constant_(parameter, float("vision_tower" in name and name.endswith("weight")))
-        elif parameter.ndim == 1:
-            nn.init.zeros_(parameter)
-        else:
-            fan_in = parameter[0].numel()
-            ends = any(part in name for part in ("o_proj", "out_proj", "fc2", "down_proj"))
-            scale = 0.3 if ends or ("language_model" in name and "q_proj" in name) else 1
-            nn.init.normal_(parameter, std=fan_in**-0.5 * scale)
-    nn.init.normal_(model.vision_tower.embeddings.position_embedding.weight, std=0.3)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if run.dtype == "bfloat16" else "no",
+        cpu=best_device().type == "cpu",
+        log_with=run.tracker,
+        project_dir=run.out,
+        fsdp_plugin=_sharding(),
+    )
+    trainer = Trainer(run, accelerator)
+    if trainer.step < trainer.steps:
+        trainer.loop()
+    if trainer.step == trainer.steps:
+        trainer.finish()
+    else:
+        accelerator.print(f"Stopped after step {trainer.step} of {trainer.steps}; "
+                          "the same command goes on from there.")  # fmt: skip
+    accelerator.end_training()
 
 
-def order_locations(model: PaliGemmaForConditionalGeneration, loc_ids: list[int]) -> None:
-    """Start the `<loc>` rows of the table as waves, so that neighbours begin alike."""
-    table = model.language_model.embed_tokens.weight
-    width = table.shape[1]
-    place = torch.linspace(0, 1, len(loc_ids))[:, None]
-    waves = 2 ** torch.linspace(0, 7, width // 2) * torch.pi / 2
-    rows = torch.cat([(place * waves).sin(), (place * waves).cos()], 1)
-    with torch.no_grad():
-        table[loc_ids] = rows * table.std() / rows.std()
-
-
-def soft_targets(processor: PaliGemmaProcessor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """What counts as right for each token: `ids`, `weights` [V, 7], rows summing to 1.
-
-    A `<loc>` shares its weight with the three pixels on either side (sigma one pixel).
-    """
-    ids = torch.arange(vocabulary)[:, None].repeat(1, 7)
-    weights = torch.zeros(vocabulary, 7)
-    weights[:, 3] = 1
-    locs = [processor.tokenizer.token_to_id(f"<loc{n:04d}>") for n in range(1024)]
-    offsets = torch.arange(-3, 4)
-    for pixel in range(PIXELS + 1):
-        near = (pixel + offsets).clamp(0, PIXELS).tolist()
-        row = locs[value_to_loc(pixel / PIXELS)]
-        ids[row] = torch.tensor([locs[value_to_loc(n / PIXELS)] for n in near])
-        weights[row] = torch.softmax(-0.5 * offsets.float() ** 2, 0)
-    return ids, weights
-
-
-def _trunk(
-    decoder: GemmaDecoder, x: Tensor, positions: Tensor, mask: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    """What `decoder` returns [B, T, D], and its hidden states after every layer."""
-    rope = rope_table(positions, decoder.config.head_dim, decoder.config.rope_theta)
-    states = []
-    for layer in decoder.layers:
-        x = layer(x, rope, mask, None, None)
-        states.append(x)
-    return decoder.norm(x), states
-
-
-def _step_back(_: int) -> None:
-    """A worker draws pictures in what time the model's threads leave."""
-    os.nice(10)
+def _sharding() -> FullyShardedDataParallelPlugin | None:
+    """FSDP in units of a block, where `accelerate launch --use_fsdp` asks for it."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
+        return None
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy=ModuleWrapPolicy(set(BLOCKS))
+    )
 
 
 class Trainer:
-    """One stage: the model, its heads, two optimizers, and the loop."""
+    """One run: the data, the objective around the model, its optimizer, and how far it came."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        model: PaliGemmaForConditionalGeneration,
-        heads: PatchHeads,
-        data: PatchScenes | PackedScenes,
-    ):
-        self.stage, self.model, self.heads, self.data = stage, model, heads, data
-        self.soft = soft_targets(data.processor, model.config.text_config.vocab_size)
-        self.names = NameHead(model.config.text_config.hidden_size)
-        self.told = ToldHead(model.config.text_config.hidden_size)
-        self.numbers = name_numbers(data.processor.tokenizer)
-        token = data.processor.tokenizer.token_to_id
-        names = (KINDS, [plural(kind) for kind in KINDS], COLORS, BACKGROUNDS)
-        self.words = [torch.tensor([token(f"▁{word}") for word in row]) for row in names]
-        self.tower = torch.compile(model.vision_tower)
-        self.trunk = torch.compile(_trunk)
-        trained = model.vision_tower if stage.name == "tower" else model
-        self.trained = (model, heads, self.names, self.told)
-        helpers = [p for head in self.trained[1:] for p in head.parameters()]
-        matrices, rest = [], [{"params": helpers, "peak": stage.adamw}]
-        for name, parameter in trained.named_parameters():
-            tower = stage.name == "tower" or name.startswith("vision_tower")
-            is_matrix = parameter.ndim == 2 and ".layers." in f".{name}"
-            rate = (stage.muon if is_matrix else stage.adamw) * (stage.tower if tower else 1)
-            (matrices if is_matrix else rest).append({"params": [parameter], "peak": rate})
-        self.optimizers = {
-            "muon": Muon(matrices),
-            "adamw": torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
-        }
+    def __init__(self, run: Run, accelerator: Accelerator) -> None:
+        self.run, self.accelerator = run, accelerator
+        self.share, left = divmod(run.batch, accelerator.num_processes)  # examples a process
+        if left or not self.share:
+            raise ValueError(f"A batch of {run.batch} cannot be shared evenly by "
+                             f"{accelerator.num_processes} processes.")  # fmt: skip
+        self.found = checkpoints.find(run.model)
+        model, self.start = start(run, self.found)
+        sources = open_sources(run, self._codec())
+        self.bad = {str(bad) for source in sources for bad in source.bad}
+        if self.bad and run.bad_rows == "refuse":
+            raise ValueError(f"{len(self.bad)} rows cannot be trained on, such as {min(self.bad)} "
+                             "Mend them, or set bad_rows to skip.")  # fmt: skip
+        self.mixture = Mixture(sources, [given.weight for given in run.data], run.seed)
+        self.steps = run.steps or max(round(run.epochs * len(self.mixture) / run.batch), 1)
+        torch.manual_seed(run.seed)
+        if run.lora:
+            adapters.attach(model, lora_config(run))
+        if run.recompute:
+            for block in (module for module in model.modules() if isinstance(module, BLOCKS)):
+                block.forward = partial(recomputed, block.forward, use_reentrant=False)
+        objective = build(run.objective, model.train(), run.label_smoothing)
+        adamw = optimizer(objective, run)
+        self.objective, self.adamw = accelerator.prepare(objective, adamw)
+        self.step, self.losses = 0, torch.zeros(self.steps)
+        if (state := states.newest(run.out)) is not None:
+            self._resume(state)
 
-    def loss(self, batch: Patches | Packed) -> tuple[Tensor, Tensor]:
-        """The weighted mean over answer tokens, and what the throw-away heads add to it."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=NATIVE_BFLOAT16):
-            features = self.tower(batch.pixel_values)
-            patch_loss = self.heads(features, batch.patches)
-            if self.stage.name == "tower":
-                return torch.zeros(()), patch_loss
-            x = self.model.embed_tokens(batch.input_ids)
-            images = self.model.multi_modal_projector(features)
-            table = self.model.language_model.embed_tokens.weight
-            said = word_loss(images, table, self.words, batch.patches)
-            x = torch.cat([images.to(x.dtype), x[:, images.shape[1] :]], 1)
-            decoder = self.model.language_model
-            hidden, states = self.trunk(decoder, x, batch.positions, batch.mask())
-            named = self.numbers[batch.input_ids] * ~batch.is_suffix
-            placed = self.names(states[LAYER], named, batch.places)
-            told = self.told(states[TOLD_LAYER], batch.upcoming)
-            counted = batch.weights > 0
-            logits = self.model.logits(hidden[counted])
-        ids, weights = (each[batch.targets[counted]] for each in self.soft)
-        likely = F.log_softmax(logits.float(), -1).gather(1, ids)
-        importance = batch.weights[counted]
-        answer_loss = -((likely * weights).sum(1) * importance).sum() / importance.sum()
-        helped = PATCH_WEIGHT * patch_loss + WORD_WEIGHT * said + NAME_WEIGHT * placed
-        return answer_loss, helped + TOLD_WEIGHT * told
+    def _codec(self) -> MaskCodec | None:
+        """The mask codec, where the data need it."""
+        if any(isinstance(given, Drawn) or (isinstance(given, Coco) and given.task == "segment")
+               for given in self.run.data):  # fmt: skip
+            return MaskCodec.load(self.found.codec or hub.fetch_codec())
+        return None
 
-    def run(self, state_path: Path) -> None:
-        """Take every step that is left, saving to `state_path`."""
-        first = self.load(state_path) if state_path.exists() else 0
+    def loop(self) -> None:
+        """Every step that is left, or those until somebody asks to stop."""
+        run, accelerator = self.run, self.accelerator
+        if run.tracker:
+            accelerator.init_trackers("logs", config={"steps": self.steps, "batch": run.batch})
+        asked: list[int] = []
+
+        def ask(number: int, _) -> None:
+            asked.append(number)
+            signal.signal(number, signal.SIG_DFL)  # who asks twice will not wait
+
+        former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        bar = tqdm(total=self.steps, initial=self.step, desc=run.stage, unit="step",
+                   disable=not accelerator.is_main_process)  # fmt: skip
+        read = 0  # tokens
+        try:
+            for micro_batches in self._batches():
+                read += self._take(micro_batches)
+                loss = self.losses[self.step - 1].item()
+                speed = read / max(bar.format_dict["elapsed"], 1e-9)
+                bar.set_postfix(loss=f"{loss:.4f}", tokens_s=f"{speed:,.0f}", refresh=False)
+                bar.update()
+                rate = max(group["lr"] for group in self.adamw.param_groups)
+                accelerator.log({"loss": loss, "rate": rate, "tokens_s": speed}, step=self.step)
+                if asked:
+                    accelerator.set_trigger()
+                stop = accelerator.check_trigger()
+                if stop or self.step % run.save_every == 0 or self.step == self.steps:
+                    self._save()
+                if stop:
+                    return
+        finally:
+            bar.close()
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _batches(self) -> Iterator[list[dict]]:
+        """For each step that is left the micro-batches of this process."""
+        size = self.run.micro_batch or self.share
+        mine = self.accelerator.process_index * self.share
+        cuts = [range(at, min(at + size, self.share)) for at in range(0, self.share, size)]
+        numbers = [
+            [step * self.run.batch + mine + number for number in cut]
+            for step in range(self.step, self.steps)
+            for cut in cuts
+        ]
         loader = DataLoader(
-            self.data,
+            Batches(self.mixture, self.start.processor, self.run.tokens),
             batch_size=None,
-            sampler=range(first, self.stage.steps),
-            num_workers=2,
-            prefetch_factor=3,
-            worker_init_fn=_step_back,
+            sampler=numbers,
+            num_workers=self.run.workers,
+            worker_init_fn=_leave_stopping_to_the_parent,
         )
-        smooth, start = None, time.time()
-        for step, batch in enumerate(loader, first):
-            factor = min(1, (step + 1) / WARM_UP) * cosine(step / self.stage.steps)
-            for optimizer in self.optimizers.values():
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * factor
-            answer_loss, patch_loss = self.loss(batch)
-            (answer_loss + patch_loss).backward()
-            parameters = [p for module in self.trained for p in module.parameters()]
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            for optimizer in self.optimizers.values():
-                optimizer.step()
-                optimizer.zero_grad()
-            losses = torch.stack([answer_loss.detach(), patch_loss.detach()])
-            smooth = losses if smooth is None else 0.98 * smooth + 0.02 * losses
-            if (step + 1) % 50 == 0:
-                rate = (step + 1 - first) * self.stage.batch / (time.time() - start)
-                print(f"{self.stage.name} {step + 1}/{self.stage.steps} answers {smooth[0]:.4f} "
-                      f"patches {smooth[1]:.4f} {rate:.0f} pictures/s", flush=True)  # fmt: skip
-            if (step + 1) % SAVE_EVERY == 0 or step + 1 == self.stage.steps:
-                self.save(state_path, step + 1)
+        batches = iter(loader)
+        for _ in range(self.step, self.steps):
+            yield [next(batches) for _ in cuts]
 
-    def save(self, path: Path, step: int) -> None:
-        state = {"step": step, "model": self.model.state_dict()}
-        state |= {"heads": self.heads.state_dict(), "names": self.names.state_dict()}
-        state |= {"told": self.told.state_dict()}
-        state |= {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        checkpoint.save(path, state)
+    def _take(self, micro_batches: list[dict]) -> int:
+        """One step; how many tokens all processes read in it."""
+        accelerator, step = self.accelerator, self.step
+        torch.manual_seed(hash((self.run.seed, step, accelerator.process_index)) % 2**32)
+        set_rates(self.adamw, step, self.steps)
+        sums = torch.zeros(2, device=accelerator.device)  # loss, tokens
+        for number, batch in enumerate(micro_batches, 1):
+            self._count(batch.pop("skipped"))
+            if not batch:
+                raise ValueError("No good row is left in one of the sources.")
+            batch = {name: value.to(accelerator.device) for name, value in batch.items()}
+            last = number == len(micro_batches)
+            with nullcontext() if last else accelerator.no_sync(self.objective):
+                # a mean over this process's examples, whatever the size of its micro-batches
+                loss = self.objective(batch) * (len(batch["input_ids"]) / self.share)
+                accelerator.backward(loss)
+            sums += torch.stack([loss.detach(), batch["attention_mask"].sum()])
+        trained = [p for group in self.adamw.param_groups for p in group["params"]]
+        accelerator.clip_grad_norm_(trained, self.run.clip)
+        self.adamw.step()
+        self.adamw.zero_grad()
+        loss, tokens = accelerator.reduce(sums, "sum").tolist()
+        self.losses[step] = loss / accelerator.num_processes
+        self.step += 1
+        return int(tokens)
 
-    def load(self, path: Path) -> int:
-        """Read the state; return the number of steps it has taken."""
-        state = checkpoint.load(path)
-        self.model.load_state_dict(state["model"])
-        self.heads.load_state_dict(state["heads"])
-        self.names.load_state_dict(state["names"])
-        self.told.load_state_dict(state["told"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state[name])
-        return state["step"]
+    def _count(self, skipped: list[str]) -> None:
+        if skipped and self.run.bad_rows == "refuse":
+            raise BadRow(f"{skipped[0]} Mend it, or set bad_rows to skip.")
+        self.bad.update(skipped)
+
+    def _save(self) -> None:
+        values = {"run": self.run.model_dump(mode="json"), "steps": self.steps}
+        values |= {"step": self.step, "losses": self.losses[: self.step]}
+        main = self.accelerator.is_main_process
+        states.save(self.run.out, values, self.objective, self.adamw.optimizer, main)
+        if main:
+            draw_curve(values["losses"].numpy(), self.run.out / "loss.png")
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self, state: dict) -> None:
+        before = state["run"] | {"steps": state["steps"]}
+        now = self.run.model_dump(mode="json") | {"steps": self.steps}
+        for name, value in now.items():
+            if name not in MAY_CHANGE and before.get(name) != value:
+                raise ValueError(
+                    f"{self.run.out} holds a run whose {name} is {before.get(name)}, not {value}; "
+                    "choose another out, or remove its states."
+                )
+        states.restore(state, self.objective, self.adamw.optimizer)
+        self.step = state["step"]
+        self.losses[: self.step] = state["losses"]
+
+    def finish(self) -> None:
+        """Write the output."""
+        trained = states.gather(self.objective)
+        bad = set(gather_object(sorted(self.bad)))
+        if self.accelerator.is_main_process:
+            of_model = {name.removeprefix("model."): value for name, value in trained.items()
+                        if name.startswith("model.")}  # fmt: skip
+            write(self.run, self.found, of_model)
+            skipped = f" {len(bad)} bad rows were skipped." if bad else ""
+            print(f"Wrote {self.run.out} after {self.steps} steps.{skipped}")
+        self.accelerator.wait_for_everyone()
+
+
+def _leave_stopping_to_the_parent(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

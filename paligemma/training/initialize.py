@@ -14,8 +14,8 @@ from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.config import PaliGemmaConfig
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor, processor_files
+from paligemma.training.builtin_trainer import initialise
 from paligemma.training.config import Run
-from paligemma.training.trainer import initialise
 
 POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 
