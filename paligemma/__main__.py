@@ -95,7 +95,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         return
     if arguments.data or arguments.out:
         raise ValueError("--data and --out need a --task, such as coco-captions.")
-    from paligemma.evaluation.drawn import evaluate
+    from paligemma.evaluation.synthetic import evaluate
 
     scores = evaluate(_load(arguments), arguments.scenes, arguments.first)
     for name, score in scores.items():

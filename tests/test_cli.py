@@ -15,7 +15,7 @@ from scripted import Scripted
 from paligemma.__main__ import main
 from paligemma.checkpoints import random_weights
 from paligemma.config import VARIANTS
-from paligemma.evaluation import drawn
+from paligemma.evaluation import synthetic as drawn
 from paligemma.pipeline import PaliGemma, SamplingOptions
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from paligemma.detections import Detection, box_iou
-from paligemma.evaluation.metrics import mask_iou, pair
+from paligemma.evaluation.metrics.boxes import mask_iou, pair
 from paligemma.pipeline import PaliGemma
 from paligemma.synthetic.language import caption, reading
 from paligemma.synthetic.scenes import render, silhouette

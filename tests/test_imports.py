@@ -41,14 +41,19 @@ ROWS = (
     ("page.look",),
     ("synthetic.scenes", "training.checkpoint", "training.tokenizer", "training.muon"),
     ("training.config", "training.plot", "training.states", "training.objectives"),
-    ("synthetic.language", "training.mask_codec", "evaluation.metrics"),
-    ("evaluation.answers", "evaluation.cider", "evaluation.examples", "evaluation.predictions"),
-    ("evaluation.files", "evaluation.page"),
-    ("evaluation.coco", "evaluation.questions"),
+    ("synthetic.language", "training.mask_codec", "evaluation.metrics.boxes"),
+    (
+        "evaluation.metrics.answers",
+        "evaluation.metrics.cider",
+        "evaluation.datasets.examples",
+        "evaluation.predictions",
+    ),
+    ("evaluation.datasets.files", "evaluation.report"),
+    ("evaluation.datasets.coco", "evaluation.datasets.questions"),
     ("evaluation.benchmarks",),
     ("evaluation.run",),
     ("training.patch_heads", "training.text_heads"),
-    ("training.packing", "training.sources", "evaluation.drawn", "evaluation.named"),
+    ("training.packing", "training.sources", "evaluation.synthetic", "evaluation.named"),
     ("training.data", "training.optimizer", "evaluation.pointing"),
     ("training.builtin_trainer", "training.inspect"),
     ("training.initialize",),
@@ -58,7 +63,11 @@ ROWS = (
 ROW = {f"paligemma.{name}".rstrip("."): number for number, row in enumerate(ROWS) for name in row}
 # Rooms that may import visualize.
 DRAW = {
-    *("paligemma.evaluation.drawn", "paligemma.evaluation.page", "paligemma.training.inspect"),
+    *(
+        "paligemma.evaluation.synthetic",
+        "paligemma.evaluation.report",
+        "paligemma.training.inspect",
+    ),
     "paligemma.__main__",
 }
 APP = {"paligemma.tasks", "paligemma.pipeline", "paligemma.seat"}  # and the rooms of the page

@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as rle
 
 from paligemma.detections import box_iou
-from paligemma.evaluation.answers import (
+from paligemma.evaluation.metrics.answers import (
     anls,
     chosen,
     edit_distance,
@@ -18,8 +18,8 @@ from paligemma.evaluation.answers import (
     relaxed,
     vqa_accuracy,
 )
-from paligemma.evaluation.cider import cider_d, words
-from paligemma.evaluation.metrics import coco_average_precision, referred_iou, whole_object
+from paligemma.evaluation.metrics.boxes import coco_average_precision, referred_iou, whole_object
+from paligemma.evaluation.metrics.cider import cider_d, words
 
 # --- Words of captions ----------------------------------------------------------------------------
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from paligemma.detections import Detection, box_iou
-from paligemma.evaluation import coco, questions
-from paligemma.evaluation.answers import anls, chosen, relaxed, vqa_accuracy
-from paligemma.evaluation.cider import cider_d, words
-from paligemma.evaluation.examples import Example, Loaded
-from paligemma.evaluation.metrics import (
+from paligemma.evaluation.datasets import coco, questions
+from paligemma.evaluation.datasets.examples import Example, Loaded
+from paligemma.evaluation.metrics.answers import anls, chosen, relaxed, vqa_accuracy
+from paligemma.evaluation.metrics.boxes import (
     average_precision,
     coco_average_precision,
     pair,
     referred_iou,
     whole_object,
 )
+from paligemma.evaluation.metrics.cider import cider_d, words
 from paligemma.evaluation.predictions import Prediction
 
 DECODED = 256  # masks decoded together

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from paligemma.checkpoints.io import write_text
 from paligemma.devices import best_device
 from paligemma.evaluation.benchmarks import SOURCE, Benchmark, Scored
-from paligemma.evaluation.examples import Example
-from paligemma.evaluation.page import write_page
+from paligemma.evaluation.datasets.examples import Example
 from paligemma.evaluation.predictions import Appended, Prediction, read_predictions
+from paligemma.evaluation.report import write_page
 from paligemma.pipeline import PaliGemma, SamplingOptions
 
 PATIENCE = timedelta(days=7)  # how long a process that is done waits for the others

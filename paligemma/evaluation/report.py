@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from paligemma.detections import Detection
-from paligemma.evaluation.examples import Example, Referred
+from paligemma.evaluation.datasets.examples import Example, Referred
 from paligemma.evaluation.predictions import Prediction
 from paligemma.processor import open_image
 from visualize import draw_objects

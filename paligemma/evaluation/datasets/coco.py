@@ -7,8 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from paligemma.evaluation.examples import Answers, Example, Loaded, Objects, Referred, fractions
-from paligemma.evaluation.files import Pictures, Row, find_one, read_json, some
+from paligemma.evaluation.datasets.examples import (
+    Answers,
+    Example,
+    Loaded,
+    Objects,
+    Referred,
+    fractions,
+)
+from paligemma.evaluation.datasets.files import Pictures, Row, find_one, read_json, some
 
 NAMES = 4  # categories that one detection prompt asks for
 

@@ -6,8 +6,16 @@ A loader takes a file, or a folder that is searched for the file of a split ("va
 import ast
 from pathlib import Path
 
-from paligemma.evaluation.examples import Answers, Choice, Example, Loaded
-from paligemma.evaluation.files import Pictures, Row, find, find_one, read_json, read_lines, some
+from paligemma.evaluation.datasets.examples import Answers, Choice, Example, Loaded
+from paligemma.evaluation.datasets.files import (
+    Pictures,
+    Row,
+    find,
+    find_one,
+    read_json,
+    read_lines,
+    some,
+)
 
 
 class _Question(Row):

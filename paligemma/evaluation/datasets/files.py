@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from paligemma.evaluation.examples import Example, Loaded
+from paligemma.evaluation.datasets.examples import Example, Loaded
 
 T = TypeVar("T")
 

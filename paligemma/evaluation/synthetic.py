@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from paligemma.detections import Detection
-from paligemma.evaluation.metrics import average_precision, mask_iou, pair
+from paligemma.evaluation.metrics.boxes import average_precision, mask_iou, pair
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions
 from paligemma.synthetic.language import caption, questions, reading, search
