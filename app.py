@@ -16,22 +16,22 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when importe
 
 import gradio as gr
 
-from paligemma.page.asking import task_tab
-from paligemma.page.attend import AttentionTab
-from paligemma.page.batch import BatchTab
-from paligemma.page.compare import CompareTab
-from paligemma.page.disk import keep_tidy, own_files
-from paligemma.page.endpoints import add_endpoints
-from paligemma.page.frame import ASIDE, INNER, QUICK, Page, header, settings_panel
-from paligemma.page.inside import InsideTab
-from paligemma.page.links import PICTURES, RESTORED, Address, picture_of, share
-from paligemma.page.look import LOOK, SHOW_TABS
-from paligemma.page.models import ModelPicker
-from paligemma.page.picture import PictureColumn, load_examples
-from paligemma.page.region import RegionTab
 from paligemma.pipeline import PaliGemma
-from paligemma.seat import Seat
 from paligemma.tasks import TASKS
+from paligemma.ui.api import add_endpoints
+from paligemma.ui.common import ASIDE, INNER, QUICK, Page, header, settings_panel
+from paligemma.ui.image_input import PictureColumn, load_examples
+from paligemma.ui.model_manager import Seat
+from paligemma.ui.model_picker import ModelPicker
+from paligemma.ui.tabs.attention import AttentionTab
+from paligemma.ui.tabs.batch import BatchTab
+from paligemma.ui.tabs.compare import CompareTab
+from paligemma.ui.tabs.how_it_works import InsideTab
+from paligemma.ui.tabs.region import RegionTab
+from paligemma.ui.tabs.task import task_tab
+from paligemma.ui.temp_files import keep_tidy, own_files
+from paligemma.ui.theme import LOOK, SHOW_TABS
+from paligemma.ui.url_state import PICTURES, RESTORED, Address, picture_of, share
 
 EXAMPLES = Path(__file__).parent / "examples"
 ON_SPACE = "SPACE_ID" in os.environ

@@ -18,10 +18,12 @@ from scripted import Scripted
 
 import app
 from paligemma.detections import Detection, parse
-from paligemma.page import found, frame, look
-from paligemma.page.picture import is_photograph, load_examples
 from paligemma.pipeline import PaliGemma, SamplingOptions
 from paligemma.tasks import TASKS
+from paligemma.ui import common as frame
+from paligemma.ui import results as found
+from paligemma.ui import theme as look
+from paligemma.ui.image_input import is_photograph, load_examples
 from visualize.export import Annotated
 
 BUILTIN = Path(app.__file__).parent / "paligemma" / "builtin" / "model.safetensors"

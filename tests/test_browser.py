@@ -16,10 +16,10 @@ from scripted import Scripted
 import app
 from paligemma.detections import Detection
 from paligemma.detections import format as write
-from paligemma.page.look import LOOK
-from paligemma.page.picture import load_examples
 from paligemma.pipeline import PaliGemma
 from paligemma.tasks import TASKS
+from paligemma.ui.image_input import load_examples
+from paligemma.ui.theme import LOOK
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 CHROMIUM = shutil.which("chromium")

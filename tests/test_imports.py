@@ -32,13 +32,13 @@ ROWS = (
     ("checkpoints.lora",),
     ("checkpoints.resolve", "interpret.explain"),
     ("pipeline", "checkpoints.convert"),
-    ("seat", "bench", "checkpoints.random_weights", "interpret.anatomy"),
+    ("ui.model_manager", "bench", "checkpoints.random_weights", "interpret.anatomy"),
     ("page",),
-    ("page.frame", "page.disk"),
-    ("page.found", "page.models", "page.picture", "page.endpoints", "page.inside"),
-    ("page.asking", "page.compare", "page.batch"),
-    ("page.region", "page.attend", "page.links"),
-    ("page.look",),
+    ("ui.common", "ui.temp_files"),
+    ("ui.results", "ui.model_picker", "ui.image_input", "ui.api", "ui.tabs.how_it_works"),
+    ("ui.tabs.task", "ui.tabs.compare", "ui.tabs.batch"),
+    ("ui.tabs.region", "ui.tabs.attention", "ui.url_state"),
+    ("ui.theme",),
     ("synthetic.scenes", "training.checkpoint", "training.tokenizer", "training.muon"),
     ("training.config", "training.plot", "training.states", "training.objectives"),
     ("synthetic.language", "training.mask_codec", "evaluation.metrics.boxes"),
@@ -70,7 +70,11 @@ DRAW = {
     ),
     "paligemma.__main__",
 }
-APP = {"paligemma.tasks", "paligemma.pipeline", "paligemma.seat"}  # and the rooms of the page
+APP = {
+    "paligemma.tasks",
+    "paligemma.pipeline",
+    "paligemma.ui.model_manager",
+}  # and the rooms of the page
 PAGE = APP | {
     *(
         "paligemma.detections",

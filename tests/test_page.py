@@ -26,12 +26,19 @@ from scripted import Scripted
 import app
 from paligemma.detections import parse
 from paligemma.interpret import anatomy
-from paligemma.page import attend, batch, compare, disk, found, inside, links, look, picture, region
-from paligemma.page.asking import task_tab
-from paligemma.page.frame import Page, settings_panel
 from paligemma.pipeline import PaliGemma, SamplingOptions
-from paligemma.seat import Seat
 from paligemma.tasks import LANGUAGES, TASKS
+from paligemma.ui import image_input as picture
+from paligemma.ui import results as found
+from paligemma.ui import temp_files as disk
+from paligemma.ui import theme as look
+from paligemma.ui import url_state as links
+from paligemma.ui.common import Page, settings_panel
+from paligemma.ui.model_manager import Seat
+from paligemma.ui.tabs import attention as attend
+from paligemma.ui.tabs import batch, compare, region
+from paligemma.ui.tabs import how_it_works as inside
+from paligemma.ui.tabs.task import task_tab
 from visualize import paste_mask
 from visualize.anatomy import draw_mask, draw_model, draw_strip
 

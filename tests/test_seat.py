@@ -12,13 +12,13 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import app
-from paligemma import seat
 from paligemma.checkpoints import resolve as checkpoints
-from paligemma.page import models as models_panel
-from paligemma.page.look import LOOK
-from paligemma.page.picture import load_examples
 from paligemma.pipeline import PaliGemma
-from paligemma.seat import Seat
+from paligemma.ui import model_manager as seat
+from paligemma.ui import model_picker as models_panel
+from paligemma.ui.image_input import load_examples
+from paligemma.ui.model_manager import Seat
+from paligemma.ui.theme import LOOK
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import gradio as gr
 from PIL import Image, ImageDraw
 
 from paligemma.detections import Box, Detection, format_box, snap
-from paligemma.page.asking import EMPTY, language_picker
-from paligemma.page.frame import (
+from paligemma.pipeline import open_image
+from paligemma.tasks import QUESTION, REGION
+from paligemma.ui.common import (
     ASIDE,
     LATEST,
     QUICK,
@@ -25,8 +26,7 @@ from paligemma.page.frame import (
     sampling,
     sentences,
 )
-from paligemma.pipeline import open_image
-from paligemma.tasks import QUESTION, REGION
+from paligemma.ui.tabs.task import EMPTY, language_picker
 from visualize import draw_boxes
 
 WAYS = [("What is in the box?", "region"), ("Which question has this answer?", "question")]

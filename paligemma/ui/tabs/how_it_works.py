@@ -6,8 +6,8 @@ from pathlib import Path
 import gradio as gr
 
 from paligemma.interpret import anatomy
-from paligemma.page.frame import QUICK, Page, sentences
-from paligemma.seat import Seat
+from paligemma.ui.common import QUICK, Page, sentences
+from paligemma.ui.model_manager import Seat
 from visualize.anatomy import draw_mask, draw_model, draw_strip
 
 SOURCES = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from paligemma.page.frame import INNER, picture_path, sentences
+from paligemma.ui.common import INNER, picture_path, sentences
 
 LONGEST = 2_000  # characters of a text
 PICTURES = ("picture", "example")  # the names of pictures in the address

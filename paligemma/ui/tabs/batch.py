@@ -19,9 +19,9 @@ from time import perf_counter
 import gradio as gr
 from PIL import Image
 
-from paligemma.page.frame import WAITING, Page, fit, picture_path, sampling, sentences, written
-from paligemma.page.models import bar
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
+from paligemma.ui.common import WAITING, Page, fit, picture_path, sampling, sentences, written
+from paligemma.ui.model_picker import bar
 from visualize import draw_objects
 
 MOST_PICTURES = 200

@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from paligemma.page.links import SCRIPT
+from paligemma.ui.url_state import SCRIPT
 
 PAPER = gr.themes.Color("#fffdf8", "#fbf6ec", "#efe5d2", "#e2d4bb", "#b9a994", "#78685a",
                         "#6a5c4e", "#4a4034", "#332b23", "#27211b", "#1c1814")  # fmt: skip

@@ -8,10 +8,10 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from paligemma.page.frame import ASIDE, picture_path, sentences
 from paligemma.pipeline import open_image
-from paligemma.seat import Seat
 from paligemma.tasks import TASKS
+from paligemma.ui.common import ASIDE, picture_path, sentences
+from paligemma.ui.model_manager import Seat
 
 BROWSERS_SHOW = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"}
 INK = ["#e23636", "#f08c1e", "#f5cf27", "#3aa655", "#2f66d0", "#8a45b5", "#ef7fb0", "#7a4a21",

@@ -10,8 +10,9 @@ from time import perf_counter
 import gradio as gr
 
 from paligemma.detections import parse_tokens
-from paligemma.page.found import Objects, annotate, objects_panel, show_found
-from paligemma.page.frame import (
+from paligemma.pipeline import Reply, open_image
+from paligemma.tasks import LANGUAGES, TASKS, Task
+from paligemma.ui.common import (
     ASIDE,
     INNER,
     QUICK,
@@ -23,8 +24,7 @@ from paligemma.page.frame import (
     sampling,
     sentences,
 )
-from paligemma.pipeline import Reply, open_image
-from paligemma.tasks import LANGUAGES, TASKS, Task
+from paligemma.ui.results import Objects, annotate, objects_panel, show_found
 
 DRAWING_SHARE = 0.05  # of the time an answer takes, that drawing it on the way may take
 EMPTY = {

@@ -16,7 +16,7 @@ from gradio.utils import get_upload_folder, is_in_or_equal, is_static_file
 from PIL import Image
 
 from paligemma.pipeline import Reply, SamplingOptions
-from paligemma.seat import Seat
+from paligemma.ui.model_manager import Seat
 
 SHOWN_SIDE = 640  # pixels of the longer side of a result, so that outlines look alike
 WAITING = "One moment…"

@@ -10,7 +10,8 @@ import gradio as gr
 from PIL import Image
 
 from paligemma.checkpoints.resolve import Checkpoint
-from paligemma.page.frame import (
+from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
+from paligemma.ui.common import (
     WAITING,
     Page,
     clock,
@@ -20,8 +21,7 @@ from paligemma.page.frame import (
     sentences,
     written,
 )
-from paligemma.page.models import choices, fetch
-from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
+from paligemma.ui.model_picker import choices, fetch
 from visualize import draw_objects
 
 DTYPES = ["float32", "bfloat16", "float16"]

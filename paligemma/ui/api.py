@@ -10,9 +10,9 @@ from gradio.data_classes import FileData
 from PIL import Image
 
 from paligemma.detections import format_box, snap
-from paligemma.page.frame import Page, on_gpu, picture_path, sentences
 from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
 from paligemma.tasks import QUESTION, REGION, TASKS
+from paligemma.ui.common import Page, on_gpu, picture_path, sentences
 from visualize.export import Annotated, to_coco
 
 MOST_TOKENS = 512

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from paligemma.interpret.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS, Explanation
-from paligemma.page.asking import EMPTY
-from paligemma.page.frame import (
+from paligemma.pipeline import PaliGemma, open_image
+from paligemma.ui.common import (
     ASIDE,
     INNER,
     LATEST,
@@ -33,7 +33,7 @@ from paligemma.page.frame import (
     sentences,
     written,
 )
-from paligemma.pipeline import PaliGemma, open_image
+from paligemma.ui.tabs.task import EMPTY
 from visualize import (
     attention_legend,
     contact_sheet,

@@ -9,8 +9,8 @@ from html import escape
 import gradio as gr
 
 from paligemma.checkpoints.catalog import PUBLISHED
-from paligemma.page.frame import INNER, QUICK, Page, sentences
-from paligemma.seat import Seat
+from paligemma.ui.common import INNER, QUICK, Page, sentences
+from paligemma.ui.model_manager import Seat
 
 
 def fetch(find: Callable, source: str | None) -> Iterator[tuple]:
