@@ -5,7 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from paligemma.pipeline import PaliGemma, open_image
+from paligemma.images import open_image
+from paligemma.pipeline import PaliGemma
 from visualize import draw_attention, draw_boxes, draw_masks
 
 pg = PaliGemma.load()  # the built-in model; PaliGemma.load("folder") takes any other

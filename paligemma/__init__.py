@@ -10,7 +10,7 @@ N heads, K key/value heads, H head dimension, D width, P image tokens, V vocabul
 
 _HOME = {
     "PaliGemma": "pipeline",
-    "Reply": "pipeline",
+    "Reply": "reply",
     "SamplingOptions": "generation",
     "Detection": "detections",
     "PaliGemmaConfig": "config",

@@ -12,7 +12,8 @@ from pathlib import Path
 
 def generate(arguments: argparse.Namespace) -> None:
     """Answer one prompt about one picture."""
-    from paligemma.pipeline import SamplingOptions, open_image
+    from paligemma.generation import SamplingOptions
+    from paligemma.images import open_image
     from visualize import draw_objects
 
     options = SamplingOptions(
@@ -40,8 +41,9 @@ def generate(arguments: argparse.Namespace) -> None:
 
 def explain(arguments: argparse.Namespace) -> None:
     """Answer one prompt, and draw where the model looked as it wrote each token."""
+    from paligemma.generation import SamplingOptions
+    from paligemma.images import open_image
     from paligemma.interpret.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS
-    from paligemma.pipeline import SamplingOptions, open_image
     from visualize import contact_sheet, to_gif, token_frames, token_matrix, token_strip
 
     image, out = open_image(arguments.image), arguments.out

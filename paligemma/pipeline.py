@@ -37,14 +37,13 @@ from paligemma.devices import (
     refuse_float16,
 )
 from paligemma.generation import SamplingOptions, Step, stream
+from paligemma.images import open_image
 from paligemma.interpret.capture import capture_attention, tower_attention
 from paligemma.interpret.explain import CHEAP_VIEWS, Explanation, Reading
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
-from paligemma.processor import PaliGemmaProcessor, open_image
+from paligemma.processor import PaliGemmaProcessor
 from paligemma.reply import Reply, Timings, Token
-
-__all__ = ["PaliGemma", "Reply", "SamplingOptions", "Timings", "Token", "open_image"]
 
 BUILT_IN_KNOWS = (
     "A small model that this project trained itself, on drawn scenes only: it knows 32 coloured "

@@ -15,170 +15,18 @@ of transformers' `PaliGemmaProcessor`, and the pixels those of its PIL image pro
 
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 from tokenizers import Tokenizer
 
 from paligemma.config import PaliGemmaConfig
-
-# ------------------------------------------------------------------------------------ pictures
-
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")  # plain rasters only
-MAX_PIXELS = 100_000_000  # read from the header, before anything is decoded
-
-_ALLOWED = "allowed are " + ", ".join(FORMATS[:-1]) + f" and {FORMATS[-1]}"
-_TURNS = {  # EXIF orientation -> what brings the picture upright (EXIF 2.32, tag 0x0112)
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def open_image(
-    source: str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray,
-) -> Image.Image:
-    """Any picture -> a new upright 8-bit RGB `PIL.Image`.
-
-    `source` is a path, the bytes of a file, a binary file object, a PIL image or an array
-    ([height, width] or [height, width, 1 to 4]; see `_to_uint8` for its range). EXIF orientation is
-    applied, transparency lies on white, 16-bit and float pictures are scaled into 8 bits, and of
-    an animation or a multi-page file the first picture is taken.
-
-    Raises ValueError, in one sentence, for everything that is not a whole picture in one of
-    `FORMATS` with 1 to `MAX_PIXELS` pixels.
-    """
-    if isinstance(source, np.ndarray):
-        return _upright_rgb(_from_array(source), "The picture")
-    if isinstance(source, Image.Image):
-        return _upright_rgb(source, "The picture")
-    name, stream = _open_stream(source)
-    with stream, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\b")  # what it hints at is refused below
-        if not stream.read(1):
-            raise ValueError(f"{name} is empty (0 bytes); {_ALLOWED}.")
-        try:
-            image = Image.open(stream, formats=FORMATS)
-        except UnidentifiedImageError:
-            raise ValueError(f"{name} is not a picture, or a damaged one; {_ALLOWED}.") from None
-        except Image.DecompressionBombError as error:
-            raise ValueError(
-                f"{name} has far more than the {MAX_PIXELS // 10**6} megapixels that are allowed."
-            ) from error
-        except Exception as error:  # the decoders raise some dozen types on damaged headers
-            raise ValueError(f"{name} is damaged or incomplete and cannot be read.") from error
-        return _upright_rgb(image, name)
-
-
-def _open_stream(source: str | os.PathLike | bytes | BinaryIO) -> tuple[str, BinaryIO]:
-    """(what to call it in a message, an open binary stream)."""
-    if isinstance(source, str | os.PathLike):
-        path = Path(os.fsdecode(source))
-        name = repr(path.name[-60:])
-        try:
-            if path.is_dir():
-                raise ValueError(f"{name} is a folder, not a picture.")
-            if not path.is_file():
-                raise ValueError(f"There is no file {name}.")
-            return name, path.open("rb")
-        except OSError as error:
-            raise ValueError(f"{name} cannot be opened: {error.strerror}.") from error
-    data = source.read() if hasattr(source, "read") else source
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise ValueError(
-            "A picture is a path, bytes, a binary file, a PIL image or a numpy array, "
-            f"not {type(data).__name__}."
-        )
-    return "The file", BytesIO(data)
-
-
-def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    width, height = image.size
-    if width * height == 0:
-        raise ValueError(f"{name} has no pixels: it is {width} x {height}.")
-    if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"{name} has {width} x {height} pixels; "
-            f"at most {MAX_PIXELS // 10**6} megapixels are allowed."
-        )
-    try:
-        image.load()
-        turn = _orientation(image)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            image = Image.fromarray(_to_uint8(np.asarray(image)))
-        if image.has_transparency_data:
-            picture = image.convert("RGBA")
-            image = Image.new("RGBA", picture.size, "white")
-            image.alpha_composite(picture)
-        image = image.convert("RGB")  # a copy, also of what is RGB already
-    except Exception as error:  # as above: hostile bytes find every exception a decoder has
-        raise ValueError(f"{name} is damaged or incomplete and cannot be read.") from error
-    return image if turn is None else image.transpose(turn)
-
-
-def _orientation(image: Image.Image) -> Image.Transpose | None:
-    try:
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # a damaged EXIF block says nothing against the picture
-        return None
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (2, 3, 4)):
-        raise ValueError(
-            "A picture array is [height, width] or [height, width, 1 to 4], "
-            f"not {list(array.shape)}."
-        )
-    if array.dtype.kind not in "buif":
-        raise ValueError(f"A picture array holds numbers, not {array.dtype}.")
-    height, width = array.shape[:2]
-    if not 0 < height * width <= MAX_PIXELS:
-        raise ValueError(
-            f"A picture has from 1 to {MAX_PIXELS // 10**6} million pixels, not {width} x {height}."
-        )
-    return Image.fromarray(_to_uint8(array))
-
-
-def _to_uint8(values: np.ndarray) -> np.ndarray:
-    """Numbers of any kind -> uint8 of the same shape, scaled and never clipped.
-
-    White is the most that uint8, uint16 and bool can hold. For other types it is the first of 1
-    (floats only), 255 and 65535 that holds every value; beyond those, or below zero, the range from
-    the smallest to the largest is stretched over black to white. NaN is as the smallest.
-    """
-    kind, size = values.dtype.kind, values.dtype.itemsize
-    if kind == "u" and size == 1:
-        return values
-    scaled = values.astype(np.float32 if size <= 4 else np.float64)
-    known = np.isfinite(scaled)
-    low = float(scaled.min(where=known, initial=np.inf)) if known.any() else 0.0
-    high = float(scaled.max(where=known, initial=-np.inf)) if known.any() else 0.0
-    np.nan_to_num(scaled, copy=False, nan=low, posinf=high, neginf=low)
-    whites = (65535,) if kind == "u" and size == 2 else (255, 65535)
-    whites = (1, *whites) if kind in "bf" else whites
-    white = next((white for white in whites if high <= white), None)
-    if low < 0 or white is None:
-        scaled -= low
-        white = high - low or 1
-    scaled *= 255 / white
-    return np.rint(scaled, out=scaled).astype(np.uint8)
-
-
-# ---------------------------------------------------------------------------------------- text
+from paligemma.images import open_image
 
 IMAGE, PAD, EOS, BOS = "<image>", "<pad>", "<eos>", "<bos>"
 MAX_PROMPT_TOKENS = 512  # text tokens of the longest stage of pretraining (arXiv 2407.07726, 3.2)

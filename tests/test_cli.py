@@ -16,7 +16,8 @@ from paligemma.__main__ import main
 from paligemma.checkpoints import random_weights
 from paligemma.config import VARIANTS
 from paligemma.evaluation import synthetic as drawn
-from paligemma.pipeline import PaliGemma, SamplingOptions
+from paligemma.generation import SamplingOptions
+from paligemma.pipeline import PaliGemma
 
 ROOT = Path(__file__).parents[1]
 LOCS = ["<loc0256>", "<loc0256>", "<loc0768>", "<loc0768>"]

@@ -17,9 +17,10 @@ from tiny import GRID, P
 
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER as BUILT_IN
 from paligemma.detections import Detection, parse
+from paligemma.generation import SamplingOptions
 from paligemma.interpret.capture import capture_attention
 from paligemma.interpret.views import mean
-from paligemma.pipeline import KEPT_PICTURES, PaliGemma, SamplingOptions
+from paligemma.pipeline import KEPT_PICTURES, PaliGemma
 from paligemma.synthetic.language import questions, search
 from paligemma.synthetic.scenes import render, sample
 from paligemma.tasks import TASKS

@@ -391,7 +391,7 @@ def test_pixel_limit_is_read_from_the_header(hostile, monkeypatch):
 
 
 def test_pictures_at_and_above_the_limit(monkeypatch):
-    monkeypatch.setattr("paligemma.processor.MAX_PIXELS", 1200)
+    monkeypatch.setattr("paligemma.images.MAX_PIXELS", 1200)
     assert MAX_PIXELS == 100_000_000
     for make in (Image.fromarray, np.asarray, lambda a: encoded(Image.fromarray(a), format="PNG")):
         assert open_image(make(np.zeros((30, 40, 3), np.uint8))).size == (40, 30)

@@ -1,1 +1,1 @@
-"""TODO checkpoints"""
+"""Checkpoints: found by name, read strictly, written in every published layout."""

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from paligemma.detections import Box, Detection
 from paligemma.detections import format as format_objects
-from paligemma.pipeline import open_image
+from paligemma.images import open_image
 from paligemma.synthetic.language import caption, groups, phrase, whole_pixels
 from paligemma.synthetic.scenes import Item, Scene, render, sample
 from paligemma.tasks import TASKS

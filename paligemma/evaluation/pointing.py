@@ -22,7 +22,8 @@ from tqdm import tqdm
 from paligemma.detections import Box
 from paligemma.evaluation.named import Named, Question
 from paligemma.interpret.explain import VIEWS
-from paligemma.pipeline import PaliGemma, Reply, Timings, Token
+from paligemma.pipeline import PaliGemma
+from paligemma.reply import Reply, Timings, Token
 
 PRIOR_WIDTH = 0.25  # of the picture's side: the deviation of the centre prior
 BASELINES = ("chance", "centre")

@@ -12,7 +12,7 @@ from PIL import Image
 from paligemma.detections import Detection
 from paligemma.evaluation.datasets.examples import Example, Referred
 from paligemma.evaluation.predictions import Prediction
-from paligemma.processor import open_image
+from paligemma.images import open_image
 from visualize import draw_objects
 
 SHOWN = 24

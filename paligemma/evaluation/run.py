@@ -22,7 +22,8 @@ from paligemma.evaluation.benchmarks import SOURCE, Benchmark, Scored
 from paligemma.evaluation.datasets.examples import Example
 from paligemma.evaluation.predictions import Appended, Prediction, read_predictions
 from paligemma.evaluation.report import write_page
-from paligemma.pipeline import PaliGemma, SamplingOptions
+from paligemma.generation import SamplingOptions
+from paligemma.pipeline import PaliGemma
 
 PATIENCE = timedelta(days=7)  # how long a process that is done waits for the others
 

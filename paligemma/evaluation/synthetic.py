@@ -13,8 +13,10 @@ from tqdm import tqdm
 
 from paligemma.detections import Detection
 from paligemma.evaluation.metrics.boxes import average_precision, mask_iou, pair
+from paligemma.generation import SamplingOptions
 from paligemma.models.mask_codec import MaskCodec
-from paligemma.pipeline import PaliGemma, Reply, SamplingOptions
+from paligemma.pipeline import PaliGemma
+from paligemma.reply import Reply
 from paligemma.synthetic.language import caption, questions, reading, search
 from paligemma.synthetic.scenes import KINDS, Scene, render, sample, silhouette
 from paligemma.tasks import TASKS

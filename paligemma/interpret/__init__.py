@@ -1,1 +1,1 @@
-"""TODO interpret"""
+"""Inside the model: recorded attention, ways to view it, and what explains an answer."""

@@ -50,29 +50,33 @@ def parts(config: PaliGemmaConfig) -> list[Part]:
                 f"{vision.num_hidden_layers} layers, {vision.hidden_size} wide, "
                 f"{vision.num_attention_heads} heads",
             ),
-            "siglip.py",
+            "models/siglip.py",
             f"features [{count}, {vision.hidden_size}]",
         ),
         Part(
             "The connector",
             (f"one linear layer, {vision.hidden_size} → {config.projection_dim}",),
-            "model.py",
+            "models/paligemma.py",
             f"image tokens [{count}, {text.hidden_size}], not times √{text.hidden_size} as text is",
         ),
         Part(
             "Gemma, the decoder",
             (f"{text.num_hidden_layers} layers, {text.hidden_size} wide", *extras),
-            "gemma.py",
+            "models/gemma.py",
             f"scores of {text.vocab_size:,} tokens",
         ),
         Part(
             "One token at a time",
             ("the likeliest token, or a drawn one, into the key/value cache, until <eos>",),
-            "sampling.py",
+            "generation.py",
             "ids",
         ),
-        Part("Boxes", ("<loc> tokens: y1, x1, y2, x2 on 1024 lines",), "objects.py", "<seg> codes"),
-        Part("Masks", ("16 codes of a 4 × 4 grid become 64 × 64 pixels",), "vqvae.py", ""),
+        Part(
+            "Boxes", ("<loc> tokens: y1, x1, y2, x2 on 1024 lines",), "detections.py", "<seg> codes"
+        ),
+        Part(
+            "Masks", ("16 codes of a 4 × 4 grid become 64 × 64 pixels",), "models/mask_codec.py", ""
+        ),
     ]
 
 

@@ -1,1 +1,1 @@
-"""TODO models"""
+"""The architecture, one file for each box of the drawing: SigLIP, Gemma, PaliGemma, mask codec."""

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import IGNORED
-from paligemma.processor import Batch, PaliGemmaProcessor, open_image
+from paligemma.processor import Batch, PaliGemmaProcessor
 from paligemma.training.config import Coco, Folder, Rows, Run
 from paligemma.training.sources import (
     BadRow,

@@ -10,8 +10,8 @@ from tqdm import tqdm
 from paligemma.checkpoints import hub
 from paligemma.checkpoints import resolve as checkpoints
 from paligemma.detections import parse
+from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
-from paligemma.processor import open_image
 from paligemma.training.config import Run
 from paligemma.training.data import encode
 from paligemma.training.sources import BadRow, CocoInstances, JsonLines, Shown

@@ -10,7 +10,10 @@ from gradio.data_classes import FileData
 from PIL import Image
 
 from paligemma.detections import format_box, snap
-from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
+from paligemma.generation import SamplingOptions
+from paligemma.images import open_image
+from paligemma.pipeline import PaliGemma
+from paligemma.reply import Reply
 from paligemma.tasks import QUESTION, REGION, TASKS
 from paligemma.ui.common import Page, on_gpu, picture_path, sentences
 from visualize.export import Annotated, to_coco

@@ -15,7 +15,8 @@ import gradio as gr
 from gradio.utils import get_upload_folder, is_in_or_equal, is_static_file
 from PIL import Image
 
-from paligemma.pipeline import Reply, SamplingOptions
+from paligemma.generation import SamplingOptions
+from paligemma.reply import Reply
 from paligemma.ui.model_manager import Seat
 
 SHOWN_SIDE = 640  # pixels of the longer side of a result, so that outlines look alike

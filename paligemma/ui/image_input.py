@@ -8,7 +8,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from paligemma.pipeline import open_image
+from paligemma.images import open_image
 from paligemma.tasks import TASKS
 from paligemma.ui.common import ASIDE, picture_path, sentences
 from paligemma.ui.model_manager import Seat

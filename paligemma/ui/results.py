@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from paligemma.detections import Detection, sift
-from paligemma.pipeline import open_image
+from paligemma.images import open_image
 from paligemma.ui.common import ASIDE, INNER, LATEST, fit, sentences
 from visualize import color_map, draw_objects, paste_mask
 from visualize.export import Annotated, cut_outs, mask_pictures, to_coco, to_csv

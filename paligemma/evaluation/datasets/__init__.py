@@ -1,1 +1,1 @@
-"""TODO datasets"""
+"""Published data sets as they lie on disk."""

@@ -1,1 +1,1 @@
-"""TODO metrics"""
+"""Scores, each as its official scorer counts."""

@@ -1,1 +1,1 @@
-"""TODO tabs"""
+"""A file for each tab, or for each kind of tab."""

@@ -17,8 +17,9 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from paligemma.images import open_image
 from paligemma.interpret.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS, Explanation
-from paligemma.pipeline import PaliGemma, open_image
+from paligemma.pipeline import PaliGemma
 from paligemma.ui.common import (
     ASIDE,
     INNER,

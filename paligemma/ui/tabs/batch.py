@@ -19,7 +19,10 @@ from time import perf_counter
 import gradio as gr
 from PIL import Image
 
-from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
+from paligemma.generation import SamplingOptions
+from paligemma.images import open_image
+from paligemma.pipeline import PaliGemma
+from paligemma.reply import Reply
 from paligemma.ui.common import WAITING, Page, fit, picture_path, sampling, sentences, written
 from paligemma.ui.model_picker import bar
 from visualize import draw_objects

@@ -10,7 +10,10 @@ import gradio as gr
 from PIL import Image
 
 from paligemma.checkpoints.resolve import Checkpoint
-from paligemma.pipeline import PaliGemma, Reply, SamplingOptions, open_image
+from paligemma.generation import SamplingOptions
+from paligemma.images import open_image
+from paligemma.pipeline import PaliGemma
+from paligemma.reply import Reply
 from paligemma.ui.common import (
     WAITING,
     Page,

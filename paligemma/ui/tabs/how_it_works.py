@@ -10,8 +10,8 @@ from paligemma.ui.common import QUICK, Page, sentences
 from paligemma.ui.model_manager import Seat
 from visualize.anatomy import draw_mask, draw_model, draw_strip
 
-SOURCES = Path(__file__).parents[1]
-FIRST = "siglip.py"
+SOURCES = Path(__file__).parents[2]
+FIRST = "models/siglip.py"
 PRESS = """
 const open = (piece) => piece && trigger("click", {file: piece.dataset.file});
 element.addEventListener("click", (event) => open(event.target.closest("[data-file]")));
@@ -67,7 +67,7 @@ def show(seat: Seat, last: tuple[str, list[str]] | None) -> tuple:
 def open_source(event: gr.EventData) -> gr.Code:
     """The file behind the pressed part."""
     file = getattr(event, "file", None)
-    if file not in {source.name for source in SOURCES.glob("*.py")}:
+    if file not in {path.relative_to(SOURCES).as_posix() for path in SOURCES.rglob("*.py")}:
         return gr.skip()
     return gr.Code(read(file), label=f"paligemma/{file}")
 

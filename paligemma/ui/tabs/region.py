@@ -12,7 +12,7 @@ import gradio as gr
 from PIL import Image, ImageDraw
 
 from paligemma.detections import Box, Detection, format_box, snap
-from paligemma.pipeline import open_image
+from paligemma.images import open_image
 from paligemma.tasks import QUESTION, REGION
 from paligemma.ui.common import (
     ASIDE,

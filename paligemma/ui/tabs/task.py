@@ -10,7 +10,8 @@ from time import perf_counter
 import gradio as gr
 
 from paligemma.detections import parse_tokens
-from paligemma.pipeline import Reply, open_image
+from paligemma.images import open_image
+from paligemma.reply import Reply
 from paligemma.tasks import LANGUAGES, TASKS, Task
 from paligemma.ui.common import (
     ASIDE,

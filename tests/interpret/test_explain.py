@@ -10,10 +10,11 @@ from PIL import Image
 from tiny import GRID, P
 
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
+from paligemma.generation import SamplingOptions
 from paligemma.interpret import views
 from paligemma.interpret.capture import capture_attention
 from paligemma.interpret.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS
-from paligemma.pipeline import PaliGemma, SamplingOptions
+from paligemma.pipeline import PaliGemma
 
 PROMPT = "detect cat ; dog"
 TEN = SamplingOptions(max_new_tokens=10)

@@ -18,7 +18,8 @@ from scripted import Scripted
 
 import app
 from paligemma.detections import Detection, parse
-from paligemma.pipeline import PaliGemma, SamplingOptions
+from paligemma.generation import SamplingOptions
+from paligemma.pipeline import PaliGemma
 from paligemma.tasks import TASKS
 from paligemma.ui import common as frame
 from paligemma.ui import results as found

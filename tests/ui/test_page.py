@@ -25,8 +25,9 @@ from scripted import Scripted
 
 import app
 from paligemma.detections import parse
+from paligemma.generation import SamplingOptions
 from paligemma.interpret import anatomy
-from paligemma.pipeline import PaliGemma, SamplingOptions
+from paligemma.pipeline import PaliGemma
 from paligemma.tasks import LANGUAGES, TASKS
 from paligemma.ui import image_input as picture
 from paligemma.ui import results as found

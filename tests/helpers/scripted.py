@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from paligemma.detections import parse
+from paligemma.generation import SamplingOptions
+from paligemma.images import open_image
 from paligemma.interpret.explain import CHEAP_VIEWS, Explanation
 from paligemma.interpret.views import Attention
-from paligemma.pipeline import Reply, SamplingOptions, Timings, Token, open_image
+from paligemma.reply import Reply, Timings, Token
 
 
 class Scripted:

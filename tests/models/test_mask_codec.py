@@ -10,7 +10,7 @@ import torch
 
 from paligemma.models.mask_codec import MaskCodec
 
-VECTORS = Path(__file__).parents[2] / "shared" / "vectors"
+VECTORS = Path(__file__).parents[3] / "shared" / "vectors"
 needs_vectors = pytest.mark.skipif(
     not (VECTORS / "vqvae_cases.npz").is_file(), reason=f"the codec's vectors are not at {VECTORS}"
 )

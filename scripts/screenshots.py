@@ -1,6 +1,6 @@
 """Pictures of the demo for the README and the tour, with the built-in model.
 
-    python docs/screenshots.py
+    python scripts/screenshots.py
 
 Writes docs/tour/TAB-WIDTH-THEME.png, and the explorer on three scenes,
 docs/explorer-{harbour,music,zoo}.png. Needs Playwright and a Chromium on the PATH.
@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).parents[1] / "docs"
 EXAMPLES = DOCS.parent / "examples"
 FLAGS = [
     "--no-sandbox",

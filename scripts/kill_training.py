@@ -1,6 +1,6 @@
 """Kill a run at random moments, start it again each time, and compare with an undisturbed one.
 
-    python tests/kill_training.py --kills 20
+    python scripts/kill_training.py --kills 20
 
 A tiny model; each start is a fork, so that a run takes a second and not the time of its imports.
 """
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import runs

@@ -1,4 +1,4 @@
-"""Many visitors at once, for long: python tests/visitors.py [--minutes 30] [--visitors 8]
+"""Many visitors at once, for long: python scripts/visitors.py [--minutes 30] [--visitors 8]
 
 Starts `app.py` as a program and visits it over HTTP: uploads (broken ones among them), every tab
 that asks the model but Compare, stops in the middle, pages left while they answer. Prints memory
@@ -23,7 +23,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 from paligemma.synthetic.scenes import KINDS, render, sample  # noqa: E402
 

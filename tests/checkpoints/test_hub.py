@@ -17,7 +17,8 @@ from paligemma.checkpoints import hub
 from paligemma.checkpoints import resolve as checkpoints
 from paligemma.checkpoints.io import load_model, save_model
 from paligemma.detections import parse
-from paligemma.pipeline import PaliGemma, SamplingOptions
+from paligemma.generation import SamplingOptions
+from paligemma.pipeline import PaliGemma
 
 NAME = "owner/model"
 WEIGHTS = "model.safetensors"

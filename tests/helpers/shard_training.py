@@ -1,6 +1,6 @@
 """`python -m paligemma train` with its model sharded over processes of the CPU.
 
-Not a test file: `torchrun tests/shard_training.py config.yaml`. accelerate shards on GPUs only, so
+Not a test file: `torchrun tests/helpers/shard_training.py config.yaml`. accelerate shards on GPUs only, so
 it is told here that it does, over gloo; everything after that is what a cluster runs.
 """
 
@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 os.environ["ACCELERATE_USE_FSDP"] = "true"
 
 from accelerate import Accelerator

@@ -18,9 +18,11 @@ from paligemma.detections import parse_tokens
 from paligemma.evaluation.benchmarks import BENCHMARKS, SOURCE, benchmark
 from paligemma.evaluation.predictions import Appended, Prediction, read_predictions
 from paligemma.evaluation.run import evaluate, table
-from paligemma.pipeline import PaliGemma, Reply, Timings, Token, open_image
+from paligemma.images import open_image
+from paligemma.pipeline import PaliGemma
+from paligemma.reply import Reply, Timings, Token
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Knows:

@@ -10,7 +10,7 @@ import torch
 from paligemma.detections import Detection, box_iou
 from paligemma.evaluation import synthetic as drawn
 from paligemma.evaluation.metrics.boxes import average_precision, mask_iou, pair
-from paligemma.pipeline import Reply, Timings
+from paligemma.reply import Reply, Timings
 from paligemma.synthetic.language import caption, questions, reading, search
 from paligemma.synthetic.scenes import crop, render, sample
 

@@ -23,7 +23,7 @@ from paligemma.training.initialize import resample
 from paligemma.training.objectives import SigLIP
 from paligemma.training.optimizer import factor
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_two_shards_of_the_model_are_as_one_and_go_on(home, tmp_path, monkeypatc
     monkeypatch.setattr(finetune.Trainer, "_take", take_and_ask)
     runs.trainer(made).loop()  # nine steps of one process, the others of two with half of it each
     assert states.newest(made.out)["step"] == 9
-    launch(made.model_dump(mode="json"), tmp_path, str(ROOT / "tests" / "shard_training.py"))
+    launch(made.model_dump(mode="json"), tmp_path, str(ROOT / "tests" / "helpers" / "shard_training.py"))
     assert runs.furthest(runs.weights(home / "whole"), runs.weights(tmp_path / "out")) < 1e-5
 
 
@@ -112,7 +112,7 @@ def test_bfloat16_computes_over_float32_weights(home, tmp_path):
 
 
 def test_killed_at_random_it_ends_in_the_same_weights():
-    """`python tests/kill_training.py --kills 20` does it twenty times."""
+    """`python scripts/kill_training.py --kills 20` does it twenty times."""
     command = [sys.executable, str(ROOT / "tests" / "kill_training.py"), "--kills", "3"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

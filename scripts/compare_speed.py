@@ -1,6 +1,6 @@
 """Tokens a second of a training step, beside transformers: the same loop, batch, dtype, optimizer.
 
-    python tests/compare_speed.py [--model built-in|medium|3b] [--batch 16] [--bfloat16]
+    python scripts/compare_speed.py [--model built-in|medium|3b] [--batch 16] [--bfloat16]
 
 Steps of the two alternate, so that what else the machine does hits both; the median counts. Losses
 differ a little: transformers takes a mean over all tokens, ours one for each example first. The

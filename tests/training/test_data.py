@@ -31,7 +31,7 @@ from paligemma.training.sources import (
     untidy,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GOOD = {"model": "m", "data": [{"rows": "a.jsonl"}], "steps": 3, "out": "o"}
 
 # --- Configs --------------------------------------------------------------------------------------
