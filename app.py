@@ -2,7 +2,7 @@
 
     python app.py [--model M] [--dtype D] [--device D] [--host 127.0.0.1] [--port 7860] [--share] [--mcp]
 
-`build_app(Seat(pg))` is the whole page; `pg` is a `paligemma.pipeline.PaliGemma`, and the seat lets
+`build_app(ModelManager(pg))` is the whole page; `pg` is a `paligemma.pipeline.PaliGemma`, and the seat lets
 a visitor change it for another, for everybody. The parts of the page are in `paligemma/page`.
 Nothing is kept between calls except in the visitor's own page. On a hosted Space this file runs as
 it is.
@@ -21,7 +21,7 @@ from paligemma.tasks import TASKS
 from paligemma.ui.api import add_endpoints
 from paligemma.ui.common import ASIDE, INNER, QUICK, Page, header, settings_panel
 from paligemma.ui.image_input import PictureColumn, load_examples
-from paligemma.ui.model_manager import Seat
+from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.model_picker import ModelPicker
 from paligemma.ui.tabs.attention import AttentionTab
 from paligemma.ui.tabs.batch import BatchTab
@@ -44,12 +44,12 @@ SHARE_NOTE = (
 )
 
 
-def build_app(seat: Seat | PaliGemma, own: bool = True) -> gr.Blocks:
+def build_app(seat: ModelManager | PaliGemma, own: bool = True) -> gr.Blocks:
     """The page over a loaded model; launch it with `**LOOK`.
 
     `own`: visitors may load what is not in the list of published models, from this machine too.
     """
-    seat = seat if isinstance(seat, Seat) else Seat(seat)
+    seat = seat if isinstance(seat, ModelManager) else ModelManager(seat)
     gr.set_static_paths([EXAMPLES])  # served from where they lie, whatever the working directory
     examples = load_examples(EXAMPLES)
     with gr.Blocks(title="PaliGemma", delete_cache=(A_DAY, A_DAY)) as demo:
@@ -183,7 +183,7 @@ def main() -> None:
     except ValueError as error:
         parser.exit(2, f"app.py: {error}\n")
     private = args.host in ("127.0.0.1", "localhost") and not args.share and not ON_SPACE
-    demo = build_app(Seat(pg, args.device, args.dtype, args.codec), own=private)
+    demo = build_app(ModelManager(pg, args.device, args.dtype, args.codec), own=private)
     keep_tidy(demo)
     demo.launch(
         server_name=args.host, server_port=args.port, share=args.share, mcp_server=args.mcp, **LOOK

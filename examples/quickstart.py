@@ -26,7 +26,7 @@ reply = pg.generate(picture, "segment anchor ; wheel")
 draw_masks(picture, reply.detections, pg.masks(reply.detections)).save("masks.png")
 
 reply = pg.generate(picture, "caption en")
-looks = pg.reread(picture, "caption en", reply).maps["middle"]
+looks = pg.explain_reply(picture, "caption en", reply).maps["middle"]
 words = [token.text.strip() for token in reply.tokens]
 draw_attention(picture, looks[words.index("anchor")]).save("attention.png")
 print("\nwrote boxes.png, masks.png and attention.png")

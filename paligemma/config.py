@@ -61,7 +61,7 @@ class TextConfig:
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
     sliding_window: int | None = None  # columns that layers 0, 2, 4, … see, the own one included
-    sandwich_norms: bool = False  # a norm after attention and after the MLP too: four a layer
+    post_norms: bool = False  # a norm after attention and after the MLP too: four a layer
 
     def __post_init__(self) -> None:
         _require_multiple(
@@ -110,7 +110,7 @@ class PaliGemmaConfig:
 
         width, mlp = text.hidden_size, text.intermediate_size
         heads = 2 * (text.num_attention_heads + text.num_key_value_heads) * text.head_dim
-        layer = width * heads + 3 * width * mlp + (4 if text.sandwich_norms else 2) * width
+        layer = width * heads + 3 * width * mlp + (4 if text.post_norms else 2) * width
         decoder = text.vocab_size * width + text.num_hidden_layers * layer + width
         return tower + connector + decoder
 
@@ -260,7 +260,7 @@ def _text_from_dict(values: dict[str, Any]) -> TextConfig:
 
     given = {"rope_theta": rope.get("rope_theta", 10000.0)} | values
     numbers = _numbers("text_config", given, _TEXT_DEFAULTS[kind])
-    config = TextConfig(sandwich_norms=kind == "gemma2", **numbers)
+    config = TextConfig(post_norms=kind == "gemma2", **numbers)
     alternating = [
         "full_attention" if index % 2 else "sliding_attention"
         for index in range(config.num_hidden_layers)
@@ -272,7 +272,7 @@ def _text_from_dict(values: dict[str, Any]) -> TextConfig:
 
 def _text_to_dict(config: TextConfig) -> dict[str, Any]:
     values = asdict(config)
-    kind = "gemma2" if values.pop("sandwich_norms") else "gemma"
+    kind = "gemma2" if values.pop("post_norms") else "gemma"
     if kind == "gemma2":
         values["hidden_activation"] = "gelu_pytorch_tanh"
         if config.query_pre_attn_scalar is None:
@@ -281,7 +281,7 @@ def _text_to_dict(config: TextConfig) -> dict[str, Any]:
         values["hidden_act"] = "gelu_pytorch_tanh"
         for key in _TEXT_DEFAULTS["gemma2"].keys() - _TEXT_DEFAULTS["gemma"].keys():
             if values.pop(key) is not None:
-                raise ValueError(f"config.json cannot say {key} without sandwich_norms.")
+                raise ValueError(f"config.json cannot say {key} without post_norms.")
     return {"model_type": kind, **values}
 
 
@@ -303,7 +303,7 @@ _gemma2 = partial(
     attn_logit_softcapping=50.0,
     final_logit_softcapping=30.0,
     sliding_window=4096,
-    sandwich_norms=True,
+    post_norms=True,
 )
 _DECODERS = {  # layers, heads, key-value heads, head_dim: arXiv 2403.08295 and 2408.00118, table 1
     "paligemma-3b": _gemma(

@@ -132,19 +132,23 @@ def box_iou(a: Box, b: Box) -> float:
     return shared / (areas - shared) if areas > shared else 0.0
 
 
-def sift(detections: Sequence[Detection], least: float = 0.0, most: float = 1.0) -> list[int]:
-    """Which detections stay, as their places in order.
+def filter_detections(
+    detections: Sequence[Detection], min_score: float = 0.0, max_iou: float = 1.0
+) -> list[int]:
+    """The indices of the detections that remain, in order.
 
-    Those with a score under `least` go, and those that overlap a better one of the same label by
-    more than `most` (non-maximum suppression). A detection without a score counts as sure.
+    Removes those with a score under `min_score`, and those that overlap a better one of the same
+    label by more than `max_iou` (non-maximum suppression). Without a score a detection counts as 1.
     """
-    score = lambda place: 1.0 if (s := detections[place].score) is None else s
+    score = lambda index: 1.0 if (s := detections[index].score) is None else s
     kept: list[int] = []
-    for place in sorted(range(len(detections)), key=score, reverse=True):
-        here = detections[place]
-        alike = (detections[other] for other in kept if detections[other].label == here.label)
-        if score(place) >= least and all(box_iou(here.box, one.box) <= most for one in alike):
-            kept.append(place)
+    for index in sorted(range(len(detections)), key=score, reverse=True):
+        box, label = detections[index].box, detections[index].label
+        same_label = (detections[other].box for other in kept if detections[other].label == label)
+        if score(index) >= min_score and all(
+            box_iou(box, other) <= max_iou for other in same_label
+        ):
+            kept.append(index)
     return sorted(kept)
 
 

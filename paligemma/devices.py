@@ -17,10 +17,12 @@ from paligemma.config import PaliGemmaConfig
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ALLOWANCE = 1.1  # of the weights: what cache and activations take beside them
 CGROUP = Path("/sys/fs/cgroup")
+# Modules that stay on one device.
+UNDIVIDED = ["SiglipEncoderLayer", "GemmaDecoderLayer", "SiglipEmbeddings"]
 
 
 @dataclass(frozen=True)
-class Spread:
+class DeviceMap:
     """Over all devices. `memory` limits them, in bytes by accelerate's names (0, 1, …, "cpu")."""
 
     memory: dict[int | str, int] = field(default_factory=dict)
@@ -74,7 +76,7 @@ def read_dtype(name: str | torch.dtype) -> torch.dtype:
 
 def refuse_float16(config: PaliGemmaConfig, dtype: torch.dtype, name: object) -> None:
     """Raise ValueError where Gemma 2 would overflow."""
-    if dtype == torch.float16 and config.text_config.sandwich_norms:
+    if dtype == torch.float16 and config.text_config.post_norms:
         raise ValueError(
             f"{name}: float16 cannot hold Gemma 2, whose activations exceed its largest number, "
             "65504, and become infinite; choose bfloat16."
@@ -116,7 +118,7 @@ def _cached() -> int:
 
 
 def place(config: PaliGemmaConfig, device: torch.device | None, dtype: torch.dtype, freed: int = 0):
-    """Where the model will run: `device`, or for None the best one that it fits, else a `Spread`.
+    """Where the model will run: `device`, for None the best one that it fits, else a `DeviceMap`.
 
     `freed` bytes will be free on top before it is loaded. Raise ValueError where a device that was
     asked for has no room, in one sentence with what is needed and what there is.
@@ -126,7 +128,7 @@ def place(config: PaliGemmaConfig, device: torch.device | None, dtype: torch.dty
     if needed <= free:
         return device
     if not asked and torch.cuda.is_available():
-        return Spread()
+        return DeviceMap()
     half = "" if dtype.itemsize == 2 else " --dtype bfloat16 halves that."
     raise ValueError(
         f"The model needs {gigabytes(needed)} in {str(dtype).removeprefix('torch.')}, and "
@@ -135,11 +137,11 @@ def place(config: PaliGemmaConfig, device: torch.device | None, dtype: torch.dty
     )
 
 
-def spread(
+def dispatch(
     model: nn.Module,
     state: dict[str, Tensor],
     homes: dict[str, tuple[Path, str]],
-    over: Spread,
+    over: DeviceMap,
     dtype: torch.dtype,
 ) -> nn.Module:
     """Lay a model on `meta` over all devices, with `state` as its parameters.
@@ -160,7 +162,10 @@ def spread(
     table_bytes = model.language_model.embed_tokens.weight.numel() * dtype.itemsize
     room = memory | {main: max(memory[main] - table_bytes, 0)}
     device_map = infer_auto_device_map(
-        model, room, no_split_module_classes=["Block", "Embeddings"], dtype=dtype
+        model,
+        room,
+        no_split_module_classes=UNDIVIDED,
+        dtype=dtype,
     )
     for whole in ("", "language_model"):  # what lies in one place, but for the table
         if whole in device_map:
@@ -194,7 +199,7 @@ def spread(
         device_map,
         main_device=main,
         offload_index=index or None,
-        preload_module_classes=["Embeddings"],  # it reads the weights of its parts itself
+        preload_module_classes=["SiglipEmbeddings"],  # it reads the weights of its parts itself
         force_hooks=True,
     )
 

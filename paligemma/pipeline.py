@@ -27,7 +27,7 @@ from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.config import PaliGemmaConfig
 from paligemma.detections import Detection, parse_tokens
 from paligemma.devices import (
-    Spread,
+    DeviceMap,
     best_device,
     best_dtype,
     gigabytes,
@@ -39,7 +39,7 @@ from paligemma.devices import (
 from paligemma.generation import SamplingOptions, Step, stream
 from paligemma.images import open_image
 from paligemma.interpret.capture import capture_attention, tower_attention
-from paligemma.interpret.explain import CHEAP_VIEWS, Explanation, Reading
+from paligemma.interpret.explain import CHEAP_VIEWS, Explainer, Explanation
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor
@@ -88,7 +88,7 @@ class PaliGemma:
     ) -> "PaliGemma":
         """Load what `checkpoints.find` found; the rest is as in `load`."""
         where, dtype = plan(found, device, dtype)
-        if found.adapter and isinstance(where, Spread):
+        if found.adapter and isinstance(where, DeviceMap):
             raise ValueError(f"{found.name} is an adapter, and its base fits no single device.")
         model = load_model(found.path, where, dtype)
         if found.adapter:
@@ -192,7 +192,7 @@ class PaliGemma:
             reply = self.generate(image, prompt, options)
         return self._reading(image, prompt).explain(reply, maps[0], views)
 
-    def reread(
+    def explain_reply(
         self, image, prompt: str, reply: Reply, views: Sequence[str] = CHEAP_VIEWS
     ) -> Explanation:
         """The same for an answer that is there already, in one pass over it."""
@@ -215,9 +215,9 @@ class PaliGemma:
         maps = tower_attention(self.model, pixels, [row * grid + column])
         return maps[:, :, 0].reshape(*maps.shape[:2], grid, grid).numpy()
 
-    def _reading(self, image, prompt: str) -> Reading:
+    def _reading(self, image, prompt: str) -> Explainer:
         features = self._embed(self.processor.pixel_values([image]))
-        return Reading(self.model, self.processor, features, prompt)
+        return Explainer(self.model, self.processor, features, prompt)
 
     def _replies(
         self, images: Sequence, prompts: Sequence[str], options: SamplingOptions
@@ -315,7 +315,7 @@ def plan(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     freed: int = 0,
-) -> tuple[torch.device | Spread, torch.dtype]:
+) -> tuple[torch.device | DeviceMap, torch.dtype]:
     """Where and in which dtype a checkpoint will run. Raise ValueError where it cannot.
 
     `freed` bytes of memory will be free on top by then.
@@ -326,5 +326,5 @@ def plan(
     dtype = best_dtype(wanted or best_device()) if dtype is None else read_dtype(dtype)
     refuse_float16(found.config, dtype, found.name)
     if device == "auto":
-        return Spread(), dtype
+        return DeviceMap(), dtype
     return place(found.config, wanted, dtype, freed), dtype

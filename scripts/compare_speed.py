@@ -71,7 +71,7 @@ def ours(config: PaliGemmaConfig, recompute: bool):
     model = PaliGemmaForConditionalGeneration(config)
     if recompute:
         for block in model.modules():
-            if isinstance(block, (gemma.Block, siglip.Block)):
+            if isinstance(block, (gemma.GemmaDecoderLayer, siglip.SiglipEncoderLayer)):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     return model, lambda batch: model(**batch)["loss"]
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from paligemma.detections import (
     Detection,
+    filter_detections,
     format,
     format_box,
     loc_to_value,
     parse,
     parse_tokens,
-    sift,
     value_to_loc,
 )
 
@@ -283,4 +283,4 @@ LEFT, SHIFTED, RIGHT = (0, 0, 0.5, 1), (0.1, 0, 0.6, 1), (0.5, 0, 1, 1)
 )
 def test_sift(found, least, most, kept):
     detections = [Detection(label, box, score=score) for label, box, score in found]
-    assert sift(detections, least, most) == kept
+    assert filter_detections(detections, least, most) == kept

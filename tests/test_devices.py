@@ -10,7 +10,7 @@ from paligemma import devices
 from paligemma.checkpoints.io import load_model, save_model, save_npz
 from paligemma.config import VARIANTS
 from paligemma.devices import (
-    Spread,
+    DeviceMap,
     best_device,
     best_dtype,
     free_bytes,
@@ -199,7 +199,7 @@ def test_the_best_device_is_taken_and_without_room_all_of_them(monkeypatch, two_
     free = {"cuda": needed_bytes(SMALL, torch.bfloat16)}
     monkeypatch.setattr(devices, "free_bytes", lambda device: free[device.type])
     assert place(SMALL, None, torch.bfloat16) == torch.device("cuda")
-    assert place(LARGE, None, torch.bfloat16) == Spread()
+    assert place(LARGE, None, torch.bfloat16) == DeviceMap()
     with pytest.raises(ValueError, match="cuda has"):
         place(LARGE, torch.device("cuda"), torch.bfloat16)
 
@@ -210,7 +210,7 @@ def test_without_a_gpu_nothing_is_spread_unasked(monkeypatch, no_gpu):
         place(SMALL, None, torch.bfloat16)
 
 
-# --- Spread over memory and the disk --------------------------------------------------------------
+# --- Over memory and the disk ---------------------------------------------------------------------
 
 # Bytes of memory -> what of the tiny models then stays on the disk. The table never does.
 LAID = {
@@ -256,7 +256,7 @@ def test_a_spread_model_answers_as_the_plain_one(
     tmp_path, no_gpu_to_spread_over, name, limit, away
 ):
     path, batch = folder(tmp_path, name), prompts(9, 4)
-    plain, spread = load_model(path), load_model(path, Spread({"cpu": limit}))
+    plain, spread = load_model(path), load_model(path, DeviceMap({"cpu": limit}))
     on_disk = {key for key, value in spread.named_parameters() if value.is_meta}
     assert {key.partition(".")[0] for key in on_disk} == away
     assert not spread.language_model.embed_tokens.weight.is_meta and not spread.training
@@ -274,7 +274,7 @@ def test_what_is_fetched_takes_the_dtype_asked_for(tmp_path, no_gpu_to_spread_ov
     path, batch = tmp_path / "model", prompts(9, 4)
     other = {torch.float32: torch.bfloat16, torch.bfloat16: torch.float32}[dtype]
     save_model(ours(CONFIGS[name]).to(other), path)
-    spread = load_model(path, Spread({"cpu": 0}), dtype)
+    spread = load_model(path, DeviceMap({"cpu": 0}), dtype)
     said, logits = greedy(spread, batch)
     expected, expected_logits = greedy(load_model(path, dtype=dtype), batch)
     assert logits.dtype == dtype and said == expected
@@ -284,20 +284,20 @@ def test_what_is_fetched_takes_the_dtype_asked_for(tmp_path, no_gpu_to_spread_ov
 def test_layers_are_fetched_from_the_shard_that_has_them(tmp_path, no_gpu_to_spread_over):
     path, batch = folder(tmp_path, "gemma2", shard_bytes=50_000), prompts(9, 4)
     assert len(list(path.glob("*.safetensors"))) > 4
-    said, logits = greedy(load_model(path, Spread({"cpu": 0})), batch)
+    said, logits = greedy(load_model(path, DeviceMap({"cpu": 0})), batch)
     expected, expected_logits = greedy(load_model(path), batch)
     assert said == expected
     torch.testing.assert_close(logits, expected_logits)
 
 
 def test_by_default_all_of_the_memory_is_used(tmp_path, no_gpu_to_spread_over):
-    model = load_model(folder(tmp_path, "gemma1"), Spread())
+    model = load_model(folder(tmp_path, "gemma1"), DeviceMap())
     assert not any(value.is_meta for value in model.parameters())
 
 
 def test_a_spread_keeps_to_the_containers_limit(tmp_path, monkeypatch, no_gpu_to_spread_over):
     monkeypatch.setattr(devices, "free_bytes", lambda device: 200_000)
-    model = load_model(folder(tmp_path, "gemma1"), Spread())
+    model = load_model(folder(tmp_path, "gemma1"), DeviceMap())
     assert any(value.is_meta for value in model.parameters())
 
 
@@ -305,9 +305,9 @@ def test_an_npz_that_does_not_fit_is_refused(tmp_path, no_gpu_to_spread_over):
     path = folder(tmp_path, "gemma1") / "weights.npz"  # beside its config.json
     save_npz(ours(CONFIGS["gemma1"]), path)
     with pytest.raises(ValueError, match=r"an \.npz cannot be read a layer at a time; convert it"):
-        load_model(path, Spread({"cpu": 200_000}))
+        load_model(path, DeviceMap({"cpu": 200_000}))
     assert (
-        load_model(path, Spread({"cpu": 1_000_000})).embed_image(prompts(9)["pixel_values"])
+        load_model(path, DeviceMap({"cpu": 1_000_000})).embed_image(prompts(9)["pixel_values"])
         is not None
     )
 
@@ -315,4 +315,4 @@ def test_an_npz_that_does_not_fit_is_refused(tmp_path, no_gpu_to_spread_over):
 def test_float16_stays_refused_for_gemma_2(tmp_path, no_gpu_to_spread_over):
     path = folder(tmp_path, "gemma2")
     with pytest.raises(ValueError, match="65504"):
-        load_model(path, Spread({"cpu": 0}), torch.float16)
+        load_model(path, DeviceMap({"cpu": 0}), torch.float16)

@@ -242,7 +242,7 @@ def test_options_refused(options):
 IMAGE, PAD = 31, 0
 GEMMA1 = TextConfig(32, 16, 24, 3, 4, 1, 8)
 GEMMA2 = TextConfig(
-    32, 16, 24, 4, 4, 2, 8, 8192, 1e-6, 10000.0, 12, 5.0, 3.0, sliding_window=5, sandwich_norms=True
+    32, 16, 24, 4, 4, 2, 8, 8192, 1e-6, 10000.0, 12, 5.0, 3.0, sliding_window=5, post_norms=True
 )
 
 

@@ -288,7 +288,7 @@ def test_a_model_without_a_codec_still_answers(folder, tmp_path, monkeypatch):
 def test_attention_is_what_the_model_did_as_it_wrote(pg):
     with capture_attention(pg.model) as maps:
         reply = pg.generate(picture(), PROMPT, TEN)
-    heat = pg.reread(picture(), PROMPT, reply, ("mean",)).maps["mean"]
+    heat = pg.explain_reply(picture(), PROMPT, reply, ("mean",)).maps["mean"]
     assert heat.shape == (10, GRID, GRID) and heat.dtype == np.float32
     sums = heat.sum((1, 2))
     assert heat.min() >= 0 and sums.max() <= 1 + 1e-5 and sums.min() > 0
@@ -304,7 +304,11 @@ def test_attention_to_no_answer(pg, monkeypatch):
     monkeypatch.setattr(pg.processor, "eos_token_id", first)
     silent = pg.generate(picture(), PROMPT, TEN)
     assert silent.text == "" and silent.tokens == () and silent.finished
-    assert pg.reread(picture(), PROMPT, silent, ("mean",)).maps["mean"].shape == (0, GRID, GRID)
+    assert pg.explain_reply(picture(), PROMPT, silent, ("mean",)).maps["mean"].shape == (
+        0,
+        GRID,
+        GRID,
+    )
 
 
 # --- Mistakes -------------------------------------------------------------------------------------

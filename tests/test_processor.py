@@ -17,13 +17,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE
 
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
-from paligemma.processor import (
-    MAX_PIXELS,
-    MAX_PROMPT_CHARACTERS,
-    MAX_PROMPT_TOKENS,
-    PaliGemmaProcessor,
-    open_image,
-)
+from paligemma.images import MAX_PIXELS, open_image
+from paligemma.processor import MAX_PROMPT_CHARACTERS, MAX_PROMPT_TOKENS, PaliGemmaProcessor
 
 P, R = 4, 28
 LOCS = [f"<loc{i:04d}>" for i in range(1024)]

@@ -83,7 +83,7 @@ FOUR_NORMS: dict[str, Row] = {
 
 def _rows(config: PaliGemmaConfig) -> dict[str, Row]:
     """Every key of a file of this config; {n} stands in our names where layers are stacked."""
-    norms = FOUR_NORMS if config.text_config.sandwich_norms else TWO_NORMS
+    norms = FOUR_NORMS if config.text_config.post_norms else TWO_NORMS
     stacks = (
         ("img/Transformer/encoderblock/", "vision_tower.encoder.layers.{n}.", TOWER),
         ("llm/layers/", "language_model.layers.{n}.", DECODER | norms),
@@ -119,7 +119,7 @@ def read_config(path: str | Path) -> PaliGemmaConfig:
         if sizes == (
             vision.hidden_size, vision.num_hidden_layers, vision.grid,
             text.hidden_size, text.num_hidden_layers, text.num_attention_heads,
-            text.num_key_value_heads, text.head_dim, text.sandwich_norms,
+            text.num_key_value_heads, text.head_dim, text.post_norms,
         ):  # fmt: skip
             return config
     raise ValueError(

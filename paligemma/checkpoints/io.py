@@ -20,7 +20,7 @@ from torch import Tensor
 
 from paligemma.checkpoints import big_vision
 from paligemma.config import PaliGemmaConfig
-from paligemma.devices import DTYPES, Spread, free_disk, gigabytes, refuse_float16, spread
+from paligemma.devices import DTYPES, DeviceMap, dispatch, free_disk, gigabytes, refuse_float16
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -62,12 +62,12 @@ def read_config(path: str | Path) -> PaliGemmaConfig:
 
 def load_model(
     path: str | Path,
-    device: torch.device | str | Spread = "cpu",
+    device: torch.device | str | DeviceMap = "cpu",
     dtype: torch.dtype | None = None,
 ) -> PaliGemmaForConditionalGeneration:
     """Load a folder or an `.npz`, ready to run on `device` in `dtype` (None: the file's own).
 
-    A `Spread` lays the model over several devices. Raise ValueError for files that are missing,
+    A `DeviceMap` lays the model over several devices. Raise ValueError for files that are missing,
     damaged or do not fit their config.
     """
     path = Path(path)
@@ -149,7 +149,7 @@ def _build(
     config: PaliGemmaConfig,
     state: dict[str, Tensor],
     homes: dict[str, tuple[Path, str]],
-    device: torch.device | str | Spread,
+    device: torch.device | str | DeviceMap,
     dtype: torch.dtype | None,
     source: Path,
 ) -> PaliGemmaForConditionalGeneration:
@@ -161,8 +161,8 @@ def _build(
     if dtype not in DTYPES.values():
         raise ValueError(f"{source}: {dtype} is not a dtype to run in; choose {', '.join(DTYPES)}.")
     refuse_float16(config, dtype, source)
-    if isinstance(device, Spread):
-        return spread(model.eval(), state, homes, device, dtype)
+    if isinstance(device, DeviceMap):
+        return dispatch(model.eval(), state, homes, device, dtype)
     for name in state:  # one at a time, so that what was read is freed as it is converted
         state[name] = state[name].to(device, dtype)
     model.load_state_dict(state, assign=True)

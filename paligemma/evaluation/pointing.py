@@ -61,12 +61,12 @@ def measure(pg: PaliGemma, questions: Iterable[Question]) -> list[Score]:
     for question in tqdm(questions, desc="pointing", unit="question"):
         reply = given(pg, question.answer)
         try:
-            seen = pg.reread(question.image, question.prompt, reply, views)
+            seen = pg.explain_reply(question.image, question.prompt, reply, views)
         except ValueError:
             if "gradient" not in views:
                 raise
             views = tuple(view for view in views if view != "gradient")
-            seen = pg.reread(question.image, question.prompt, reply, views)
+            seen = pg.explain_reply(question.image, question.prompt, reply, views)
         heads = seen.heads
         for number, named in _tokens(reply, question.named):
             note("chance", None, None, np.ones_like(prior), named)

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paligemma.devices import free_bytes, gigabytes
-from paligemma.interpret.views import Attention
+from paligemma.interpret.views import AttentionWeights
 from paligemma.models.gemma import RECORDER
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 
 class AttentionMaps:
-    """Listens to one model's attention; when the block ends it holds an `Attention` for each row.
+    """Records one model's attention: an `AttentionWeights` for each row, once the block ends.
 
     Of several pictures read in one block, the last counts.
     """
@@ -32,7 +32,7 @@ class AttentionMaps:
         self._pieces: list[list[Tensor]] = [[] for _ in range(num_layers)]
         self._starts: list[int] = []  # the picture's first column in each row
         self._patches = 0
-        self._rows: list[Attention] | None = None
+        self._rows: list[AttentionWeights] | None = None
 
     def locate(self, is_image: Tensor) -> None:
         self._starts, self._patches = is_image.int().argmax(1).tolist(), int(is_image[0].sum())
@@ -76,9 +76,9 @@ class AttentionMaps:
                     between[row][layer, :, rows, columns] = piece[row, :, skip:, text:]
                 at += piece.shape[2]
         pairs = zip(images, between, strict=True)
-        self._rows = [Attention(image.numpy(), text.numpy()) for image, text in pairs]
+        self._rows = [AttentionWeights(image.numpy(), text.numpy()) for image, text in pairs]
 
-    def __getitem__(self, row: int) -> Attention:
+    def __getitem__(self, row: int) -> AttentionWeights:
         if self._rows is None:
             raise ValueError(
                 "no attention is at hand: the block goes on, or no (uncompiled) model ran in it."
@@ -162,7 +162,9 @@ def gradient_attention(
         features = image_features.detach().clone().requires_grad_()
         token = RECORDER.set(graph)
         try:
-            hidden = model.read(input_ids.clone(), features, token_type_ids=token_type_ids.clone())
+            hidden = model.forward_features(
+                input_ids.clone(), features, token_type_ids=token_type_ids.clone()
+            )
         finally:
             RECORDER.reset(token)
         mixed = [layer[2] for layer in graph.layers]

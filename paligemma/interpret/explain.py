@@ -17,7 +17,7 @@ from torch import Tensor
 
 from paligemma.interpret import views
 from paligemma.interpret.capture import capture_attention, gradient_attention, word_similarity
-from paligemma.interpret.views import Attention, Sink
+from paligemma.interpret.views import AttentionWeights, Sink
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.reply import Reply
@@ -74,7 +74,7 @@ class Explanation:
 
     reply: Reply
     prompt: tuple[str, ...]
-    attention: Attention
+    attention: AttentionWeights
     layers: dict[str, np.ndarray]
     maps: dict[str, np.ndarray]
     sinks: tuple[Sink, ...]
@@ -139,7 +139,7 @@ def wrote(prompt: int, tokens: int) -> slice:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Explainer:
     """One picture [1, P, D], out of the connector, and one prompt, before a model."""
 
     model: PaliGemmaForConditionalGeneration
@@ -147,14 +147,16 @@ class Reading:
     features: Tensor
     prompt: str
 
-    def attention(self, reply: Reply) -> Attention:
+    def attention(self, reply: Reply) -> AttentionWeights:
         """What the columns of the prompt and of a given answer look at, in one pass."""
         ids, types = self._sequence(reply)
         with torch.inference_mode(), capture_attention(self.model) as maps:
-            self.model.read(ids, self.features, token_type_ids=types)
+            self.model.forward_features(ids, self.features, token_type_ids=types)
         return maps[0]
 
-    def explain(self, reply: Reply, attention: Attention, names: Sequence[str]) -> Explanation:
+    def explain(
+        self, reply: Reply, attention: AttentionWeights, names: Sequence[str]
+    ) -> Explanation:
         """`attention` seen in each of the views `names`. ValueError for one that there is not."""
         if unknown := [name for name in names if name not in VIEWS]:
             raise ValueError(f"{unknown[0]!r} is no view; choose {', '.join(VIEWS)}.")
@@ -183,7 +185,9 @@ class Reading:
         grid = self.model.config.vision_config.grid
         return word_similarity(self.model, self.features[0], ids).numpy().reshape(grid, grid)
 
-    def _layers(self, name: str, reply: Reply, attention: Attention, rows: slice) -> np.ndarray:
+    def _layers(
+        self, name: str, reply: Reply, attention: AttentionWeights, rows: slice
+    ) -> np.ndarray:
         """One view of an answer's tokens, for each layer: [L, T, P]."""
         match name:
             case "middle":
@@ -207,7 +211,7 @@ class Reading:
         """[L, P]: what the last column of the neutral prompt looks at, the mean of its heads."""
         ids = torch.tensor([self.processor.encode_prompt(NEUTRAL)], device=self.features.device)
         with torch.inference_mode(), capture_attention(self.model) as maps:
-            self.model.read(ids, self.features)
+            self.model.forward_features(ids, self.features)
         return views.layer_means(maps[0])[:, -1]
 
     def _sequence(self, reply: Reply) -> tuple[Tensor, Tensor]:

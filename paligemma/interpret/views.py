@@ -18,7 +18,7 @@ SINK_QUERIES = 0.9  # of this share of all columns
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionWeights:
     """What the text columns of one sequence looked at, in every layer and head, float32.
 
     `image` [L, N, Q, P]: the picture's patches, row by row. `text` [L, N, Q, Q]: the text columns.
@@ -41,7 +41,7 @@ class Sink:
         return f"row {self.row + 1}, column {self.column + 1} ({self.share:.0%})"
 
 
-def head(attention: Attention, layer: int, number: int) -> np.ndarray:
+def head(attention: AttentionWeights, layer: int, number: int) -> np.ndarray:
     """One head: [Q, P]. ValueError for a layer or a head that there is not."""
     layers, heads = attention.image.shape[:2]
     if not (0 <= layer < layers and 0 <= number < heads):
@@ -52,17 +52,17 @@ def head(attention: Attention, layer: int, number: int) -> np.ndarray:
     return attention.image[layer, number]
 
 
-def layer_means(attention: Attention) -> np.ndarray:
+def layer_means(attention: AttentionWeights) -> np.ndarray:
     """Each layer, the mean of its heads: [L, Q, P]."""
     return attention.image.mean(1)
 
 
-def mean(attention: Attention) -> np.ndarray:
+def mean(attention: AttentionWeights) -> np.ndarray:
     """The mean of all layers and heads: [Q, P]."""
     return attention.image.mean((0, 1))
 
 
-def middle(attention: Attention) -> np.ndarray:
+def middle(attention: AttentionWeights) -> np.ndarray:
     """The heads' mean over the third quarter of the layers: [Q, P].
 
     That is where an answer's columns look things up: before it they draw on sinks, behind it the
@@ -72,7 +72,7 @@ def middle(attention: Attention) -> np.ndarray:
     return attention.image[layers // 2 : max(layers // 2 + 1, layers * 3 // 4)].mean((0, 1))
 
 
-def rollout(attention: Attention) -> np.ndarray:
+def rollout(attention: AttentionWeights) -> np.ndarray:
     """What reached each text column from each patch, from the first layer up to each: [L, Q, P].
 
     A layer passes on half of what a column held and half of what it looked at (the residual beside
@@ -98,7 +98,7 @@ def relative(maps: np.ndarray, neutral: np.ndarray) -> np.ndarray:
     return (maps + floor) / (neutral + floor)
 
 
-def between_tokens(attention: Attention) -> np.ndarray:
+def between_tokens(attention: AttentionWeights) -> np.ndarray:
     """Token by token: what each text column made of each, the mean of all layers and heads: [Q, Q].
 
     A row's sum is what was not spent on the picture. A column that many rows look at gathers and

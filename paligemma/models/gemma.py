@@ -151,7 +151,7 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), x.shape[-1:], 1 + self.weight.float(), self.eps).type_as(x)
 
 
-class Attention(nn.Module):
+class GemmaAttention(nn.Module):
     """Grouped-query attention with RoPE on queries and keys."""
 
     def __init__(self, config: TextConfig, layer: int) -> None:
@@ -192,7 +192,7 @@ class Attention(nn.Module):
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
 
-class MLP(nn.Module):
+class GemmaMLP(nn.Module):
     """GeGLU: one projection gates the other."""
 
     def __init__(self, config: TextConfig) -> None:
@@ -205,16 +205,16 @@ class MLP(nn.Module):
         return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
 
 
-class Block(nn.Module):
+class GemmaDecoderLayer(nn.Module):
     """One layer. A checkpoint's `post_attention_layernorm` follows attention in a sandwich, and
     stands before the MLP otherwise: the same name for two places, as published."""
 
     def __init__(self, config: TextConfig, layer: int) -> None:
         super().__init__()
         self.is_local = config.sliding_window is not None and layer % 2 == 0
-        self.sandwich = config.sandwich_norms
-        self.self_attn = Attention(config, layer)
-        self.mlp = MLP(config)
+        self.sandwich = config.post_norms
+        self.self_attn = GemmaAttention(config, layer)
+        self.mlp = GemmaMLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if self.sandwich:
@@ -238,7 +238,9 @@ class GemmaDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            GemmaDecoderLayer(config, i) for i in range(config.num_hidden_layers)
+        )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(

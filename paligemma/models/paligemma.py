@@ -17,7 +17,7 @@ from paligemma.config import PaliGemmaConfig
 from paligemma.models.gemma import GemmaDecoder, KVCache, recorder, softcap
 from paligemma.models.siglip import VisionTower
 
-IGNORED = -100  # the label of a token that the loss skips
+IGNORE_INDEX = -100  # the label of a token that the loss skips
 
 
 def prefix_lm_mask(
@@ -42,7 +42,7 @@ def prefix_lm_mask(
 
 def predicting(labels: Tensor) -> Tensor:
     """bool [B, T]: the columns whose next one has a label, for `labels` [B, T], -100 = ignored."""
-    return F.pad(labels[:, 1:] != IGNORED, (0, 1))
+    return F.pad(labels[:, 1:] != IGNORE_INDEX, (0, 1))
 
 
 def suffix_loss(scores: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -108,7 +108,7 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         """
         if not attention_mask[:, -1].all():
             raise ValueError("a prompt ends in padding; for generation, pad prompts on the left.")
-        hidden = self.read(input_ids, image_features, attention_mask, None, kv_cache)
+        hidden = self.forward_features(input_ids, image_features, attention_mask, None, kv_cache)
         return self.logits(hidden[:, -1])
 
     def decode(self, ids: Tensor, kv_cache: KVCache) -> Tensor:
@@ -139,7 +139,9 @@ class PaliGemmaForConditionalGeneration(nn.Module):
             hidden = self._continue(input_ids, kv_cache)
         else:
             features = None if pixel_values is None else self.embed_image(pixel_values)
-            hidden = self.read(input_ids, features, attention_mask, token_type_ids, kv_cache)
+            hidden = self.forward_features(
+                input_ids, features, attention_mask, token_type_ids, kv_cache
+            )
         if labels is None:
             return {"logits": self.logits(hidden), "kv_cache": kv_cache}
         scores = self.logits(hidden[predicting(labels)])
@@ -164,7 +166,7 @@ class PaliGemmaForConditionalGeneration(nn.Module):
             recording.locate(is_image)
         return x.masked_scatter(is_image[..., None], image_features.to(x))
 
-    def read(
+    def forward_features(
         self,
         input_ids: Tensor,
         image_features: Tensor | None = None,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from paligemma.config import VisionConfig
 
 
-class Embeddings(nn.Module):
+class SiglipEmbeddings(nn.Module):
     """Cut the picture into patches, project each, and add where it was."""
 
     def __init__(self, config: VisionConfig) -> None:
@@ -27,7 +27,7 @@ class Embeddings(nn.Module):
         return patches.flatten(2).transpose(1, 2) + self.position_embedding.weight
 
 
-class Attention(nn.Module):
+class SiglipAttention(nn.Module):
     """Every patch looks at every patch."""
 
     def __init__(self, config: VisionConfig) -> None:
@@ -48,7 +48,7 @@ class Attention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
-class MLP(nn.Module):
+class SiglipMLP(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -58,23 +58,25 @@ class MLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
-class Block(nn.Module):
+class SiglipEncoderLayer(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = SiglipAttention(config)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = MLP(config)
+        self.mlp = SiglipMLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
 
 
-class Encoder(nn.Module):
+class SiglipEncoder(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            SiglipEncoderLayer(config) for _ in range(config.num_hidden_layers)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -88,8 +90,8 @@ class VisionTower(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
-        self.embeddings = Embeddings(config)
-        self.encoder = Encoder(config)
+        self.embeddings = SiglipEmbeddings(config)
+        self.encoder = SiglipEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, pixel_values: Tensor) -> Tensor:

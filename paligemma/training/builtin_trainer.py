@@ -27,7 +27,13 @@ from paligemma.training.mask_codec import cosine
 from paligemma.training.muon import Muon
 from paligemma.training.packing import Packed, PackedScenes
 from paligemma.training.patch_heads import Patches, PatchHeads, PatchScenes, word_loss
-from paligemma.training.text_heads import LAYER, TOLD_LAYER, NameHead, ToldHead, name_numbers
+from paligemma.training.text_heads import (
+    LAYER,
+    TOLD_LAYER,
+    GroundingHead,
+    NextGroupHead,
+    name_numbers,
+)
 
 PATCH_WEIGHT = 0.125  # of the patch heads' loss while the whole model learns
 WORD_WEIGHT = 0.25  # of the loss that makes image tokens look like their words
@@ -134,8 +140,8 @@ class Trainer:
     ):
         self.stage, self.model, self.heads, self.data = stage, model, heads, data
         self.soft = soft_targets(data.processor, model.config.text_config.vocab_size)
-        self.names = NameHead(model.config.text_config.hidden_size)
-        self.told = ToldHead(model.config.text_config.hidden_size)
+        self.names = GroundingHead(model.config.text_config.hidden_size)
+        self.told = NextGroupHead(model.config.text_config.hidden_size)
         self.numbers = name_numbers(data.processor.tokenizer)
         token = data.processor.tokenizer.token_to_id
         names = (KINDS, [plural(kind) for kind in KINDS], COLORS, BACKGROUNDS)

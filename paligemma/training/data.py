@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
-from paligemma.models.paligemma import IGNORED
+from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.processor import Batch, PaliGemmaProcessor
 from paligemma.training.config import Coco, Folder, Rows, Run
 from paligemma.training.sources import (
@@ -118,7 +118,7 @@ class Batches(Dataset):
             "input_ids": self.processor.pad_token_id,
             "attention_mask": 0,
             "token_type_ids": 0,
-            "labels": IGNORED,
+            "labels": IGNORE_INDEX,
         }
         batch = {
             name: pad_sequence([getattr(row, name)[0] for row in rows], True, padding)

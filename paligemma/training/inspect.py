@@ -14,7 +14,7 @@ from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.training.config import Run
 from paligemma.training.data import encode
-from paligemma.training.sources import BadRow, CocoInstances, JsonLines, Shown
+from paligemma.training.sources import BadRow, CocoInstances, JsonLines, Sample
 from visualize import draw_objects
 from visualize.boxes import load_font
 
@@ -49,7 +49,7 @@ def check(
     return len(source) + len(source.bad), bad, contact_sheet(shown, codec) if shown else None
 
 
-def contact_sheet(shown: Sequence[Shown], codec: MaskCodec) -> Image.Image:
+def contact_sheet(shown: Sequence[Sample], codec: MaskCodec) -> Image.Image:
     """The examples in rows of `COLUMNS`: picture with boxes and masks, prompt, answer."""
     rows = -(-len(shown) // COLUMNS)
     wide, high = SIDE + PAD, SIDE + TEXT * (LINES + 1) + 2 * PAD
@@ -68,7 +68,7 @@ def contact_sheet(shown: Sequence[Shown], codec: MaskCodec) -> Image.Image:
     return sheet
 
 
-def _drawn(example: Shown, codec: MaskCodec) -> Image.Image:
+def _drawn(example: Sample, codec: MaskCodec) -> Image.Image:
     """The picture [SIDE, SIDE], as the model sees it: stretched to a square, then drawn on."""
     picture = open_image(example.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     found = parse(f"{example.prefix} ; {example.suffix}" if "<loc" in example.prefix

@@ -14,7 +14,7 @@ from torch.distributed.nn.functional import all_gather
 
 from paligemma.config import PaliGemmaConfig, TextConfig
 from paligemma.models.gemma import GemmaDecoder
-from paligemma.models.paligemma import IGNORED, PaliGemmaForConditionalGeneration
+from paligemma.models.paligemma import IGNORE_INDEX, PaliGemmaForConditionalGeneration
 
 
 class Answers(nn.Module):
@@ -62,7 +62,7 @@ class SigLIP(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         seen = F.normalize(self.model.vision_tower(batch["pixel_values"]).mean(1), dim=-1)
-        written = batch["labels"] != IGNORED  # [B, T]
+        written = batch["labels"] != IGNORE_INDEX  # [B, T]
         x = self.text_tower.embed_tokens(batch["input_ids"])
         mask = written[:, None, None, :].expand(-1, -1, written.shape[1], -1)
         hidden = self.text_tower(x, written.cumsum(1), mask) * written[..., None]

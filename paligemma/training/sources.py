@@ -1,6 +1,6 @@
 """Where examples come from: JSON lines, folders, COCO instances and the drawn world.
 
-A source is a sequence of `Shown`. A row that is bad raises a `BadRow` with its place and the
+A source is a sequence of `Sample`. A row that is bad raises a `BadRow` with its place and the
 reason; those that can be told without opening a picture are found when the source is opened.
 """
 
@@ -31,7 +31,7 @@ class BadRow(ValueError):
 
 
 @dataclass(frozen=True)
-class Shown:
+class Sample:
     """One example. `image` is a path or a picture."""
 
     image: Path | Image.Image
@@ -46,7 +46,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, row: int) -> Shown: ...
+    def __getitem__(self, row: int) -> Sample: ...
 
     def place(self, row: int) -> str:
         """What to call a row in a message."""
@@ -78,7 +78,7 @@ class JsonLines:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, row: int) -> Shown:
+    def __getitem__(self, row: int) -> Sample:
         start, number = self.rows[row].tolist()
         with self.path.open("rb") as file:
             file.seek(start)
@@ -87,7 +87,7 @@ class JsonLines:
     def place(self, row: int) -> str:
         return f"{self.path.name}, line {self.rows[row, 1]}"
 
-    def _read(self, line: bytes, number: int) -> Shown:
+    def _read(self, line: bytes, number: int) -> Sample:
         def bad(reason: str) -> BadRow:
             return BadRow(f"{self.path.name}, line {number}: {reason}.")
 
@@ -106,7 +106,7 @@ class JsonLines:
         image = self.images / values["image"]
         if not image.is_file():
             raise bad(f"there is no picture {image}")
-        return Shown(image, values["prefix"], values["suffix"])
+        return Sample(image, values["prefix"], values["suffix"])
 
 
 def untidy(suffix: str) -> str | None:
@@ -155,9 +155,9 @@ class PictureFolder:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, row: int) -> Shown:
+    def __getitem__(self, row: int) -> Sample:
         picture = self.rows[row]
-        return Shown(picture, self.prefix, _words(picture.with_suffix(".txt")))
+        return Sample(picture, self.prefix, _words(picture.with_suffix(".txt")))
 
     def place(self, row: int) -> str:
         return str(self.rows[row].relative_to(self.folder))
@@ -204,7 +204,7 @@ class CocoInstances:
     def place(self, row: int) -> str:
         return f"{self.path.name}, image {self.rows[row][0]['id']}"
 
-    def __getitem__(self, row: int) -> Shown:
+    def __getitem__(self, row: int) -> Sample:
         picture, objects = self.rows[row]
         width, height = picture["width"], picture["height"]
         found = []
@@ -216,7 +216,7 @@ class CocoInstances:
             found.append(Detection(name, box, codes))
         asked = " ; ".join(dict.fromkeys(name for name, _ in objects))
         image = self.images / picture["file_name"]
-        return Shown(image, TASKS[self.task].prompt(asked), format_objects(found))
+        return Sample(image, TASKS[self.task].prompt(asked), format_objects(found))
 
     def _object(self, picture: dict, names: dict, row: dict) -> tuple[str, dict]:
         def bad(reason: str) -> BadRow:
@@ -273,14 +273,14 @@ class DrawnScenes:
     def place(self, row: int) -> str:
         return f"scene {row}"
 
-    def __getitem__(self, row: int) -> Shown:
+    def __getitem__(self, row: int) -> Sample:
         rng, asked = np.random.default_rng((self.seed, row)), []
         while not asked:
             scene = sample(int(rng.integers(FIRST_SEED, 2 * FIRST_SEED)))
             asked = [one for one in examples(scene, rng)
                      if not self.tasks or one.kind in self.tasks]  # fmt: skip
         example = answered(asked[0], self.codec)
-        return Shown(render(scene, RENDERED), example.prefix, example.suffix)
+        return Sample(render(scene, RENDERED), example.prefix, example.suffix)
 
 
 def answered(example: Example, codec: MaskCodec) -> Example:

@@ -50,7 +50,7 @@ def name_numbers(tokenizer: Tokenizer) -> Tensor:
     return table
 
 
-class NameHead(nn.Module):
+class GroundingHead(nn.Module):
     """Hidden states [B, T, D] and `named` [B, T], the numbers of the names there -> the loss."""
 
     def __init__(self, width: int):
@@ -84,7 +84,7 @@ def next_told(scene: Scene, numbers: np.ndarray) -> np.ndarray:
     return np.array(rows)[passed]
 
 
-class ToldHead(nn.Module):
+class NextGroupHead(nn.Module):
     """Hidden states [B, T, D] and `upcoming` [B, T, 3] (-1 outside captions) -> the loss."""
 
     SIZES = (len(KINDS) + 1, len(COLORS) + 1, 5)

@@ -36,7 +36,10 @@ from paligemma.training.optimizer import optimizer, set_rates
 from paligemma.training.plot import draw_curve
 from paligemma.training.sources import BadRow
 
-BLOCKS = (siglip.Block, gemma.Block)  # what is recomputed, and sharded, as a unit
+BLOCKS = (
+    siglip.SiglipEncoderLayer,
+    gemma.GemmaDecoderLayer,
+)  # what is recomputed, and sharded, as a unit
 MAY_CHANGE = ("save_every", "workers", "tracker", "micro_batch", "recompute", "out")  # on restart
 
 

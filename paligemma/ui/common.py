@@ -17,7 +17,7 @@ from PIL import Image
 
 from paligemma.generation import SamplingOptions
 from paligemma.reply import Reply
-from paligemma.ui.model_manager import Seat
+from paligemma.ui.model_manager import ModelManager
 
 SHOWN_SIDE = 640  # pixels of the longer side of a result, so that outlines look alike
 WAITING = "One moment…"
@@ -83,7 +83,7 @@ def fit(image: Image.Image) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def header(seat: Seat) -> str:
+def header(seat: ModelManager) -> str:
     """Which model answers, as HTML."""
     if (pg := seat.pg) is None:
         return "<h1>PaliGemma</h1><p>Another model is being loaded.</p>"
@@ -127,7 +127,7 @@ class Page:
     that show what the model said, each with what empties it.
     """
 
-    seat: Seat
+    seat: ModelManager
     top: gr.HTML
     picture: gr.Image
     last: gr.State

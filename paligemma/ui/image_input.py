@@ -11,7 +11,7 @@ from PIL import Image
 from paligemma.images import open_image
 from paligemma.tasks import TASKS
 from paligemma.ui.common import ASIDE, picture_path, sentences
-from paligemma.ui.model_manager import Seat
+from paligemma.ui.model_manager import ModelManager
 
 BROWSERS_SHOW = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"}
 INK = ["#e23636", "#f08c1e", "#f5cf27", "#3aa655", "#2f66d0", "#8a45b5", "#ef7fb0", "#7a4a21",
@@ -55,7 +55,7 @@ class PictureColumn:
                 for name, row in zip(names, examples, strict=True)
             ]
 
-    def wire(self, seat: Seat) -> None:
+    def wire(self, seat: ModelManager) -> None:
         shown = [self.picture, self.note]
         self.picture.upload(
             lambda picture: check(seat, picture), self.picture, shown, preprocess=False,
@@ -72,7 +72,7 @@ def load_examples(folder: Path) -> list[dict]:
     return [row | {"image": str(folder / row["image"])} for row in rows]
 
 
-def check(seat: Seat, picture: dict | None) -> tuple:
+def check(seat: ModelManager, picture: dict | None) -> tuple:
     """At upload: refuse what cannot be read, redraw what browsers do not show."""
     try:
         path = picture_path(picture)

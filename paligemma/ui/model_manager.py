@@ -9,7 +9,7 @@ from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.pipeline import PaliGemma, plan
 
 
-class Seat:
+class ModelManager:
     """Holds `pg`. Every model that takes the seat is loaded with this `device`, `dtype`, `codec`.
 
     Who asks `pg` and who calls `change` must wait for each other: they share one queue. `find`

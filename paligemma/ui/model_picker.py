@@ -10,7 +10,7 @@ import gradio as gr
 
 from paligemma.checkpoints.catalog import PUBLISHED
 from paligemma.ui.common import INNER, QUICK, Page, sentences
-from paligemma.ui.model_manager import Seat
+from paligemma.ui.model_manager import ModelManager
 
 
 def fetch(find: Callable, source: str | None) -> Iterator[tuple]:
@@ -38,7 +38,7 @@ def fetch(find: Callable, source: str | None) -> Iterator[tuple]:
         yield finding.result(), f"Loading {escape(source)}…"
 
 
-def change(seat: Seat, found) -> str:
+def change(seat: ModelManager, found) -> str:
     """Load what `fetch` found in the old model's place."""
     with sentences():
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What was found in a picture: the drawing, the table, sliders that sift it, and the download.
+"""What was found in a picture: the drawing, the table, sliders that filter it, and the download.
 
 The sliders act on the last answer, without asking the model again.
 """
@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from paligemma.detections import Detection, sift
+from paligemma.detections import Detection, filter_detections
 from paligemma.images import open_image
 from paligemma.ui.common import ASIDE, INNER, LATEST, fit, sentences
 from visualize import color_map, draw_objects, paste_mask
@@ -148,7 +148,7 @@ def sifted(found: tuple | None, least: float, most: float) -> tuple[Image.Image,
     if found is None:
         raise ValueError("There is no whole answer here yet: run this tab first.")
     path, detections, masks = found
-    stay, image = sift(detections, least, most), open_image(path)
+    stay, image = filter_detections(detections, least, most), open_image(path)
     kept = [detections[n] for n in stay], [masks[n] for n in stay]
     return image, Annotated("picture.png", *image.size, *kept)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from layouts import LAYOUTS
 from reference import CONFIGS, IMAGE, ours, prompts, theirs, weights
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from test_weights import LAYOUTS
 
 from paligemma.__main__ import main
 from paligemma.checkpoints import resolve as checkpoints
@@ -30,7 +30,7 @@ GEMMA2 = {
     "attn_logit_softcapping": 2.0,
     "final_logit_softcapping": 3.0,
     "sliding_window": 5,
-    "sandwich_norms": True,
+    "post_norms": True,
 }
 both = pytest.mark.parametrize("name", CONFIGS)
 
@@ -115,7 +115,7 @@ def test_every_layout_in_every_dtype_loads_bit_for_bit(tmp_path, name, dtype, la
     written = {name: tensor.to(dtype) for name, tensor in weights(config).items()}
     if layout == "npz":
         written = without_image_rows(written)
-    if dtype == torch.float16 and config.text_config.sandwich_norms:
+    if dtype == torch.float16 and config.text_config.post_norms:
         refused("float16 cannot hold Gemma 2", load_model, path)
     else:
         assert_same(state_of(path), written)
@@ -430,7 +430,7 @@ def array_shapes(config: PaliGemmaConfig) -> dict[str, tuple[int, ...]]:
         "llm/layers/mlp/linear": (layers, mlp, d),
     }
     four = ("pre_attention_norm", "post_attention_norm", "pre_ffw_norm", "post_ffw_norm")
-    norms = four if text.sandwich_norms else ("pre_attention_norm", "pre_ffw_norm")
+    norms = four if text.post_norms else ("pre_attention_norm", "pre_ffw_norm")
     return shapes | {f"llm/layers/{norm}/scale": (layers, d) for norm in norms}
 
 

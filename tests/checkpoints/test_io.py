@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from layouts import LAYOUTS, older
 from reference import CONFIGS, ours, prompts, weights
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -23,23 +24,6 @@ def load_npz(path, config, **how):
 
 
 both = pytest.mark.parametrize("name", CONFIGS)
-
-
-def older(name: str) -> str:
-    name = name.replace("language_model.", "language_model.model.", 1)
-    return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
-
-
-LAYOUTS = {
-    "older": older,
-    "older, as transformers 5 saves it": lambda name: name.replace(
-        "language_model.", "language_model.model.", 1
-    ),
-    "newer": lambda name: "model." + name,
-    "newer, inner vision_model": lambda name: (
-        "model." + name.replace("vision_tower.", "vision_tower.vision_model.", 1)
-    ),
-}
 
 
 def folder_with(path, state, config=CONFIGS["gemma1"]):
@@ -353,7 +337,7 @@ def big_vision(config, seed=0):
         arrays[f"{attention}/{long}/kernel"] = tower(f"self_attn.{name}_proj.weight", (vd, vn, -1))
         arrays[f"{attention}/{long}/bias"] = tower(f"self_attn.{name}_proj.bias", (vn, -1))
     norms = {"pre_ffw_norm": "post_attention_layernorm"}
-    if text.sandwich_norms:
+    if text.post_norms:
         norms = {
             "post_attention_norm": "post_attention_layernorm",
             "pre_ffw_norm": "pre_feedforward_layernorm",

@@ -154,7 +154,7 @@ class Looking:
     def __init__(self, pg, **places: tuple[int, int]):
         self.config, self.processor, self.places = pg.config, pg.processor, places
 
-    def reread(self, image, prompt, reply, views):
+    def explain_reply(self, image, prompt, reply, views):
         count = len(reply.tokens)
         maps = {view: np.array([peak(*self.places.get(view, (3, 3)))] * count) for view in views}
         layers = {view: np.stack([values] * 2) for view, values in maps.items()}

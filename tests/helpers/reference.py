@@ -38,7 +38,7 @@ CONFIGS = {
             attn_logit_softcapping=2.0,
             final_logit_softcapping=3.0,
             sliding_window=5,  # shorter than every prompt, and than the picture
-            sandwich_norms=True,
+            post_norms=True,
         ),
         48,
         IMAGE,

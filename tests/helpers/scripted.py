@@ -9,7 +9,7 @@ from paligemma.detections import parse
 from paligemma.generation import SamplingOptions
 from paligemma.images import open_image
 from paligemma.interpret.explain import CHEAP_VIEWS, Explanation
-from paligemma.interpret.views import Attention
+from paligemma.interpret.views import AttentionWeights
 from paligemma.reply import Reply, Timings, Token
 
 
@@ -52,7 +52,7 @@ class Scripted:
         disc = (1 - np.hypot(x, y)).astype(np.float32)
         return [None if found.codes is None else disc for found in detections]
 
-    def reread(self, image, prompt: str, reply: Reply, views=CHEAP_VIEWS) -> Explanation:
+    def explain_reply(self, image, prompt: str, reply: Reply, views=CHEAP_VIEWS) -> Explanation:
         """Two layers of two heads; token n looks at the patch in row n, column 3n, and at BOS."""
         count = len(reply.tokens)
         image = np.full((2, 2, count + 1, 64), 1e-3, np.float32)
@@ -64,7 +64,7 @@ class Scripted:
         return Explanation(
             reply=reply,
             prompt=("<bos>",),
-            attention=Attention(image, text),
+            attention=AttentionWeights(image, text),
             layers=dict.fromkeys(views, layers),
             maps=dict.fromkeys(views, layers.mean(0)),
             sinks=(),

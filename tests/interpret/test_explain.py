@@ -81,7 +81,7 @@ def test_relative_is_one_where_nothing_else_is_asked(pg):
 
 
 def test_an_answer_read_again_is_explained_alike(pg, seen):
-    again = pg.reread(picture(), PROMPT, seen.reply, tuple(VIEWS))
+    again = pg.explain_reply(picture(), PROMPT, seen.reply, tuple(VIEWS))
     for name in VIEWS:
         assert again.maps[name] == pytest.approx(seen.maps[name], rel=1e-3, abs=1e-5)
     assert len(again.columns) == len(again.between_tokens) == len(seen.prompt) + 10
@@ -126,7 +126,7 @@ def test_a_patch_knows_who_looked_at_it(seen):
 
 def test_unknown_view(pg, seen):
     with pytest.raises(ValueError, match="'x-ray' is no view; choose middle, mean, rollout"):
-        pg.reread(picture(), PROMPT, seen.reply, ("mean", "x-ray"))
+        pg.explain_reply(picture(), PROMPT, seen.reply, ("mean", "x-ray"))
     assert DEFAULT_VIEW in VIEWS and set(CHEAP_VIEWS) == set(VIEWS) - {"gradient"}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from paligemma.interpret.views import (
-    Attention,
+    AttentionWeights,
     Sink,
     between_tokens,
     head,
@@ -21,12 +21,12 @@ L, N, Q, P = 3, 2, 4, 9
 
 
 @pytest.fixture
-def attention() -> Attention:
+def attention() -> AttentionWeights:
     """Random rows that sum to 1; the last column is an answer's, which the others do not see."""
     rows = np.random.default_rng(0).random((L, N, Q, P + Q), np.float32)
     rows[:, :, :-1, -1] = 0
     rows /= rows.sum(-1, keepdims=True)
-    return Attention(rows[..., :P], rows[..., P:])
+    return AttentionWeights(rows[..., :P], rows[..., P:])
 
 
 def test_heads_and_means(attention):
@@ -45,7 +45,9 @@ def test_heads_and_means(attention):
 def test_the_middle_is_the_third_quarter(layers, chosen):
     image = np.zeros((layers, N, Q, P), np.float32)
     image[chosen] = 1
-    assert (middle(Attention(image, image)) == 1).all() and image.mean() == len(chosen) / layers
+    assert (middle(AttentionWeights(image, image)) == 1).all() and image.mean() == len(
+        chosen
+    ) / layers
 
 
 @pytest.mark.parametrize("layer, number", [(-1, 0), (L, 0), (0, -1), (0, N)])
@@ -69,8 +71,8 @@ def test_rollout_goes_by_way_of_the_prompt():
     """The answer sees no patch at all; its prompt looked at patch 2 a layer before."""
     image, text = np.zeros((2, 1, 2, 4), np.float32), np.zeros((2, 1, 2, 2), np.float32)
     image[0, 0, 0, 2] = text[0, 0, 1, 1] = text[1, 0, 0, 0] = text[1, 0, 1, 0] = 1
-    maps = rollout(Attention(image, text))
-    assert mean(Attention(image, text))[1].tolist() == [0, 0, 0, 0]
+    maps = rollout(AttentionWeights(image, text))
+    assert mean(AttentionWeights(image, text))[1].tolist() == [0, 0, 0, 0]
     assert maps[1, 1].tolist() == [0, 0, 0.25, 0] and maps[0, 1].tolist() == [0, 0, 0, 0]
 
 

@@ -69,7 +69,7 @@ def shrunk(name: str) -> PaliGemmaConfig:
         "num_key_value_heads": groups,
         "head_dim": HEAD_DIM,
     }
-    if text.sandwich_norms:
+    if text.post_norms:
         small |= {
             "query_pre_attn_scalar": text.query_pre_attn_scalar * HEAD_DIM // text.head_dim,
             "attn_logit_softcapping": 2.0,

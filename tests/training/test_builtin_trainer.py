@@ -48,8 +48,8 @@ from paligemma.training.patch_heads import (
 from paligemma.training.text_heads import (
     NAMED,
     SHADES,
-    NameHead,
-    ToldHead,
+    GroundingHead,
+    NextGroupHead,
     name_numbers,
     next_told,
     places,
@@ -128,7 +128,7 @@ def test_each_column_of_a_caption_is_told_which_group_comes_next():
 
 
 def test_the_head_on_captions_counts_their_columns_only():
-    head, hidden = ToldHead(8), torch.randn(2, 5, 8)
+    head, hidden = NextGroupHead(8), torch.randn(2, 5, 8)
     upcoming = torch.full((2, 5, 3), -1)
     assert head(hidden, upcoming) == 0
     upcoming[1, 2:4] = torch.tensor([3, 2, 1])
@@ -649,7 +649,7 @@ def test_places_are_those_of_the_topmost():
 
 
 def test_the_names_head_asks_only_names():
-    head = NameHead(8)
+    head = GroundingHead(8)
     named = torch.zeros(1, 5, dtype=torch.long)
     named[0, 2] = 1
     hidden = torch.randn(1, 5, 8, requires_grad=True)
@@ -659,7 +659,7 @@ def test_the_names_head_asks_only_names():
 
 
 def test_the_names_head_is_content_when_it_is_right():
-    head, there = NameHead(8), torch.tensor([1, 0.1, 0.2, 0.3, 0.4, 3])
+    head, there = GroundingHead(8), torch.tensor([1, 0.1, 0.2, 0.3, 0.4, 3])
     table = torch.zeros(1, len(NAMED), 6)
     table[0, 0] = there
     with torch.no_grad():

@@ -17,7 +17,7 @@ from pycocotools import mask as rle
 
 from paligemma.__main__ import main
 from paligemma.detections import parse
-from paligemma.models.paligemma import IGNORED
+from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.synthetic import scenes
 from paligemma.training import config
 from paligemma.training.data import Batches, Mixture
@@ -27,7 +27,7 @@ from paligemma.training.sources import (
     DrawnScenes,
     JsonLines,
     PictureFolder,
-    Shown,
+    Sample,
     untidy,
 )
 
@@ -304,7 +304,7 @@ def test_a_folder_of_pictures_with_their_answers_beside_them(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "unlabelled.png")
     source = PictureFolder(tmp_path, "caption en")
     assert [source.place(row) for row in range(len(source))] == ["b.png"]
-    assert source[0] == Shown(tmp_path / "b.png", "caption en", "two cats")
+    assert source[0] == Sample(tmp_path / "b.png", "caption en", "two cats")
     assert [str(error).split(":")[0] for error in source.bad] == ["in/a.txt", "lonely.txt"]
     with pytest.raises(ValueError, match="There is no folder"):
         PictureFolder(tmp_path / "nowhere", "ocr")
@@ -347,4 +347,4 @@ def test_a_batch_is_what_the_processor_makes(tmp_path):
     )
     for name in ("input_ids", "attention_mask", "token_type_ids", "labels", "pixel_values"):
         assert torch.equal(batch[name], getattr(expected, name)), name
-    assert batch["skipped"] == [] and (batch["labels"] != IGNORED).any(1).all()
+    assert batch["skipped"] == [] and (batch["labels"] != IGNORE_INDEX).any(1).all()

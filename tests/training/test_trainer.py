@@ -91,7 +91,11 @@ def test_two_shards_of_the_model_are_as_one_and_go_on(home, tmp_path, monkeypatc
     monkeypatch.setattr(finetune.Trainer, "_take", take_and_ask)
     runs.trainer(made).loop()  # nine steps of one process, the others of two with half of it each
     assert states.newest(made.out)["step"] == 9
-    launch(made.model_dump(mode="json"), tmp_path, str(ROOT / "tests" / "helpers" / "shard_training.py"))
+    launch(
+        made.model_dump(mode="json"),
+        tmp_path,
+        str(ROOT / "tests" / "helpers" / "shard_training.py"),
+    )
     assert runs.furthest(runs.weights(home / "whole"), runs.weights(tmp_path / "out")) < 1e-5
 
 

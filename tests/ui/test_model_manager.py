@@ -17,7 +17,7 @@ from paligemma.pipeline import PaliGemma
 from paligemma.ui import model_manager as seat
 from paligemma.ui import model_picker as models_panel
 from paligemma.ui.image_input import load_examples
-from paligemma.ui.model_manager import Seat
+from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.theme import LOOK
 
 
@@ -33,7 +33,7 @@ def models() -> list[PaliGemma]:
 
 def test_guests_differ_by_adapter_and_precision(folder, monkeypatch):
     monkeypatch.setattr(seat.PaliGemma, "open", lambda *given: object())
-    taken = Seat(PaliGemma.load())
+    taken = ModelManager(PaliGemma.load())
     found = checkpoints.find(folder)
     tuned = replace(found, adapter=Path("tuned"))
     guest = taken.guest(found, "float32")
@@ -43,14 +43,14 @@ def test_guests_differ_by_adapter_and_precision(folder, monkeypatch):
 
 
 def test_nothing_is_found_while_another_model_is_loaded(folder):
-    taken = Seat(PaliGemma.load())
+    taken = ModelManager(PaliGemma.load())
     taken.pg = None
     with pytest.raises(ValueError, match="Another model is being loaded"):
         taken.find(folder)
 
 
 def test_the_old_model_is_gone_before_the_new_one_is_read(folder, monkeypatch):
-    taken, before = Seat(PaliGemma.load()), len(models())
+    taken, before = ModelManager(PaliGemma.load()), len(models())
     counts, load = [], PaliGemma.open
     monkeypatch.setattr(
         seat.PaliGemma, "open", lambda *given: counts.append(len(models())) or load(*given)
@@ -61,7 +61,7 @@ def test_the_old_model_is_gone_before_the_new_one_is_read(folder, monkeypatch):
 
 
 def test_ten_changes_leave_one_model(folder):
-    taken, before = Seat(PaliGemma.load()), len(models())
+    taken, before = ModelManager(PaliGemma.load()), len(models())
     for source in [folder, "built-in"] * 5:
         taken.change(taken.find(source))
     assert len(models()) == before
@@ -69,7 +69,7 @@ def test_ten_changes_leave_one_model(folder):
 
 
 def test_a_model_that_cannot_be_found_changes_nothing(tmp_path):
-    taken = Seat(PaliGemma.load())
+    taken = ModelManager(PaliGemma.load())
     old = taken.pg
     with pytest.raises(ValueError, match="There is no checkpoint 'nowhere'"):
         taken.find("nowhere")
@@ -77,7 +77,7 @@ def test_a_model_that_cannot_be_found_changes_nothing(tmp_path):
 
 
 def test_the_old_model_is_back_when_the_new_one_does_not_load(folder):
-    taken = Seat(PaliGemma.load())
+    taken = ModelManager(PaliGemma.load())
     found = taken.find(folder)
     file = found.path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
@@ -88,7 +88,7 @@ def test_the_old_model_is_back_when_the_new_one_does_not_load(folder):
 
 
 def test_what_does_not_fit_is_refused_while_the_old_model_stays(folder, monkeypatch):
-    taken = Seat(PaliGemma.load())
+    taken = ModelManager(PaliGemma.load())
     monkeypatch.setattr("paligemma.devices.free_bytes", lambda device: -taken.pg.memory)
     with pytest.raises(ValueError, match="The model needs"):
         taken.find(folder)
@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_refused_while_the_old_model_stays(folder, monkeypa
 
 
 def test_fetching_shows_a_bar_and_ends_with_what_was_found(folder, monkeypatch):
-    taken = Seat(PaliGemma.load())
+    taken = ModelManager(PaliGemma.load())
 
     def slowly(source, report):
         for done in range(4):
@@ -114,7 +114,7 @@ def test_fetching_shows_a_bar_and_ends_with_what_was_found(folder, monkeypatch):
 
 
 def test_closing_the_bar_stops_the_download(monkeypatch):
-    taken, ended = Seat(PaliGemma.load()), []
+    taken, ended = ModelManager(PaliGemma.load()), []
 
     def forever(source, report):
         try:
@@ -135,11 +135,11 @@ def test_closing_the_bar_stops_the_download(monkeypatch):
 @pytest.mark.parametrize("source", [None, " "])
 def test_a_model_must_be_named(source):
     with pytest.raises(gr.Error, match="No model is named yet"):
-        next(models_panel.fetch(Seat(PaliGemma.load()).find, source))
+        next(models_panel.fetch(ModelManager(PaliGemma.load()).find, source))
 
 
 def test_answers_come_from_the_model_that_sits_there(folder):
-    taken = Seat(PaliGemma.load())
+    taken = ModelManager(PaliGemma.load())
     demo = app.build_app(taken)
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK)
     client, row = Client(url, verbose=False), load_examples(app.EXAMPLES)[0]
@@ -155,7 +155,7 @@ def test_answers_come_from_the_model_that_sits_there(folder):
 
 
 def test_the_header_says_which_model_answers(folder):
-    taken = Seat(PaliGemma.load(folder))
+    taken = ModelManager(PaliGemma.load(folder))
     assert "<b>one</b>" in app.header(taken)
     assert "million parameters · 32 × 32 pixels · " in app.header(taken)
     taken.pg = None

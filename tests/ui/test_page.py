@@ -35,7 +35,7 @@ from paligemma.ui import temp_files as disk
 from paligemma.ui import theme as look
 from paligemma.ui import url_state as links
 from paligemma.ui.common import Page, settings_panel
-from paligemma.ui.model_manager import Seat
+from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.tabs import attention as attend
 from paligemma.ui.tabs import batch, compare, region
 from paligemma.ui.tabs import how_it_works as inside
@@ -97,7 +97,7 @@ def path(tmp_path_factory):
 @pytest.fixture
 def page(pg):
     with gr.Blocks():
-        return Page(Seat(pg), gr.HTML(), gr.Image(), gr.State())
+        return Page(ModelManager(pg), gr.HTML(), gr.Image(), gr.State())
 
 
 # ------------------------------------------------------------------------------------- endpoints
@@ -267,7 +267,7 @@ def test_without_a_whole_answer_there_is_nothing_to_take_away():
 def test_a_view_that_is_not_worked_out_is_refused_in_a_sentence(path, tmp_path):
     pg, image = PaliGemma.load(tiny.write(tmp_path / "little")), Image.open(path)
     reply = pg.generate(image, "detect cat", SamplingOptions(max_new_tokens=2))
-    seen = pg.reread(image, "detect cat", reply, ("middle",))
+    seen = pg.explain_reply(image, "detect cat", reply, ("middle",))
     looked = attend.Look(str(path), "detect cat", seen, ref(pg))
     glow, drawn, _, _, _ = attend.show(looked, 1, "middle", 0, 0.5)
     assert drawn.size == (640, 427)
@@ -291,7 +291,9 @@ def test_another_model_does_not_read_on(page, path, tmp_path):
     clicked = SimpleNamespace(index=(5, 5))
     page.seat.pg = pg
     reply = pg.generate(path, "detect cat", SamplingOptions(max_new_tokens=2))
-    looked = attend.Look(str(path), "detect cat", pg.reread(path, "detect cat", reply), ref(pg))
+    looked = attend.Look(
+        str(path), "detect cat", pg.explain_reply(path, "detect cat", reply), ref(pg)
+    )
     glow = attend.show(looked, 0, "mean", 0, 0.5)[0]
     assert attend.inside_tower(page, glow, clicked)
     assert "gradient" in attend.switch(page, looked, 0, "gradient", 0, 0.5)[0].seen.maps
@@ -320,7 +322,7 @@ def test_a_words_map_is_of_no_answer(page, path, tmp_path):
 
 @pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in model is not there")
 def test_two_precisions_side_by_side(tmp_path):
-    seat = Seat(PaliGemma.load())
+    seat = ModelManager(PaliGemma.load())
     with gr.Blocks():
         page = Page(seat, gr.HTML(), gr.Image(), gr.State())
     shown = {"path": str(app.EXAMPLES / "harbour.png")}
@@ -396,7 +398,7 @@ def test_a_batch_has_a_size(page, path, monkeypatch):
 def test_a_batch_is_stopped_between_tokens(path):
     pg = Scripted({"caption en": ["a"] * 50}, pause=0.01)
     with gr.Blocks():
-        page = Page(Seat(pg), gr.HTML(), gr.Image(), gr.State())
+        page = Page(ModelManager(pg), gr.HTML(), gr.Image(), gr.State())
     batch.SHOW_EVERY, kept = 0.0, batch.SHOW_EVERY
     run = batch.answer_all(page, [{"path": str(path)}] * 3, "caption en")
     try:
@@ -450,7 +452,7 @@ def test_a_batch_needs_pictures_and_a_prompt(page, path):
 
 @pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in model is not there")
 def test_the_model_and_the_last_request_as_drawings():
-    seat = Seat(PaliGemma.load())
+    seat = ModelManager(PaliGemma.load())
     drawing, strip, mask = inside.show(seat, ("detect cat", ["<loc0000>", " cat"]))
     assert "8 × 8 patches of 16 pixels" in drawing and "3 query heads, 1 key/value head" in drawing
     assert 'data-file="gemma.py"' in drawing
@@ -607,7 +609,7 @@ def test_a_drawing_becomes_the_picture():
 def test_a_photograph_gets_a_word_from_the_built_in_model_only(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8)
     Image.fromarray(pixels).resize((90, 90), Image.Resampling.BICUBIC).save(tmp_path / "p.png")
-    seat, file = Seat(Scripted({})), {"path": str(tmp_path / "p.png")}
+    seat, file = ModelManager(Scripted({})), {"path": str(tmp_path / "p.png")}
     assert picture.check(seat, file)[1] == ""
     monkeypatch.setattr(Scripted, "is_built_in", True)
     assert "Another model" in picture.check(seat, file)[1]

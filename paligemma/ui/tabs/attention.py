@@ -247,7 +247,7 @@ def look(
             yield {tab.line: EMPTY["text"]}
             return
         names = CHEAP_VIEWS if view in CHEAP_VIEWS else (*CHEAP_VIEWS, view)
-        looked = Look(path, prompt, pg.reread(image, prompt, reply, names), ref(pg))
+        looked = Look(path, prompt, pg.explain_reply(image, prompt, reply, names), ref(pg))
     tokens = [(f"{n} {visible(text)}", n - 1) for n, text in enumerate(looked.texts, 1)]
     shown = [tab.glow, tab.heat, tab.scale, tab.says, tab.sheet]
     yield {
@@ -312,7 +312,7 @@ def switch(page: Page, looked: Look | None, token, view, layer, opacity) -> tupl
     with sentences():
         if looked is not None and view not in looked.seen.maps:
             pg = the_same(page, looked.by)
-            more = pg.reread(looked.path, looked.prompt, looked.seen.reply, (view,))
+            more = pg.explain_reply(looked.path, looked.prompt, looked.seen.reply, (view,))
             seen = replace(
                 looked.seen,
                 maps=looked.seen.maps | more.maps,

@@ -7,7 +7,7 @@ import gradio as gr
 
 from paligemma.interpret import anatomy
 from paligemma.ui.common import QUICK, Page, sentences
-from paligemma.ui.model_manager import Seat
+from paligemma.ui.model_manager import ModelManager
 from visualize.anatomy import draw_mask, draw_model, draw_strip
 
 SOURCES = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ class InsideTab:
         self.drawing.click(open_source, None, self.code, **QUICK)
 
 
-def show(seat: Seat, last: tuple[str, list[str]] | None) -> tuple:
+def show(seat: ModelManager, last: tuple[str, list[str]] | None) -> tuple:
     """The model, and the strip and the mask of the last request."""
     pg = seat.pg
     if pg is None:
