@@ -117,7 +117,7 @@ def test_bfloat16_computes_over_float32_weights(home, tmp_path):
 
 def test_killed_at_random_it_ends_in_the_same_weights():
     """`python scripts/kill_training.py --kills 20` does it twenty times."""
-    command = [sys.executable, str(ROOT / "tests" / "kill_training.py"), "--kills", "3"]
+    command = [sys.executable, str(ROOT / "scripts" / "kill_training.py"), "--kills", "3"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "3 kills, 4 starts: the weights are the same.\n"

@@ -16,6 +16,7 @@ from weakref import ref
 import gradio as gr
 import numpy as np
 import pytest
+import scripted
 import tiny
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -455,7 +456,7 @@ def test_the_model_and_the_last_request_as_drawings():
     seat = ModelManager(PaliGemma.load())
     drawing, strip, mask = inside.show(seat, ("detect cat", ["<loc0000>", " cat"]))
     assert "8 × 8 patches of 16 pixels" in drawing and "3 query heads, 1 key/value head" in drawing
-    assert 'data-file="gemma.py"' in drawing
+    assert 'data-file="models/gemma.py"' in drawing
     assert "… 64 in all" in strip and "&lt;loc0000&gt;" in strip and "·cat" in strip
     assert mask.constructor_args["visible"]
     assert inside.show(seat, None)[1] == "Nothing was asked yet."
@@ -482,7 +483,7 @@ def test_drawings_escape_what_they_show():
 
 def test_only_source_files_are_opened():
     event = lambda file: gr.EventData(None, {"file": file})
-    assert "class KVCache" in inside.open_source(event("gemma.py")).constructor_args["value"]
+    assert "class KVCache" in inside.open_source(event("models/gemma.py")).constructor_args["value"]
     for file in "../app.py", "/etc/passwd", "builtin/config.json", None, "":
         assert "value" not in (inside.open_source(event(file)) or {})
 
@@ -637,6 +638,7 @@ def test_on_a_space_the_model_asks_for_the_lent_gpu(tmp_path):
     (tmp_path / "spaces.py").write_text("marked = []\nGPU = lambda f: marked.append(f) or f\n")
     code = """
 import app, gradio, spaces
+import scripted
 from scripted import Scripted
 seen = {}
 gradio.Blocks.launch = lambda self, **given: seen.update(demo=self, **given)
@@ -647,7 +649,7 @@ pickers = {b.allow_custom_value for b in seen["demo"].blocks.values()
            if isinstance(b, gradio.Dropdown)}
 print(len(spaces.marked), "DuplicateButton" in kinds, pickers, seen["server_name"])
 """
-    paths = [str(tmp_path), str(Path(app.__file__).parent), str(Path(__file__).parent)]
+    paths = [str(tmp_path), str(Path(app.__file__).parent), str(Path(scripted.__file__).parent)]
     given = {"PYTHONPATH": os.pathsep.join(paths), "SPACE_ID": "me/here"}
     given |= {"GRADIO_SERVER_NAME": "0.0.0.0"}
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | given,
