@@ -8,6 +8,33 @@ Shapes are written with one alphabet everywhere: B batch, T query positions, S k
 N heads, K key/value heads, H head dimension, D width, P image tokens, V vocabulary.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from paligemma.config import PaliGemmaConfig
+    from paligemma.detections import Detection
+    from paligemma.generation import SamplingOptions
+    from paligemma.models.gemma import KVCache
+    from paligemma.models.mask_codec import MaskCodec
+    from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
+    from paligemma.pipeline import PaliGemma
+    from paligemma.processor import PaliGemmaProcessor
+    from paligemma.reply import Reply
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "Detection",
+    "KVCache",
+    "MaskCodec",
+    "PaliGemma",
+    "PaliGemmaConfig",
+    "PaliGemmaForConditionalGeneration",
+    "PaliGemmaProcessor",
+    "Reply",
+    "SamplingOptions",
+]
+
 _HOME = {
     "PaliGemma": "pipeline",
     "Reply": "reply",
@@ -19,8 +46,6 @@ _HOME = {
     "KVCache": "models.gemma",
     "MaskCodec": "models.mask_codec",
 }
-
-__all__ = list(_HOME)
 
 
 def __getattr__(name: str):

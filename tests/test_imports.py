@@ -144,3 +144,16 @@ def test_the_first_row_loads_no_torch():
     assert done.returncode == 0, done.stderr
     loaded = done.stdout.split()
     assert "paligemma.tasks" in loaded and "torch" not in loaded
+
+
+def test_inference_imports_no_extras():
+    code = (
+        "import sys; from paligemma import PaliGemma\n"
+        "reply = PaliGemma.load().generate('examples/harbour.png', 'segment anchor')\n"
+        "assert reply.detections; print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    extras = "gradio transformers pytest peft pydantic cv2 matplotlib pycocotools tensorboard"
+    assert not loaded & set(extras.split())
