@@ -1,7 +1,7 @@
 """`python -m paligemma train` with its model sharded over processes of the CPU.
 
-`torchrun tests/helpers/shard_training.py config.yaml`. accelerate shards on GPUs only, so it is told
-here that it does, over gloo; everything after that is what a cluster runs.
+`torchrun tests/helpers/shard_training.py config.yaml`. accelerate shards on GPUs only, so it is
+told here that it does, over gloo; everything after that is what a cluster runs.
 """
 
 import os
