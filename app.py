@@ -107,8 +107,8 @@ def build_app(seat: ModelManager | PaliGemma, own: bool = True) -> gr.Blocks:
             updates = emptied() | {column.picture: row["image"], column.note: ""}
             updates |= {tabs: gr.Tabs(selected=row["task"]), press: row["task"]}
             updates |= {tab.text: row["text"]} if tab.text else {}
-            if seat.pg is not None and seat.pg.is_built_in and row.get("tokens"):
-                updates |= tab.kept(seat.pg, row)
+            if seat.current is not None and seat.current.is_built_in and row.get("tokens"):
+                updates |= tab.kept(seat.current, row)
                 prompt = tab.task.prompt(row["text"])
                 updates |= {last: (prompt, [text for text, _ in row["tokens"]]), press: ""}
             return updates
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--dtype", default=wish("DTYPE"), help="float32, bfloat16 or float16")
     parser.add_argument("--device", default=wish("DEVICE"), help="cpu, cuda, cuda:1, mps or auto")
     parser.add_argument("--tokenizer", help="a tokenizer.json, where the weights have none")
-    parser.add_argument("--codec", help="the .npz of the mask codec, where the weights have none")
+    parser.add_argument("--mask-codec", help="an .npz, where the weights have none beside them")
     parser.add_argument(
         "--host", default=os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1",
         help="0.0.0.0 lets other machines in",
@@ -179,11 +179,11 @@ def main() -> None:
     parser.add_argument("--mcp", action="store_true", help="the tasks as MCP tools, too")
     args = parser.parse_args()
     try:
-        pg = PaliGemma.load(args.model, args.device, args.dtype, args.tokenizer, args.codec)
+        pg = PaliGemma.load(args.model, args.device, args.dtype, args.tokenizer, args.mask_codec)
     except ValueError as error:
         parser.exit(2, f"app.py: {error}\n")
     private = args.host in ("127.0.0.1", "localhost") and not args.share and not ON_SPACE
-    demo = build_app(ModelManager(pg, args.device, args.dtype, args.codec), own=private)
+    demo = build_app(ModelManager(pg, args.device, args.dtype, args.mask_codec), own=private)
     keep_tidy(demo)
     demo.launch(
         server_name=args.host, server_port=args.port, share=args.share, mcp_server=args.mcp, **LOOK

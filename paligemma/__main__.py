@@ -149,10 +149,10 @@ def pointing(arguments: argparse.Namespace) -> None:
 def convert(arguments: argparse.Namespace) -> None:
     """Write a checkpoint in another layout or dtype."""
     from paligemma.checkpoints.convert import convert
-    from paligemma.checkpoints.resolve import find
+    from paligemma.checkpoints.resolve import resolve
     from paligemma.devices import read_dtype
 
-    found = find(arguments.source, arguments.tokenizer)
+    found = resolve(arguments.source, arguments.tokenizer)
     dtype = None if arguments.dtype is None else read_dtype(arguments.dtype)
     convert(found, arguments.destination, dtype)
     print(f"Wrote {arguments.destination}.")
@@ -185,7 +185,11 @@ def _load(arguments: argparse.Namespace):
     from paligemma.pipeline import PaliGemma
 
     return PaliGemma.load(
-        arguments.model, arguments.device, arguments.dtype, arguments.tokenizer, arguments.codec
+        arguments.model,
+        arguments.device,
+        arguments.dtype,
+        arguments.tokenizer,
+        arguments.mask_codec,
     )
 
 
@@ -197,7 +201,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps, or auto: over all and the disk")
     command.add_argument("--dtype", help="float32, bfloat16 or float16")
     command.add_argument("--tokenizer", help="a tokenizer.json, where the weights have none")
-    command.add_argument("--codec", help="the .npz of the mask codec, where the weights have none")
+    command.add_argument("--mask-codec", help="an .npz, where the weights have none beside them")
 
 
 def _make(folder: Path) -> None:

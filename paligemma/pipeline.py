@@ -21,9 +21,8 @@ from torch import Tensor
 
 from paligemma.checkpoints import hub
 from paligemma.checkpoints import lora as adapters
-from paligemma.checkpoints import resolve as checkpoints
 from paligemma.checkpoints.io import load_model
-from paligemma.checkpoints.resolve import Checkpoint
+from paligemma.checkpoints.resolve import Checkpoint, resolve
 from paligemma.config import PaliGemmaConfig
 from paligemma.detections import Detection, parse_tokens
 from paligemma.devices import (
@@ -69,15 +68,16 @@ class PaliGemma:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         tokenizer: str | Path | None = None,
-        codec: str | Path | None = None,
+        mask_codec: str | Path | None = None,
     ) -> "PaliGemma":
-        """Load a checkpoint: see `checkpoints.find` for what `source`, `tokenizer`, `codec` may be.
+        """Load a checkpoint: see `resolve` for what `source`, `tokenizer`, `mask_codec`
+        may be.
 
         `device` None is the best one that this machine has and the model fits, "auto" all of them
         and the disk. `dtype` None is bfloat16 where the device computes in it, else float32; the
         built-in model is small, and always float32. Raise ValueError for what cannot be loaded.
         """
-        return cls.open(checkpoints.find(source, tokenizer, codec), device, dtype)
+        return cls.open(resolve(source, tokenizer, mask_codec), device, dtype)
 
     @classmethod
     def open(
@@ -86,7 +86,7 @@ class PaliGemma:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> "PaliGemma":
-        """Load what `checkpoints.find` found; the rest is as in `load`."""
+        """Load what `resolve` found; the rest is as in `load`."""
         where, dtype = plan(found, device, dtype)
         if found.adapter and isinstance(where, DeviceMap):
             raise ValueError(f"{found.name} is an adapter, and its base fits no single device.")
@@ -145,9 +145,9 @@ class PaliGemma:
         return self.model.language_model.embed_tokens.weight.dtype
 
     @cached_property
-    def codec(self) -> MaskCodec:
+    def mask_codec(self) -> MaskCodec:
         """The mask codec, fetched and read when the first mask is needed; ValueError without it."""
-        return MaskCodec.load(self.checkpoint.codec or hub.fetch_codec())
+        return MaskCodec.load(self.checkpoint.mask_codec or hub.fetch_mask_codec())
 
     def generate(self, image, prompt: str, options: SamplingOptions = SamplingOptions()) -> Reply:
         """The whole answer about one picture (a path, bytes, PIL image or array)."""
@@ -173,7 +173,7 @@ class PaliGemma:
         coded = [found.codes for found in detections if found.codes is not None]
         if not coded:
             return [None] * len(detections)
-        decoded = iter(self.codec.decode(torch.tensor(coded)).numpy())
+        decoded = iter(self.mask_codec.decode(torch.tensor(coded)).numpy())
         return [None if found.codes is None else next(decoded) for found in detections]
 
     def explain(

@@ -134,7 +134,7 @@ MISTAKES = {
     "no device": (["--device", "toaster"], "is no device"),
     "no dtype": (["--dtype", "int8"], "not a dtype to run in"),
     "no tokenizer": (["--tokenizer", "nowhere"], "nowhere is not a tokenizer"),
-    "no codec": (["--codec", "nowhere.npz"], "no mask codec at nowhere.npz"),
+    "no codec": (["--mask-codec", "nowhere.npz"], "no mask codec at nowhere.npz"),
     "another folder": (["--model", str(ROOT / "tests")], "has no config.json"),
     "below zero": (["--temperature=-1"], "temperature is 0 or from"),
     "not a number": (["--temperature", "nan"], "temperature is 0 or from"),
@@ -162,7 +162,7 @@ def test_a_picture_that_cannot_be_written(scripted, picture, tmp_path, capsys, n
 
 def test_masks_without_a_codec(folder, picture, tmp_path, capsys, monkeypatch):
     model = PaliGemma.load(folder)
-    model.checkpoint = replace(model.checkpoint, codec=tmp_path / "nowhere.npz")
+    model.checkpoint = replace(model.checkpoint, mask_codec=tmp_path / "nowhere.npz")
     speaker = Scripted(ANSWERS)
     speaker.masks = model.masks
     monkeypatch.setattr(PaliGemma, "load", lambda *given: speaker)

@@ -274,7 +274,7 @@ def test_masks(pg):
 
 def test_a_model_without_a_codec_still_answers(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "paligemma.checkpoints.hub.fetch_codec", lambda: tmp_path / "not fetched.npz"
+        "paligemma.checkpoints.hub.fetch_mask_codec", lambda: tmp_path / "not fetched.npz"
     )
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "mask_codec.npz").unlink()

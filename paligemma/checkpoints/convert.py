@@ -39,8 +39,8 @@ def convert(found: Checkpoint, destination: str | Path, dtype: torch.dtype | Non
             for file in found.path.glob("*.json"):
                 if file.name not in (CONFIG, INDEX):
                     shutil.copyfile(file, folder / file.name)
-        if found.codec is not None:
-            shutil.copyfile(found.codec, folder / found.codec.name)
+        if found.mask_codec is not None:
+            shutil.copyfile(found.mask_codec, folder / found.mask_codec.name)
     except OSError as error:
         raise ValueError(f"{destination} cannot be written: {error}.") from error
 

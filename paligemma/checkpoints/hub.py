@@ -28,25 +28,25 @@ from huggingface_hub.utils._xet import abort_xet_session
 
 from paligemma.devices import free_disk, gigabytes
 
-Report = Callable[[int, int], None]  # told bytes done and bytes in all while a download runs
+ProgressCallback = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 # owner/model, and @revision to pin one
 NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)
 PATTERNS, TOKENIZER = ["*.json", "*.safetensors"], ["tokenizer.json"]
 BYTES_BAR = "huggingface_hub.snapshot_download"  # the bar of what is written to the disk
 # The published mask codec, and what its bytes must be (google-research/big_vision).
-CODEC_REPO, CODEC_FILE = "google/paligemma-hf", "vae-oid.npz"
-CODEC_SHA256 = "5586010257b8536dddefab65e7755077f21d5672d5674dacf911f73ae95a4447"
+MASK_CODEC_REPO, MASK_CODEC_FILE = "google/paligemma-hf", "vae-oid.npz"
+MASK_CODEC_SHA256 = "5586010257b8536dddefab65e7755077f21d5672d5674dacf911f73ae95a4447"
 
 
-def fetch_model(name: str, report: Report | None = None) -> Path:
+def fetch_model(name: str, progress: ProgressCallback | None = None) -> Path:
     """The folder of `owner/model` or `owner/model@revision`, downloaded where it is not cached.
 
-    `report` is called from other threads; what it raises ends the download and is raised here.
+    `progress` is called from other threads; what it raises ends the download and is raised here.
     Files that are whole by then stay. Raise ValueError where the model cannot be had.
     """
     repo, _, revision = name.partition("@")
-    return _fetch(repo, revision or None, PATTERNS, report)
+    return _fetch(repo, revision or None, PATTERNS, progress)
 
 
 def fetch_tokenizer(name: str) -> Path:
@@ -55,9 +55,9 @@ def fetch_tokenizer(name: str) -> Path:
     return _fetch(repo, revision or None, TOKENIZER, None)
 
 
-def fetch_codec() -> Path:
+def fetch_mask_codec() -> Path:
     """The published mask codec, checked. Raise ValueError where it cannot be had."""
-    wanted = {"repo_id": CODEC_REPO, "filename": CODEC_FILE, "repo_type": "space"}
+    wanted = {"repo_id": MASK_CODEC_REPO, "filename": MASK_CODEC_FILE, "repo_type": "space"}
     try:
         try:
             path = Path(hf_hub_download(**wanted, local_files_only=True))
@@ -66,26 +66,29 @@ def fetch_codec() -> Path:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except Exception as error:
         raise ValueError(
-            f"The mask codec is missing: {_reason(error, f'spaces/{CODEC_REPO}')} Boxes need no "
-            f"codec; for masks, a {CODEC_FILE} on this machine can be given with --codec."
+            f"The mask codec is missing: {_reason(error, f'spaces/{MASK_CODEC_REPO}')} Boxes need "
+            f"no codec; for masks, a {MASK_CODEC_FILE} on this machine can be given with "
+            "--mask-codec."
         ) from error
-    if digest != CODEC_SHA256:
+    if digest != MASK_CODEC_SHA256:
         raise ValueError(
             f"{path.resolve()} is not the published mask codec: its sha256 differs. Delete it."
         )
     return path
 
 
-def _fetch(repo: str, revision: str | None, patterns: list[str], report: Report | None) -> Path:
+def _fetch(
+    repo: str, revision: str | None, patterns: list[str], progress: ProgressCallback | None
+) -> Path:
     shared = {"repo_id": repo, "revision": revision, "allow_patterns": patterns}
-    stopped: list[Exception] = []  # what `report` raised
+    stopped: list[Exception] = []  # what `progress` raised
     try:
         folder = _cached(shared)
         if folder is None:
             files = snapshot_download(**shared, dry_run=True)
             missing = sum(file.file_size or 0 for file in files if file.will_download)
             _require_disk(repo, missing)
-            bar = tqdm if report is None else _bar(report, missing, stopped)
+            bar = tqdm if progress is None else _bar(progress, missing, stopped)
             folder = Path(snapshot_download(**shared, tqdm_class=bar))
         if not stopped and (lacking := _lacking(folder, patterns)):
             raise FileNotFoundError(f"it has no {lacking}.")
@@ -129,8 +132,8 @@ def _lacking(folder: Path, patterns: list[str]) -> str | None:
     return next((name for name in needed if not (folder / name).is_file()), None)
 
 
-def _bar(report: Report, total: int, stopped: list[Exception]) -> type[tqdm]:
-    """The terminal's bar, which tells `report` as well, also where no terminal shows it."""
+def _bar(progress: ProgressCallback, total: int, stopped: list[Exception]) -> type[tqdm]:
+    """The terminal's bar, which tells `progress` as well, also where no terminal shows it."""
     lock, done = threading.Lock(), 0
 
     def tell(count: float) -> None:
@@ -140,7 +143,7 @@ def _bar(report: Report, total: int, stopped: list[Exception]) -> type[tqdm]:
                 if stopped:
                     raise stopped[0]
                 done += int(count)
-                report(done, total)
+                progress(done, total)
         except Exception as error:
             stopped.append(error)
             abort_xet_session()  # which does not hear of exceptions

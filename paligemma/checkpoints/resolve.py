@@ -1,32 +1,34 @@
-"""What a person names, found: the built-in model, a folder, an .npz, a model of the hub."""
+"""From a name to a checkpoint on this machine: the built-in model, a folder, an `.npz`, the hub."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from paligemma.checkpoints import hub
-from paligemma.checkpoints import lora as adapters
-from paligemma.checkpoints.hub import Report
+from paligemma.checkpoints import hub, lora
+from paligemma.checkpoints.hub import ProgressCallback
 from paligemma.checkpoints.io import CONFIG, read_config
 from paligemma.config import PaliGemmaConfig
 from paligemma.processor import PaliGemmaProcessor
 
 BUILT_IN = "built-in"
 BUILT_IN_FOLDER = Path(__file__).parents[1] / "builtin"
-CODEC_FILES = ("mask_codec.npz", hub.CODEC_FILE)  # beside a checkpoint's weights
+MASK_CODEC_FILES = ("mask_codec.npz", hub.MASK_CODEC_FILE)  # beside a checkpoint's weights
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on this machine. `source` is what was asked for; `codec` None: on the hub.
+    """A checkpoint on this machine, its weights not read yet.
 
-    `adapter` is the folder of a LoRA that goes on top of `path`.
+    source: the name that was asked for
+    path: the folder or the `.npz` of the weights
+    mask_codec: its `.npz`; None: the published one, fetched from the hub when it is needed
+    adapter: the folder of a LoRA adapter to merge into the weights at `path`
     """
 
     source: str
     path: Path
     config: PaliGemmaConfig
     processor: PaliGemmaProcessor
-    codec: Path | None
+    mask_codec: Path | None
     adapter: Path | None = None
 
     @property
@@ -37,33 +39,34 @@ class Checkpoint:
     def name(self) -> str:
         if self.is_built_in:
             return "the built-in model"
-        return (
-            (self.adapter or self.path).resolve().name
-            if _path(self.source).exists()
-            else self.source
-        )
+        if _as_path(self.source).exists():
+            return (self.adapter or self.path).resolve().name
+        return self.source
 
 
-def find(
+def resolve(
     source: str | Path | None = None,
     tokenizer: str | Path | None = None,
-    codec: str | Path | None = None,
-    report: Report | None = None,
+    mask_codec: str | Path | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Checkpoint:
-    """Find a checkpoint, downloading it where it has to be; nothing of its weights is read yet.
+    """Find a checkpoint and download it if necessary. Its weights are not read.
 
-    `source`: None or "built-in"; a folder; an `.npz`; `owner/model` on the hub, with `@revision`
-    where one is to be pinned; the folder of an adapter, whose base is found the same way.
-    `tokenizer`: a tokenizer.json, a folder with one or a model of the hub, where there is none
-    beside the weights. `codec`: an `.npz` for masks. `report` hears of
-    downloads. Raise ValueError where something is missing, damaged or does not belong together.
+    source: None or "built-in"; a folder; an `.npz`; `owner/model` on the hub, or
+        `owner/model@revision`; the folder of an adapter, whose base is resolved the same way
+    tokenizer: a tokenizer.json, a folder with one or a model of the hub; needed only if there is
+        no tokenizer.json beside the weights
+    mask_codec: an `.npz`, instead of the one beside the weights
+    progress: called with (bytes done, bytes in all) during downloads
+
+    Raises ValueError if a part is missing, damaged or does not fit the others.
     """
     source = str(source or BUILT_IN)
-    path = _locate(source, report)
-    if (path / adapters.CONFIG).is_file() and not (path / CONFIG).is_file():
-        if (_path(adapters.base_of(path)) / adapters.CONFIG).is_file():
+    path = _locate(source, progress)
+    if (path / lora.CONFIG).is_file() and not (path / CONFIG).is_file():
+        if (_as_path(lora.base_of(path)) / lora.CONFIG).is_file():
             raise ValueError(f"{path} is an adapter of an adapter; merge the one it names first.")
-        base = find(adapters.base_of(path), tokenizer, codec, report)
+        base = resolve(lora.base_of(path), tokenizer, mask_codec, progress)
         return replace(base, source=source, adapter=path)
     config = read_config(path)
     folder = path if path.is_dir() else path.parent
@@ -75,13 +78,13 @@ def find(
             "--tokenizer, such as that of google/paligemma-3b-pt-224."
         )
     processor = PaliGemmaProcessor.from_folder(folder, config)
-    return Checkpoint(source, path, config, processor, _codec(path, codec))
+    return Checkpoint(source, path, config, processor, _find_mask_codec(path, mask_codec))
 
 
-def _locate(source: str, report: Report | None) -> Path:
+def _locate(source: str, progress: ProgressCallback | None) -> Path:
     if source == BUILT_IN:
         return BUILT_IN_FOLDER
-    path = _path(source)
+    path = _as_path(source)
     if path.is_dir() or (path.is_file() and path.suffix == ".npz"):
         return path
     if path.is_file():
@@ -90,41 +93,41 @@ def _locate(source: str, report: Report | None) -> Path:
             ".npz. For safetensors, give their folder."
         )
     if path.suffix != ".npz" and hub.NAME.fullmatch(source):
-        return hub.fetch_model(source, report)
+        return hub.fetch_model(source, progress)
     raise ValueError(
         f"There is no checkpoint {source!r}: it is neither {BUILT_IN!r} nor a folder, an .npz or a "
         "model of the hub (owner/model)."
     )
 
 
-def _tokenizer_folder(given: str) -> Path:
-    path = _path(given)
+def _tokenizer_folder(tokenizer: str) -> Path:
+    path = _as_path(tokenizer)
     if path.is_dir():
         return path
     if path.name == "tokenizer.json":
         return path.parent
-    if not path.exists() and hub.NAME.fullmatch(given):
-        return hub.fetch_tokenizer(given)
+    if not path.exists() and hub.NAME.fullmatch(tokenizer):
+        return hub.fetch_tokenizer(tokenizer)
     raise ValueError(
-        f"{given} is not a tokenizer; give a tokenizer.json, its folder, or a model of the hub."
+        f"{tokenizer} is not a tokenizer; give a tokenizer.json, its folder, or a model of the hub."
     )
 
 
-def _codec(path: Path, given: str | Path | None) -> Path | None:
-    if given is not None:
-        if not _path(given).is_file():
-            raise ValueError(f"There is no mask codec at {given}.")
-        return _path(given)
+def _find_mask_codec(path: Path, mask_codec: str | Path | None) -> Path | None:
+    if mask_codec is not None:
+        if not _as_path(mask_codec).is_file():
+            raise ValueError(f"There is no mask codec at {mask_codec}.")
+        return _as_path(mask_codec)
     folder = path if path.is_dir() else path.parent
-    return next((folder / name for name in CODEC_FILES if (folder / name).is_file()), None)
+    return next((folder / name for name in MASK_CODEC_FILES if (folder / name).is_file()), None)
 
 
-def _path(given: str | Path) -> Path:
-    """Raise ValueError for what no path can be: too long, closed, the home of nobody."""
+def _as_path(name: str | Path) -> Path:
+    """Raises ValueError if no path can be opened by this name: too long, no permission, …"""
     try:
-        path = Path(given).expanduser()
+        path = Path(name).expanduser()
         path.exists()
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
-        raise ValueError(f"{str(given)[:60]!r} cannot be opened: {reason}.") from error
+        raise ValueError(f"{str(name)[:60]!r} cannot be opened: {reason}.") from error
     return path

@@ -111,8 +111,8 @@ def _segment(pg: PaliGemma, scenes: Sequence[Scene], rng, name: str) -> dict:
 
 def _codec(pg: PaliGemma, scenes: Sequence[Scene], rng, name: str) -> dict:
     return {
-        "codec_iou": codec_iou(pg.codec, rng, list(KINDS)),
-        "codec_iou_unseen_shapes": codec_iou(pg.codec, rng, UNSEEN_SHAPES),
+        "codec_iou": codec_iou(pg.mask_codec, rng, list(KINDS)),
+        "codec_iou_unseen_shapes": codec_iou(pg.mask_codec, rng, UNSEEN_SHAPES),
     }
 
 

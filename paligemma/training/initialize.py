@@ -88,5 +88,5 @@ def write(run: Run, found: Checkpoint, state: dict[str, Tensor]) -> None:
     for name, values in processor_files(start_from.config).items():
         write_text(run.out / name, json.dumps(values, indent=2) + "\n")
     write_text(run.out / "tokenizer.json", found.processor.tokenizer.to_str(pretty=True))
-    if found.codec is not None and found.codec.parent != run.out:
-        shutil.copyfile(found.codec, run.out / found.codec.name)
+    if found.mask_codec is not None and found.mask_codec.parent != run.out:
+        shutil.copyfile(found.mask_codec, run.out / found.mask_codec.name)

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from paligemma.checkpoints import hub
-from paligemma.checkpoints import resolve as checkpoints
+from paligemma.checkpoints.resolve import resolve
 from paligemma.detections import parse
 from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
@@ -30,8 +30,8 @@ def check(
 
     Every picture is opened and every text tokenised. `task` is what COCO annotations become.
     """
-    found = checkpoints.find(model)
-    codec = MaskCodec.load(found.codec or hub.fetch_codec())
+    found = resolve(model)
+    codec = MaskCodec.load(found.mask_codec or hub.fetch_mask_codec())
     if path.suffix == ".json":
         source = CocoInstances(path, images, task, codec)
     else:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from paligemma.checkpoints import hub
 from paligemma.checkpoints import lora as adapters
-from paligemma.checkpoints import resolve as checkpoints
+from paligemma.checkpoints.resolve import resolve
 from paligemma.devices import best_device
 from paligemma.models import gemma, siglip
 from paligemma.models.mask_codec import MaskCodec
@@ -84,7 +84,7 @@ class Trainer:
         if left or not self.share:
             raise ValueError(f"A batch of {run.batch} cannot be shared evenly by "
                              f"{accelerator.num_processes} processes.")  # fmt: skip
-        self.found = checkpoints.find(run.model)
+        self.found = resolve(run.model)
         model, self.start = start(run, self.found)
         sources = open_sources(run, self._codec())
         self.bad = {str(bad) for source in sources for bad in source.bad}
@@ -110,7 +110,7 @@ class Trainer:
         """The mask codec, where the data need it."""
         if any(isinstance(given, Drawn) or (isinstance(given, Coco) and given.task == "segment")
                for given in self.run.data):  # fmt: skip
-            return MaskCodec.load(self.found.codec or hub.fetch_codec())
+            return MaskCodec.load(self.found.mask_codec or hub.fetch_mask_codec())
         return None
 
     def loop(self) -> None:

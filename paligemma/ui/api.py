@@ -30,7 +30,7 @@ def add_endpoints(page: Page) -> None:
             if not isinstance(max_new_tokens, int | float) or not max_new_tokens <= MOST_TOKENS:
                 raise ValueError(f"max_new_tokens is 1 to {MOST_TOKENS}, not {max_new_tokens!r}.")
             most = max(int(max_new_tokens), 1)
-            pg = page.seat.pg
+            pg = page.seat.current
             reply = pg.generate(picture, prompt, SamplingOptions(max_new_tokens=most))
             return as_json(picture, prompt, reply, pg)
 
@@ -99,7 +99,7 @@ def add_endpoints(page: Page) -> None:
             numbers = all(isinstance(edge, int | float) for edge in (x1, y1, x2, y2))
             if not (numbers and 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
                 raise ValueError("A box has 0 ≤ x1 < x2 ≤ 1 and 0 ≤ y1 < y2 ≤ 1.")
-            box = snap((x1, y1, x2, y2), page.seat.pg.resolution)
+            box = snap((x1, y1, x2, y2), page.seat.current.resolution)
             prompt = REGION.prompt(format_box(box), language)
         return answer(image, prompt)
 

@@ -85,7 +85,7 @@ def fit(image: Image.Image) -> Image.Image:
 
 def header(seat: ModelManager) -> str:
     """Which model answers, as HTML."""
-    if (pg := seat.pg) is None:
+    if (pg := seat.current) is None:
         return "<h1>PaliGemma</h1><p>Another model is being loaded.</p>"
     stickers = zip("☀☂⚓❀♜☎☘", (48, 275, 220, 325, 25, 3, 125), strict=True)
     row = "".join(f'<i style="--hue:{hue}">{glyph}\ufe0e</i>' for glyph, hue in stickers)

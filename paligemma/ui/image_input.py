@@ -81,7 +81,7 @@ def check(seat: ModelManager, picture: dict | None) -> tuple:
         gr.Warning(escape(str(error), quote=False))
         return None, ""
     shown = gr.skip() if Path(path).suffix.lower() in BROWSERS_SHOW else image
-    stranger = seat.pg is not None and seat.pg.is_built_in and is_photograph(image)
+    stranger = seat.current is not None and seat.current.is_built_in and is_photograph(image)
     return shown, PHOTOGRAPH if stranger else ""
 
 

@@ -1,68 +1,78 @@
-"""The one model that answers, for everybody who uses an app, and the change to another."""
+"""The model that serves every visitor of an app, switching it, and one more to compare with."""
 
 import gc
 
 import torch
 
-from paligemma.checkpoints import resolve as checkpoints
-from paligemma.checkpoints.resolve import Checkpoint
+from paligemma.checkpoints.hub import ProgressCallback
+from paligemma.checkpoints.resolve import Checkpoint, resolve
 from paligemma.pipeline import PaliGemma, plan
 
 
 class ModelManager:
-    """Holds `pg`. Every model that takes the seat is loaded with this `device`, `dtype`, `codec`.
+    """Holds `current`, the loaded model; None while another one is being loaded.
 
-    Who asks `pg` and who calls `change` must wait for each other: they share one queue. `find`
-    may run beside them. A guest may sit beside it, to be compared.
+    `device`, `dtype` and `mask_codec` apply to every model that becomes the current one. Calls of
+    `current` and of `switch` must not overlap: the app runs both in one queue. `resolve` may run
+    at the same time. A comparison model may be loaded beside the current one.
     """
 
     def __init__(
         self,
-        pg: PaliGemma,
+        model: PaliGemma,
         device: str | None = None,
         dtype: str | None = None,
-        codec: str | None = None,
+        mask_codec: str | None = None,
     ) -> None:
-        self.pg, self._device, self._dtype, self._codec = pg, device, dtype, codec
-        self._guest: tuple[tuple, PaliGemma] | None = None
+        self.current: PaliGemma | None = model
+        self._device, self._dtype, self._mask_codec = device, dtype, mask_codec
+        self._comparison: tuple[tuple, PaliGemma] | None = None  # what was asked for, the model
 
-    def find(self, source: str, report: checkpoints.Report | None = None) -> Checkpoint:
-        """`checkpoints.find`, and whether it would fit once the seat is free; ValueError if not."""
-        found = checkpoints.find(source, codec=self._codec, report=report)
-        if (pg := self.pg) is None:
+    def resolve(self, source: str, progress: ProgressCallback | None = None) -> Checkpoint:
+        """A checkpoint that fits once the current model is freed.
+
+        Raises ValueError for a checkpoint that cannot be had or does not fit, and while another
+        model is being loaded.
+        """
+        checkpoint = resolve(source, mask_codec=self._mask_codec, progress=progress)
+        if (current := self.current) is None:
             raise ValueError("Another model is being loaded: try again when it answers.")
-        plan(found, self._device, self._dtype, freed=pg.memory)
-        return found
+        plan(checkpoint, self._device, self._dtype, freed=current.memory)
+        return checkpoint
 
-    def change(self, found: Checkpoint) -> None:
-        """Let the old model go, then load what was found; on a ValueError the old one is back."""
-        old = self.pg.checkpoint
-        self.pg = self._guest = None
-        _free()
+    def switch(self, checkpoint: Checkpoint) -> None:
+        """Free the current model, then load another; if that raises, load the former one again."""
+        assert self.current is not None
+        former = self.current.checkpoint
+        self.current = self._comparison = None
+        _free_memory()
         try:
-            self.pg = PaliGemma.open(found, self._device, self._dtype)
+            self.current = PaliGemma.open(checkpoint, self._device, self._dtype)
         except BaseException:
-            _free()
-            self.pg = PaliGemma.open(old, self._device, self._dtype)
+            _free_memory()
+            self.current = PaliGemma.open(former, self._device, self._dtype)
             raise
 
-    def find_guest(self, source: str, report: checkpoints.Report | None = None) -> Checkpoint:
-        """The same for a model beside the seat's: would it fit as things are?"""
-        found = checkpoints.find(source, codec=self._codec, report=report)
-        plan(found, self._device, freed=self._guest[1].memory if self._guest else 0)
-        return found
+    def resolve_comparison(
+        self, source: str, progress: ProgressCallback | None = None
+    ) -> Checkpoint:
+        """A checkpoint that fits beside the current model; raises ValueError otherwise."""
+        checkpoint = resolve(source, mask_codec=self._mask_codec, progress=progress)
+        freed = self._comparison[1].memory if self._comparison else 0
+        plan(checkpoint, self._device, freed=freed)
+        return checkpoint
 
-    def guest(self, found: Checkpoint, dtype: str) -> PaliGemma:
-        """What was found, loaded beside `pg`; it stays until another is asked for."""
-        asked = found.path, found.adapter, dtype
-        if self._guest is None or self._guest[0] != asked:
-            self._guest = None
-            _free()
-            self._guest = asked, PaliGemma.open(found, self._device, dtype)
-        return self._guest[1]
+    def load_comparison(self, checkpoint: Checkpoint, dtype: str) -> PaliGemma:
+        """The comparison model; it stays loaded until another one is asked for."""
+        key = checkpoint.path, checkpoint.adapter, dtype
+        if self._comparison is None or self._comparison[0] != key:
+            self._comparison = None
+            _free_memory()
+            self._comparison = key, PaliGemma.open(checkpoint, self._device, dtype)
+        return self._comparison[1]
 
 
-def _free() -> None:
+def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -42,8 +42,8 @@ def change(seat: ModelManager, found) -> str:
     """Load what `fetch` found in the old model's place."""
     with sentences():
         start = time.perf_counter()
-        seat.change(found)
-        return f"Loaded {escape(seat.pg.name)} in {time.perf_counter() - start:.1f} s."
+        seat.switch(found)
+        return f"Loaded {escape(seat.current.name)} in {time.perf_counter() - start:.1f} s."
 
 
 def bar(share: float, words: str) -> str:
@@ -86,7 +86,7 @@ class ModelPicker:
     def wire(self, page: Page, forget, forgotten: list) -> None:
         seat = page.seat
         fetched = self.go.click(
-            partial(fetch, seat.find), self.source, [self.found, self.line],
+            partial(fetch, seat.resolve), self.source, [self.found, self.line],
             concurrency_limit=4, **INNER,
         )  # fmt: skip
         loaded = fetched.success(

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from paligemma.__main__ import main
-from paligemma.checkpoints import resolve as checkpoints
 from paligemma.checkpoints.big_vision import read_config as read_npz_config
 from paligemma.checkpoints.convert import convert
 from paligemma.checkpoints.io import CONFIG, INDEX, WEIGHTS, load_model, save_model, save_npz
+from paligemma.checkpoints.resolve import resolve
 from paligemma.config import VARIANTS, PaliGemmaConfig
 
 TABLE = "language_model.embed_tokens.weight"
@@ -159,21 +159,21 @@ def sources(tmp_path_factory):
 
 
 def converted(source, destination, dtype=None):
-    convert(checkpoints.find(source), destination, dtype)
+    convert(resolve(source), destination, dtype)
     return destination
 
 
 @both
 def test_from_npz_to_folder_and_back_nothing_changes(sources, tmp_path, name):
     start = sources[name]
-    image = checkpoints.find(start).config.image_token_index
+    image = resolve(start).config.image_token_index
     first = converted(start, tmp_path / "1" / "w.npz")
     folder = converted(first, tmp_path / "2")
     second = converted(folder, tmp_path / "3" / "w.npz")
     last = converted(second, tmp_path / "4")
     expected = without_image_rows(state_of(start), image)
     for path in (first, folder, second, last):
-        assert checkpoints.find(path).config == checkpoints.find(start).config
+        assert resolve(path).config == resolve(start).config
         assert_same(state_of(path), expected)
     assert first.read_bytes() == second.read_bytes()
     assert (folder / WEIGHTS).read_bytes() == (last / WEIGHTS).read_bytes()
@@ -182,7 +182,7 @@ def test_from_npz_to_folder_and_back_nothing_changes(sources, tmp_path, name):
 def test_an_npz_holds_big_visions_keys_and_no_row_for_the_image(sources, tmp_path):
     with np.load(converted(sources["gemma1"], tmp_path / "w.npz")) as arrays:
         shapes = {key: arrays[key].shape for key in arrays.files}
-    config = checkpoints.find(sources["gemma1"]).config
+    config = resolve(sources["gemma1"]).config
     assert shapes == {f"params/{key}": shape for key, shape in array_shapes(config).items()}
 
 
@@ -191,9 +191,7 @@ def test_an_npz_holds_big_visions_keys_and_no_row_for_the_image(sources, tmp_pat
 def test_to_another_dtype_and_back(sources, tmp_path, name, suffix):
     expected = state_of(sources[name])
     if suffix:
-        expected = without_image_rows(
-            expected, checkpoints.find(sources[name]).config.image_token_index
-        )
+        expected = without_image_rows(expected, resolve(sources[name]).config.image_token_index)
     half = {key: tensor.bfloat16() for key, tensor in expected.items()}
     path = converted(sources[name], tmp_path / "1" / f"x{suffix}", torch.bfloat16)
     assert_same(state_of(path), half)
@@ -205,7 +203,7 @@ def test_to_float16_goes_gemma_1_alone(sources, tmp_path):
     path = converted(sources["gemma1"], tmp_path / "1", torch.float16)
     assert json.loads((path / CONFIG).read_text())["torch_dtype"] == "float16"
     assert_same(state_of(path), {k: v.half() for k, v in state_of(sources["gemma1"]).items()})
-    found = checkpoints.find(sources["gemma2"])
+    found = resolve(sources["gemma2"])
     refused("65504", convert, found, tmp_path / "2", torch.float16)
     assert not (tmp_path / "2").exists()
 
@@ -218,8 +216,8 @@ def test_what_lies_beside_the_weights_goes_along(sources, tmp_path):
         assert (folder / name).read_bytes() == (source / name).read_bytes()
     npz = converted(folder, tmp_path / "npz" / "w.npz")
     assert {*listing(folder), "w.npz"} - {WEIGHTS} == {*listing(npz.parent)}
-    found = checkpoints.find(npz)
-    assert found.codec == npz.parent / "mask_codec.npz"
+    found = resolve(npz)
+    assert found.mask_codec == npz.parent / "mask_codec.npz"
     assert found.processor.encode_prompt("ocr") == tiny.processor().encode_prompt("ocr")
 
 
@@ -243,7 +241,7 @@ def test_transformers_reads_the_whole_folder(sources, tmp_path, name, via):
     if via == "npz":
         source = converted(source, tmp_path / "npz" / "w.npz")
     folder = converted(source, tmp_path / "folder")
-    found, model = checkpoints.find(folder), load_model(folder)
+    found, model = resolve(folder), load_model(folder)
 
     processor = transformers.AutoProcessor.from_pretrained(folder)
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
@@ -285,7 +283,7 @@ def test_what_exists_is_not_written_over(sources, tmp_path, taken, destination):
     (tmp_path / taken).parent.mkdir(exist_ok=True)
     (tmp_path / taken).write_text("precious")
     before = listing(tmp_path)
-    found = checkpoints.find(sources["gemma1"])
+    found = resolve(sources["gemma1"])
     refused(f"{taken} exists already", convert, found, tmp_path / destination)
     assert listing(tmp_path) == before and (tmp_path / taken).read_text() == "precious"
 
@@ -294,7 +292,7 @@ def test_what_exists_is_not_written_over(sources, tmp_path, taken, destination):
 def test_without_room_on_the_disk_nothing_is_written(sources, tmp_path, monkeypatch, destination):
     usage = shutil.disk_usage(tmp_path)._replace(free=12_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    found = checkpoints.find(sources["gemma1"])
+    found = resolve(sources["gemma1"])
     refused(r"needs 1 MB, and its disk has 0 MB free", convert, found, tmp_path / destination)
     assert not listing(tmp_path)
 
@@ -305,7 +303,7 @@ def test_an_unwritable_place_is_refused(sources, tmp_path, destination):
     (tmp_path / "a.npz").mkdir()
     (tmp_path / "out" / WEIGHTS).mkdir(parents=True)  # a folder where a file should go
     before = listing(tmp_path)
-    found = checkpoints.find(sources["gemma1"])
+    found = resolve(sources["gemma1"])
     refused("cannot be written", convert, found, tmp_path / destination)
     assert listing(tmp_path) == before
 
@@ -329,7 +327,7 @@ def test_a_write_that_breaks_off_leaves_no_part_behind(
         raise error
 
     monkeypatch.setattr(writer, fail)
-    found = checkpoints.find(sources["gemma1"])
+    found = resolve(sources["gemma1"])
     refused("cannot be written: No space left", convert, found, tmp_path / destination)
     assert listing(tmp_path) == ["out"]
 
@@ -343,7 +341,7 @@ def test_the_command_converts(sources, tmp_path, capsys):
     (tmp_path / "1" / "tokenizer.json").rename(tmp_path / "tokenizer.json")
     assert main(["convert", npz, folder, "--tokenizer", str(tmp_path / "tokenizer.json")]) == 0
     assert capsys.readouterr().out == f"Wrote {npz}.\nWrote {folder}.\n"
-    image = checkpoints.find(source).config.image_token_index
+    image = resolve(source).config.image_token_index
     expected = without_image_rows(state_of(source, torch.bfloat16), image)
     assert_same(state_of(folder), expected)
 
@@ -869,24 +867,24 @@ def foreign(folder, values, **changes):
 
 def test_a_tokenizer_that_does_not_belong_is_refused(sources, tmp_path):
     copy = shutil.copytree(sources["gemma1"], tmp_path / "copy")
-    image = checkpoints.find(copy).config.image_token_index
+    image = resolve(copy).config.image_token_index
     refused(
         rf"has <image> at id {image}, but the config says 7\.",
-        checkpoints.find,
+        resolve,
         foreign(copy, {}, image_token_index=7),
     )
     refused(
         r"has ids up to \d+, but the embedding table has 101 rows\.",
-        checkpoints.find,
+        resolve,
         foreign(copy, {"vocab_size": 101}, image_token_index=image),
     )
     (copy / "tokenizer.json").write_text('{"version": "1.0"}')
-    refused(r"tokenizer\.json' is not a tokenizer file", checkpoints.find, copy)
+    refused(r"tokenizer\.json' is not a tokenizer file", resolve, copy)
     (copy / "tokenizer.json").unlink()
-    refused(r"There is no tokenizer\.json in", checkpoints.find, copy)
+    refused(r"There is no tokenizer\.json in", resolve, copy)
 
 
 def test_a_tokenizer_beside_an_npz_must_belong_too(npz):
     tiny.words().save(str(npz.parent / "tokenizer.json"))
-    refused(r"but the config says 99", checkpoints.find, npz)
-    refused(r"but the config says 99", checkpoints.find, npz, npz.parent)
+    refused(r"but the config says 99", resolve, npz)
+    refused(r"but the config says 99", resolve, npz, npz.parent)

@@ -14,15 +14,15 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import close_session
 
 from paligemma.checkpoints import hub
-from paligemma.checkpoints import resolve as checkpoints
 from paligemma.checkpoints.io import load_model, save_model
+from paligemma.checkpoints.resolve import resolve
 from paligemma.detections import parse
 from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
 
 NAME = "owner/model"
 WEIGHTS = "model.safetensors"
-SPACE = f"spaces/{hub.CODEC_REPO}"
+SPACE = f"spaces/{hub.MASK_CODEC_REPO}"
 SEGMENT = "<loc0256>" * 4 + "".join(f"<seg{code:03}>" for code in range(16)) + " cat"
 
 
@@ -121,7 +121,7 @@ def test_a_model_is_downloaded_and_answers(served):
 
 
 def test_only_json_and_safetensors_are_fetched(served):
-    folder = checkpoints.find(NAME).path
+    folder = resolve(NAME).path
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
         WEIGHTS,
@@ -131,32 +131,32 @@ def test_only_json_and_safetensors_are_fetched(served):
 
 def test_shards_are_fetched(fake, shards):
     fake.commit(NAME, shards)
-    folder = checkpoints.find(NAME).path
+    folder = resolve(NAME).path
     assert len(list(folder.glob("*.safetensors"))) > 1
     assert weights_of(folder).keys() == tiny.ours(tiny.config()).state_dict().keys()
 
 
 def test_what_is_cached_is_not_asked_for_again(served):
-    first = checkpoints.find(NAME)
+    first = resolve(NAME)
     served.asked.clear()
-    assert checkpoints.find(NAME).path == first.path
+    assert resolve(NAME).path == first.path
     assert served.asked == []
 
 
 def test_what_is_cached_needs_no_hub(served):
-    first = checkpoints.find(NAME)
+    first = resolve(NAME)
     served.close()
-    assert checkpoints.find(NAME).path == first.path
+    assert resolve(NAME).path == first.path
     assert (first.path / WEIGHTS).is_file()
 
 
 def test_a_revision_pins_a_commit(served, files):
     old = served.commit(NAME, files | {"preprocessor_config.json": b"{}"}, "v1.0")
     for name in (f"{NAME}@v1.0", f"{NAME}@{old}"):
-        found = checkpoints.find(name)
+        found = resolve(name)
         assert found.path.name == old and found.name == name
         assert (found.path / "preprocessor_config.json").is_file()
-    assert checkpoints.find(NAME).path.name != old
+    assert resolve(NAME).path.name != old
 
 
 def test_a_revision_may_have_a_slash(served, files):
@@ -171,15 +171,15 @@ def test_a_tokenizer_is_fetched_alone(served):
 
 
 def test_a_tokenizer_in_the_cache_is_no_model(served):
-    assert hub.fetch_tokenizer(NAME) == checkpoints.find(NAME).path
+    assert hub.fetch_tokenizer(NAME) == resolve(NAME).path
     assert PaliGemma.load(NAME, "cpu").config == tiny.config()
 
 
 def test_the_tokenizer_of_another_repository(fake, files):
     fake.commit("owner/words", {"tokenizer.json": files["tokenizer.json"]})
     fake.commit(NAME, {name: files[name] for name in ("config.json", WEIGHTS)})
-    assert "There is no tokenizer.json" in refused(checkpoints.find, NAME)
-    found = checkpoints.find(NAME, tokenizer="owner/words")
+    assert "There is no tokenizer.json" in refused(resolve, NAME)
+    found = resolve(NAME, tokenizer="owner/words")
     assert found.processor.image_token_id == found.config.image_token_index
 
 
@@ -188,15 +188,15 @@ def test_what_another_program_left_in_the_cache_is_made_whole(served, name):
     """It fetched one file: no listing says what else there is."""
     commit = hf_hub_download(NAME, name).split("/")[-2]
     served.commit(NAME, {"config.json": b"{}"})  # main has moved on
-    assert checkpoints.find(NAME).path.name == commit
-    assert weights_of(checkpoints.find(NAME).path)
+    assert resolve(NAME).path.name == commit
+    assert weights_of(resolve(NAME).path)
 
 
 def test_a_whole_model_of_another_program_needs_no_hub(served):
     for name in ("config.json", WEIGHTS, "tokenizer.json"):
         hf_hub_download(NAME, name)
     served.close()
-    assert weights_of(checkpoints.find(NAME).path)
+    assert weights_of(resolve(NAME).path)
 
 
 def test_a_shard_that_the_cache_lacks_is_fetched(fake, shards):
@@ -204,7 +204,7 @@ def test_a_shard_that_the_cache_lacks_is_fetched(fake, shards):
     first = min(name for name in shards if name.endswith(".safetensors"))
     for name in sorted(shards.keys() - {first}):
         hf_hub_download(NAME, name)
-    assert weights_of(checkpoints.find(NAME).path)
+    assert weights_of(resolve(NAME).path)
     assert sum(line.startswith("GET") and first in line for line in fake.asked) == 1
 
 
@@ -212,14 +212,14 @@ def test_a_shard_that_the_cache_lacks_is_fetched(fake, shards):
 
 
 def test_an_unknown_model(served):
-    words = refused(checkpoints.find, "owner/nothing")
+    words = refused(resolve, "owner/nothing")
     assert words.startswith("owner/nothing cannot be loaded: there is no such model at ")
     assert "private" in words and "HF_TOKEN" in words
 
 
 @pytest.mark.parametrize("revision", ["v2", "0" * 40])
 def test_an_unknown_revision(served, revision):
-    words = refused(checkpoints.find, f"{NAME}@{revision}")
+    words = refused(resolve, f"{NAME}@{revision}")
     assert f"it has no revision '{revision}'" in words and f"{served.url}/{NAME}/tree" in words
 
 
@@ -227,15 +227,15 @@ def test_an_unknown_revision(served, revision):
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_gated_model_names_its_licence_and_the_token(served, part, status):
     served.refusals = [Refusal(part, status, GATED)]
-    words = refused(checkpoints.find, NAME)
+    words = refused(resolve, NAME)
     assert "licence" in words and f"{served.url}/{NAME}," in words and "HF_TOKEN" in words
 
 
 def test_a_licence_accepted_later_is_enough(served):
     served.refusals = [Refusal("/resolve/", 403, GATED)]
-    refused(checkpoints.find, NAME)
+    refused(resolve, NAME)
     served.refusals = []
-    assert weights_of(checkpoints.find(NAME).path)
+    assert weights_of(resolve(NAME).path)
 
 
 @pytest.mark.parametrize(
@@ -251,18 +251,18 @@ def test_a_licence_accepted_later_is_enough(served):
 )
 def test_a_hub_that_refuses(served, part, status, words):
     served.refusals = [Refusal(part, status, {})]
-    assert words in refused(checkpoints.find, NAME)
+    assert words in refused(resolve, NAME)
 
 
 @pytest.mark.parametrize("part", ["", "/tree/", "/resolve/"])
 def test_a_login_page_in_place_of_the_hub(served, part):
     served.refusals = [Refusal(part, 200, {"Content-Type": "text/html"}, b"<html>Log in</html>")]
-    assert "is not the hub" in refused(checkpoints.find, NAME)
+    assert "is not the hub" in refused(resolve, NAME)
 
 
 def test_no_network(served):
     served.close()
-    words = refused(checkpoints.find, NAME)
+    words = refused(resolve, NAME)
     assert words == (
         f"{NAME} cannot be loaded: it is not in the cache, and there is no network to {served.url}."
     )
@@ -271,12 +271,12 @@ def test_no_network(served):
 def test_no_network_and_half_a_model_in_the_cache(served):
     hf_hub_download(NAME, "config.json")
     served.close()
-    assert "there is no network" in refused(checkpoints.find, NAME)
+    assert "there is no network" in refused(resolve, NAME)
 
 
 def test_offline_with_an_empty_cache(served, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    words = refused(checkpoints.find, NAME)
+    words = refused(resolve, NAME)
     assert "not whole in the cache" in words and "HF_HUB_OFFLINE" in words
     assert served.asked == []
 
@@ -284,14 +284,14 @@ def test_offline_with_an_empty_cache(served, monkeypatch):
 def test_offline_with_half_a_model_in_the_cache(served, monkeypatch):
     hf_hub_download(NAME, "config.json")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE" in refused(checkpoints.find, NAME)
+    assert "HF_HUB_OFFLINE" in refused(resolve, NAME)
 
 
 def test_offline_with_the_model_in_the_cache(served, monkeypatch):
-    first = checkpoints.find(NAME).path
+    first = resolve(NAME).path
     served.asked.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert checkpoints.find(NAME).path == first and served.asked == []
+    assert resolve(NAME).path == first and served.asked == []
 
 
 @pytest.mark.parametrize(
@@ -300,24 +300,24 @@ def test_offline_with_the_model_in_the_cache(served, monkeypatch):
 )
 def test_a_repository_that_is_no_checkpoint(fake, files, kept, lacking):
     fake.commit(NAME, {name: files[name] for name in kept})
-    assert f"it has no {lacking}" in refused(checkpoints.find, NAME)
+    assert f"it has no {lacking}" in refused(resolve, NAME)
 
 
 def test_a_repository_without_the_tokenizer_that_is_asked_of_it(fake, files):
     fake.commit("owner/words", {"README.md": b"none"})
     fake.commit(NAME, files)
-    words = refused(checkpoints.find, NAME, "owner/words")
+    words = refused(resolve, NAME, "owner/words")
     assert words == "owner/words cannot be loaded: it has no tokenizer.json."
 
 
 @pytest.mark.parametrize("name", ["a--b/model", "owner/model.git", "owner/a..b", "o/" + "m" * 120])
 def test_a_name_that_no_model_can_have(served, name):
-    assert name in refused(checkpoints.find, name) and served.asked == []
+    assert name in refused(resolve, name) and served.asked == []
 
 
 def test_a_cache_that_cannot_be_written(served, cache):
     cache.write_text("a file")
-    assert "cannot be loaded" in refused(checkpoints.find, NAME)
+    assert "cannot be loaded" in refused(resolve, NAME)
 
 
 # --- The disk -------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_a_full_disk_is_seen_before_anything_is_downloaded(served, monkeypatch, 
     monkeypatch.setattr(
         shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=1000)
     )
-    words = refused(checkpoints.find, NAME)
+    words = refused(resolve, NAME)
     assert "the download takes 1 MB" in words and str(cache) in words
     assert asked and asked[0].exists()
     assert not [line for line in served.asked if line.startswith("GET") and "/resolve/" in line]
@@ -338,7 +338,7 @@ def test_what_is_cached_takes_no_room(served, files, monkeypatch):
     hf_hub_download(NAME, WEIGHTS)
     rest = sum(len(files[name]) for name in ("config.json", "tokenizer.json"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=rest))
-    assert weights_of(checkpoints.find(NAME).path)
+    assert weights_of(resolve(NAME).path)
 
 
 # --- Progress -------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def wanted(files) -> int:
 
 def test_every_byte_is_told(served, files):
     told = []
-    checkpoints.find(NAME, report=lambda done, total: told.append((done, total)))
+    resolve(NAME, progress=lambda done, total: told.append((done, total)))
     assert {total for _, total in told} == {wanted(files)}
     counts = [done for done, _ in told]
     assert counts == sorted(counts) and counts[-1] == wanted(files) and len(counts) > 5
@@ -359,42 +359,42 @@ def test_every_byte_is_told(served, files):
 def test_only_what_is_missing_is_told(served, files):
     hf_hub_download(NAME, WEIGHTS)
     told = []
-    checkpoints.find(NAME, report=lambda done, total: told.append((done, total)))
+    resolve(NAME, progress=lambda done, total: told.append((done, total)))
     rest = wanted(files) - len(files[WEIGHTS])
     assert told[-1] == (rest, rest)
 
 
 def test_nothing_is_told_of_what_is_cached(served):
-    checkpoints.find(NAME)
-    checkpoints.find(NAME, report=lambda done, total: pytest.fail("nothing is downloaded"))
+    resolve(NAME)
+    resolve(NAME, progress=lambda done, total: pytest.fail("nothing is downloaded"))
 
 
 def test_a_report_may_stop_the_download(served, cache):
     class StoppedError(Exception):
         pass
 
-    def report(done, total):
+    def progress(done, total):
         if done > total / 2:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        checkpoints.find(NAME, report=report)
+        resolve(NAME, progress=progress)
     assert not whole_weights(cache) and not list(cache.rglob("*.incomplete"))
-    assert weights_of(checkpoints.find(NAME).path)
+    assert weights_of(resolve(NAME).path)
 
 
 @pytest.mark.parametrize("error", [OSError("full"), ValueError("The download was stopped.")])
 def test_what_a_report_raises_is_raised(served, error):
-    def report(done, total):
+    def progress(done, total):
         raise error
 
     with pytest.raises(type(error)) as caught:
-        checkpoints.find(NAME, report=report)
+        resolve(NAME, progress=progress)
     assert caught.value is error
 
 
 def test_a_report_may_stop_a_download_from_xet(served, files, tmp_path, monkeypatch):
-    """Xet swallows what a report raises: the download is aborted all the same."""
+    """Xet swallows what a progress raises: the download is aborted all the same."""
     xet = pytest.importorskip("hf_xet")
     served.xet_url = f"local://{tmp_path}/xet"
     with xet.XetSession().new_upload_commit(endpoint=served.xet_url) as commit:
@@ -408,9 +408,9 @@ def test_a_report_may_stop_a_download_from_xet(served, files, tmp_path, monkeypa
             raise ValueError("The download was stopped.")
 
     with pytest.raises(ValueError, match=r"^The download was stopped\.$"):
-        checkpoints.find(NAME, report=stop)
+        resolve(NAME, progress=stop)
     assert any("xet-token" in line for line in served.asked) and counts
-    assert weights_of(checkpoints.find(NAME).path)
+    assert weights_of(resolve(NAME).path)
 
 
 # --- Broken downloads -----------------------------------------------------------------------------
@@ -419,34 +419,34 @@ def test_a_report_may_stop_a_download_from_xet(served, files, tmp_path, monkeypa
 def test_a_download_that_breaks_off_goes_on(served, files):
     served.broken = 2
     told = []
-    found = checkpoints.find(NAME, report=lambda done, total: told.append(done))
+    found = resolve(NAME, progress=lambda done, total: told.append(done))
     assert (found.path / WEIGHTS).read_bytes() == files[WEIGHTS]
     assert served.broken == 0 and max(told) == wanted(files)
 
 
 def test_a_download_that_breaks_off_again_and_again_is_not_taken_for_whole(served, files, cache):
     served.broken = 10**9
-    words = refused(checkpoints.find, NAME)
+    words = refused(resolve, NAME)
     assert words.endswith("broke off; try again.")
     assert not whole_weights(cache)
     served.broken = 0
-    assert (checkpoints.find(NAME).path / WEIGHTS).read_bytes() == files[WEIGHTS]
+    assert (resolve(NAME).path / WEIGHTS).read_bytes() == files[WEIGHTS]
 
 
 def test_a_short_file_is_not_taken_for_whole(served, files, cache):
     served.forged = {WEIGHTS: files[WEIGHTS][:-10]}
-    assert "should be of size" in refused(checkpoints.find, NAME)
+    assert "should be of size" in refused(resolve, NAME)
     assert not whole_weights(cache)
     served.forged = {}
-    assert (checkpoints.find(NAME).path / WEIGHTS).read_bytes() == files[WEIGHTS]
+    assert (resolve(NAME).path / WEIGHTS).read_bytes() == files[WEIGHTS]
 
 
 def test_the_hub_goes_away_in_the_middle(served, cache):
-    def report(done, total):
+    def progress(done, total):
         served.refusals = [Refusal("/resolve/", 503, {})]
 
     served.broken = 10**9
-    refused(checkpoints.find, NAME, None, None, report)
+    refused(resolve, NAME, None, None, progress)
     assert not whole_weights(cache)
 
 
@@ -456,34 +456,34 @@ def test_the_hub_goes_away_in_the_middle(served, cache):
 @pytest.fixture
 def published(served, codec, monkeypatch):
     """The hub with a model and with `codec` as the published one."""
-    served.commit(SPACE, {hub.CODEC_FILE: codec})
-    monkeypatch.setattr(hub, "CODEC_SHA256", hashlib.sha256(codec).hexdigest())
+    served.commit(SPACE, {hub.MASK_CODEC_FILE: codec})
+    monkeypatch.setattr(hub, "MASK_CODEC_SHA256", hashlib.sha256(codec).hexdigest())
     return served
 
 
 def codec_requests(served) -> list[str]:
-    return [line for line in served.asked if hub.CODEC_FILE in line]
+    return [line for line in served.asked if hub.MASK_CODEC_FILE in line]
 
 
 def test_the_codec_is_fetched_once(published, codec):
-    assert hub.fetch_codec().read_bytes() == codec
+    assert hub.fetch_mask_codec().read_bytes() == codec
     published.asked.clear()
-    assert hub.fetch_codec().read_bytes() == codec
+    assert hub.fetch_mask_codec().read_bytes() == codec
     assert published.asked == []
 
 
 def test_another_codec_is_refused_until_it_is_deleted(published, codec):
-    published.commit(SPACE, {hub.CODEC_FILE: codec[:-1] + b"?"})
-    words = refused(hub.fetch_codec)
+    published.commit(SPACE, {hub.MASK_CODEC_FILE: codec[:-1] + b"?"})
+    words = refused(hub.fetch_mask_codec)
     assert "is not the published mask codec" in words
-    published.commit(SPACE, {hub.CODEC_FILE: codec})
+    published.commit(SPACE, {hub.MASK_CODEC_FILE: codec})
     Path(words.split(" is not ")[0]).unlink()
-    assert hub.fetch_codec().read_bytes() == codec
+    assert hub.fetch_mask_codec().read_bytes() == codec
 
 
 def test_the_codec_is_fetched_when_the_first_mask_is_needed(published):
     pg = PaliGemma.load(NAME, "cpu")
-    assert pg.checkpoint.codec is None
+    assert pg.checkpoint.mask_codec is None
     assert pg.masks(parse("<loc0256>" * 4 + " cat")) == [None]
     assert codec_requests(published) == []
     (mask,) = pg.masks(parse(SEGMENT))
@@ -495,7 +495,7 @@ def test_a_model_without_a_codec_answers_and_says_what_masks_need(served):
     served.close()
     words = refused(pg.masks, parse(SEGMENT))
     assert words.startswith("The mask codec is missing: ")
-    assert "no network" in words and "--codec" in words
+    assert "no network" in words and "--mask-codec" in words
 
 
 @pytest.mark.parametrize(
@@ -503,14 +503,14 @@ def test_a_model_without_a_codec_answers_and_says_what_masks_need(served):
     [(404, {}, "answered 404"), (403, GATED, f"/{SPACE},"), (503, {}, "answered 503")],
 )
 def test_a_codec_that_is_refused(published, status, headers, words):
-    published.refusals = [Refusal(hub.CODEC_FILE, status, headers)]
-    assert words in refused(hub.fetch_codec)
+    published.refusals = [Refusal(hub.MASK_CODEC_FILE, status, headers)]
+    assert words in refused(hub.fetch_mask_codec)
 
 
 def test_a_codec_offline(published, codec, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE" in refused(hub.fetch_codec)
+    assert "HF_HUB_OFFLINE" in refused(hub.fetch_mask_codec)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    hub.fetch_codec()
+    hub.fetch_mask_codec()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert hub.fetch_codec().read_bytes() == codec
+    assert hub.fetch_mask_codec().read_bytes() == codec

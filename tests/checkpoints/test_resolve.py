@@ -10,7 +10,7 @@ import tiny
 
 from paligemma.checkpoints import hub
 from paligemma.checkpoints.big_vision import write as write_npz
-from paligemma.checkpoints.resolve import BUILT_IN_FOLDER, CODEC_FILES, find
+from paligemma.checkpoints.resolve import BUILT_IN_FOLDER, MASK_CODEC_FILES, resolve
 from paligemma.processor import PaliGemmaProcessor
 
 
@@ -46,20 +46,20 @@ def asked(monkeypatch) -> list[str]:
     """What the hub is asked for: these tests have none."""
     names = []
 
-    def fetch(name: str, report=None) -> Path:
+    def fetch(name: str, progress=None) -> Path:
         names.append(name)
         raise ValueError(f"{name} cannot be loaded: there is no hub.")
 
     monkeypatch.setattr(hub, "fetch_model", fetch)
     monkeypatch.setattr(hub, "fetch_tokenizer", fetch)
-    monkeypatch.setattr(hub, "fetch_codec", lambda: pytest.fail("no mask is needed yet"))
+    monkeypatch.setattr(hub, "fetch_mask_codec", lambda: pytest.fail("no mask is needed yet"))
     return names
 
 
 def refused(source, **given) -> str:
     """The words of a ValueError, which is a sentence or two."""
     with pytest.raises(ValueError) as caught:
-        find(source, **given)
+        resolve(source, **given)
     words = str(caught.value)
     assert type(caught.value) is ValueError
     assert "\n" not in words and len(words) < 500
@@ -71,34 +71,34 @@ def refused(source, **given) -> str:
 
 @pytest.mark.parametrize("source", [None, "", "built-in", BUILT_IN_FOLDER, str(BUILT_IN_FOLDER)])
 def test_the_built_in_model(source, asked):
-    found = find(source)
+    found = resolve(source)
     assert found.is_built_in and found.name == "the built-in model"
-    assert found.path == BUILT_IN_FOLDER and found.codec == BUILT_IN_FOLDER / "mask_codec.npz"
+    assert found.path == BUILT_IN_FOLDER and found.mask_codec == BUILT_IN_FOLDER / "mask_codec.npz"
     assert isinstance(found.processor, PaliGemmaProcessor) and asked == []
 
 
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_folder(whole, kind, asked):
-    found = find(kind(whole))
+    found = resolve(kind(whole))
     assert found.path == whole and found.source == str(whole) and found.config == tiny.config()
     assert found.name == "tiny" and not found.is_built_in
-    assert found.codec == whole / "mask_codec.npz" and asked == []
+    assert found.mask_codec == whole / "mask_codec.npz" and asked == []
 
 
 def test_a_folder_that_looks_like_a_name_of_the_hub(folder, monkeypatch, asked):
     monkeypatch.chdir(folder.parents[1])
     source = str(folder.relative_to(folder.parents[1]))
     assert hub.NAME.fullmatch(source)
-    assert find(source).name == "tiny" and asked == []
+    assert resolve(source).name == "tiny" and asked == []
 
 
 def test_a_folder_from_within(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    assert find(".").name == "tiny"
+    assert resolve(".").name == "tiny"
 
 
 def test_a_folder_of_the_home(folder, home):
-    found = find("~/tiny")
+    found = resolve("~/tiny")
     assert found.path == folder and found.name == "tiny"
 
 
@@ -119,14 +119,14 @@ def test_a_damaged_part_is_named(folder, name):
 
 def test_weights_are_not_read_yet(folder):
     (folder / "model.safetensors").write_bytes(b"damaged")
-    assert find(folder).config == tiny.config()
+    assert resolve(folder).config == tiny.config()
 
 
 def test_an_npz_takes_the_tokenizer_beside_it(npz, whole):
     shutil.copy(whole / "tokenizer.json", npz.parent)
-    found = find(npz)
+    found = resolve(npz)
     assert found.path == npz and found.config == tiny.config() and found.name == "weights.npz"
-    assert found.codec is None
+    assert found.mask_codec is None
 
 
 def test_an_npz_without_a_tokenizer_says_what_to_give(npz):
@@ -199,7 +199,7 @@ def test_a_name_of_the_hub_is_asked_of_it(source, asked):
 def test_a_model_of_the_hub_is_called_as_it_was_asked_for(whole, source, monkeypatch):
     told = []
     monkeypatch.setattr(hub, "fetch_model", lambda *given: told.append(given) or whole)
-    found = find(source, report=print)
+    found = resolve(source, progress=print)
     assert found.name == source and found.path == whole and told == [(source, print)]
 
 
@@ -218,22 +218,22 @@ def words(tmp_path) -> Path:
 @pytest.mark.parametrize("name", ["", "tokenizer.json"], ids=["folder", "file"])
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_tokenizer_is_given(npz, words, name, kind):
-    assert find(npz, tokenizer=kind(words / name)).config == tiny.config()
+    assert resolve(npz, tokenizer=kind(words / name)).config == tiny.config()
 
 
 @pytest.mark.parametrize("given", ["~/words", "~/words/tokenizer.json"])
 def test_a_tokenizer_of_the_home(npz, words, home, given):
-    assert find(npz, tokenizer=given).config == tiny.config()
+    assert resolve(npz, tokenizer=given).config == tiny.config()
 
 
 def test_a_tokenizer_of_the_hub(npz, words, monkeypatch):
     monkeypatch.setattr(hub, "fetch_tokenizer", {"owner/words": words}.__getitem__)
-    assert find(npz, tokenizer="owner/words").config == tiny.config()
+    assert resolve(npz, tokenizer="owner/words").config == tiny.config()
 
 
 def test_a_tokenizer_that_is_given_is_taken_before_the_one_beside(folder, words):
     (folder / "tokenizer.json").write_text("damaged")
-    assert find(folder, tokenizer=words).config == tiny.config()
+    assert resolve(folder, tokenizer=words).config == tiny.config()
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder):
@@ -265,46 +265,47 @@ def test_a_tokenizer_that_can_be_no_path(npz):
 # --- Mask codecs ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CODEC_FILES)
+@pytest.mark.parametrize("name", MASK_CODEC_FILES)
 def test_a_codec_beside_the_weights(folder, name):
     (folder / "mask_codec.npz").rename(folder / name)
-    assert find(folder).codec == folder / name
+    assert resolve(folder).mask_codec == folder / name
 
 
 def test_a_codec_beside_an_npz(npz, words, folder):
     shutil.copy(folder / "mask_codec.npz", npz.parent)
-    assert find(npz, tokenizer=words).codec == npz.parent / "mask_codec.npz"
+    assert resolve(npz, tokenizer=words).mask_codec == npz.parent / "mask_codec.npz"
 
 
 def test_the_own_codec_is_taken_before_the_published_one(folder):
-    shutil.copy(folder / "mask_codec.npz", folder / hub.CODEC_FILE)
-    assert find(folder).codec == folder / "mask_codec.npz"
+    shutil.copy(folder / "mask_codec.npz", folder / hub.MASK_CODEC_FILE)
+    assert resolve(folder).mask_codec == folder / "mask_codec.npz"
 
 
 def test_no_codec_is_none(folder):
     (folder / "mask_codec.npz").unlink()
-    assert find(folder).codec is None
+    assert resolve(folder).mask_codec is None
 
 
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_codec_that_is_given_is_taken_before_the_one_beside(folder, kind):
-    assert find(folder, codec=kind(BUILT_IN_FOLDER / "mask_codec.npz")).codec == (
+    assert resolve(folder, mask_codec=kind(BUILT_IN_FOLDER / "mask_codec.npz")).mask_codec == (
         BUILT_IN_FOLDER / "mask_codec.npz"
     )
 
 
 def test_a_codec_of_the_home(folder, home):
-    assert find(folder, codec="~/tiny/mask_codec.npz").codec == folder / "mask_codec.npz"
+    found = resolve(folder, mask_codec="~/tiny/mask_codec.npz")
+    assert found.mask_codec == folder / "mask_codec.npz"
 
 
 @pytest.mark.parametrize("given", ["nowhere.npz", "owner/codec", ".", "\0"])
 def test_a_codec_that_is_missing(folder, given, asked):
-    assert refused(folder, codec=given).startswith("There is no mask codec at ")
+    assert refused(folder, mask_codec=given).startswith("There is no mask codec at ")
     assert asked == []
 
 
 def test_a_codec_that_can_be_no_path(folder):
-    assert "cannot be opened: " in refused(folder, codec="~nobody-of-this-name/codec.npz")
+    assert "cannot be opened: " in refused(folder, mask_codec="~nobody-of-this-name/codec.npz")
 
 
 # --- Names ----------------------------------------------------------------------------------------

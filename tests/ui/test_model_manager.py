@@ -12,9 +12,9 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import app
-from paligemma.checkpoints import resolve as checkpoints
+from paligemma.checkpoints.resolve import resolve
 from paligemma.pipeline import PaliGemma
-from paligemma.ui import model_manager as seat
+from paligemma.ui import model_manager
 from paligemma.ui import model_picker as models_panel
 from paligemma.ui.image_input import load_examples
 from paligemma.ui.model_manager import ModelManager
@@ -31,90 +31,91 @@ def models() -> list[PaliGemma]:
     return [each for each in gc.get_objects() if type(each) is PaliGemma]
 
 
-def test_guests_differ_by_adapter_and_precision(folder, monkeypatch):
-    monkeypatch.setattr(seat.PaliGemma, "open", lambda *given: object())
-    taken = ModelManager(PaliGemma.load())
-    found = checkpoints.find(folder)
+def test_comparison_models_differ_by_adapter_and_precision(folder, monkeypatch):
+    monkeypatch.setattr(model_manager.PaliGemma, "open", lambda *given: object())
+    manager = ModelManager(PaliGemma.load())
+    found = resolve(folder)
     tuned = replace(found, adapter=Path("tuned"))
-    guest = taken.guest(found, "float32")
-    assert taken.guest(found, "float32") is guest
-    assert taken.guest(found, "bfloat16") is not guest
-    assert taken.guest(tuned, "bfloat16") is not taken.guest(found, "bfloat16")
+    comparison = manager.load_comparison(found, "float32")
+    assert manager.load_comparison(found, "float32") is comparison
+    half = manager.load_comparison(found, "bfloat16")
+    assert half is not comparison
+    assert manager.load_comparison(tuned, "bfloat16") is not half
 
 
-def test_nothing_is_found_while_another_model_is_loaded(folder):
-    taken = ModelManager(PaliGemma.load())
-    taken.pg = None
+def test_nothing_is_resolved_while_another_model_is_loaded(folder):
+    manager = ModelManager(PaliGemma.load())
+    manager.current = None
     with pytest.raises(ValueError, match="Another model is being loaded"):
-        taken.find(folder)
+        manager.resolve(folder)
 
 
 def test_the_old_model_is_gone_before_the_new_one_is_read(folder, monkeypatch):
-    taken, before = ModelManager(PaliGemma.load()), len(models())
+    manager, before = ModelManager(PaliGemma.load()), len(models())
     counts, load = [], PaliGemma.open
     monkeypatch.setattr(
-        seat.PaliGemma, "open", lambda *given: counts.append(len(models())) or load(*given)
+        model_manager.PaliGemma, "open", lambda *given: counts.append(len(models())) or load(*given)
     )
-    taken.change(taken.find(folder))
+    manager.switch(manager.resolve(folder))
     assert counts == [before - 1]
-    assert taken.pg.name == "one"
+    assert manager.current.name == "one"
 
 
 def test_ten_changes_leave_one_model(folder):
-    taken, before = ModelManager(PaliGemma.load()), len(models())
+    manager, before = ModelManager(PaliGemma.load()), len(models())
     for source in [folder, "built-in"] * 5:
-        taken.change(taken.find(source))
+        manager.switch(manager.resolve(source))
     assert len(models()) == before
-    assert taken.pg.name == "the built-in model"
+    assert manager.current.name == "the built-in model"
 
 
 def test_a_model_that_cannot_be_found_changes_nothing(tmp_path):
-    taken = ModelManager(PaliGemma.load())
-    old = taken.pg
+    manager = ModelManager(PaliGemma.load())
+    old = manager.current
     with pytest.raises(ValueError, match="There is no checkpoint 'nowhere'"):
-        taken.find("nowhere")
-    assert taken.pg is old
+        manager.resolve("nowhere")
+    assert manager.current is old
 
 
 def test_the_old_model_is_back_when_the_new_one_does_not_load(folder):
-    taken = ModelManager(PaliGemma.load())
-    found = taken.find(folder)
+    manager = ModelManager(PaliGemma.load())
+    found = manager.resolve(folder)
     file = found.path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(ValueError, match="cannot be read as safetensors"):
-        taken.change(found)
-    assert taken.pg.name == "the built-in model"
-    assert taken.pg.generate(Image.new("RGB", (50, 50), "teal"), "ocr") is not None
+        manager.switch(found)
+    assert manager.current.name == "the built-in model"
+    assert manager.current.generate(Image.new("RGB", (50, 50), "teal"), "ocr") is not None
 
 
 def test_what_does_not_fit_is_refused_while_the_old_model_stays(folder, monkeypatch):
-    taken = ModelManager(PaliGemma.load())
-    monkeypatch.setattr("paligemma.devices.free_bytes", lambda device: -taken.pg.memory)
+    manager = ModelManager(PaliGemma.load())
+    monkeypatch.setattr("paligemma.devices.free_bytes", lambda device: -manager.current.memory)
     with pytest.raises(ValueError, match="The model needs"):
-        taken.find(folder)
+        manager.resolve(folder)
     monkeypatch.setattr("paligemma.devices.free_bytes", lambda device: 0)
-    assert taken.find(folder), "the old model's memory counts as free"
+    assert manager.resolve(folder), "the old model's memory counts as free"
 
 
 def test_fetching_shows_a_bar_and_ends_with_what_was_found(folder, monkeypatch):
-    taken = ModelManager(PaliGemma.load())
+    manager = ModelManager(PaliGemma.load())
 
     def slowly(source, report):
         for done in range(4):
             report(done * 1_000_000, 3_000_000)
             time.sleep(0.25)
-        return checkpoints.find(source)
+        return resolve(source)
 
-    monkeypatch.setattr(taken, "find", slowly)
-    *bars, (found, last) = models_panel.fetch(taken.find, folder)
+    monkeypatch.setattr(manager, "resolve", slowly)
+    *bars, (found, last) = models_panel.fetch(manager.resolve, folder)
     assert len(bars) >= 3 and all("<progress" in line for _, line in bars)
     assert "2 of 3 MB" in " ".join(line for _, line in bars)
     assert found.path.samefile(folder) and last.startswith("Loading")
-    assert models_panel.change(taken, found).startswith("Loaded one in ")
+    assert models_panel.change(manager, found).startswith("Loaded one in ")
 
 
 def test_closing_the_bar_stops_the_download(monkeypatch):
-    taken, ended = ModelManager(PaliGemma.load()), []
+    manager, ended = ModelManager(PaliGemma.load()), []
 
     def forever(source, report):
         try:
@@ -125,8 +126,8 @@ def test_closing_the_bar_stops_the_download(monkeypatch):
             ended.append(str(error))
             raise
 
-    monkeypatch.setattr(taken, "find", forever)
-    bars = models_panel.fetch(taken.find, "owner/model")
+    monkeypatch.setattr(manager, "resolve", forever)
+    bars = models_panel.fetch(manager.resolve, "owner/model")
     next(bars)
     bars.close()
     assert ended == ["The download was stopped."]
@@ -135,31 +136,31 @@ def test_closing_the_bar_stops_the_download(monkeypatch):
 @pytest.mark.parametrize("source", [None, " "])
 def test_a_model_must_be_named(source):
     with pytest.raises(gr.Error, match="No model is named yet"):
-        next(models_panel.fetch(ModelManager(PaliGemma.load()).find, source))
+        next(models_panel.fetch(ModelManager(PaliGemma.load()).resolve, source))
 
 
 def test_answers_come_from_the_model_that_sits_there(folder):
-    taken = ModelManager(PaliGemma.load())
-    demo = app.build_app(taken)
+    manager = ModelManager(PaliGemma.load())
+    demo = app.build_app(manager)
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK)
     client, row = Client(url, verbose=False), load_examples(app.EXAMPLES)[0]
     ask = lambda: client.predict(
         handle_file(row["image"]), "en", "caption", 8, 0, 0, 1, 0, api_name="/tab_caption"
     )[0]
     first = ask()
-    taken.change(taken.find(folder))
+    manager.switch(manager.resolve(folder))
     second = ask()
-    taken.change(taken.find("built-in"))
+    manager.switch(manager.resolve("built-in"))
     assert ask() == first != second
     demo.close()
 
 
 def test_the_header_says_which_model_answers(folder):
-    taken = ModelManager(PaliGemma.load(folder))
-    assert "<b>one</b>" in app.header(taken)
-    assert "million parameters · 32 × 32 pixels · " in app.header(taken)
-    taken.pg = None
-    assert "being loaded" in app.header(taken)
+    manager = ModelManager(PaliGemma.load(folder))
+    assert "<b>one</b>" in app.header(manager)
+    assert "million parameters · 32 × 32 pixels · " in app.header(manager)
+    manager.current = None
+    assert "being loaded" in app.header(manager)
 
 
 def test_a_public_page_offers_the_list_only():

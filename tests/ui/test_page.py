@@ -290,7 +290,7 @@ def test_another_model_does_not_read_on(page, path, tmp_path):
     """Whose maps are on the page must answer for them: another model has another grid."""
     pg, other = (PaliGemma.load(tiny.write(tmp_path / name)) for name in ("one", "two"))
     clicked = SimpleNamespace(index=(5, 5))
-    page.seat.pg = pg
+    page.seat.current = pg
     reply = pg.generate(path, "detect cat", SamplingOptions(max_new_tokens=2))
     looked = attend.Look(
         str(path), "detect cat", pg.explain_reply(path, "detect cat", reply), ref(pg)
@@ -298,7 +298,7 @@ def test_another_model_does_not_read_on(page, path, tmp_path):
     glow = attend.show(looked, 0, "mean", 0, 0.5)[0]
     assert attend.inside_tower(page, glow, clicked)
     assert "gradient" in attend.switch(page, looked, 0, "gradient", 0, 0.5)[0].seen.maps
-    page.seat.pg = other
+    page.seat.current = other
     for ask in (
         lambda: attend.inside_tower(page, glow, clicked),
         lambda: attend.switch(page, looked, 0, "gradient", 0, 0.5),
@@ -308,7 +308,7 @@ def test_another_model_does_not_read_on(page, path, tmp_path):
 
 
 def test_a_words_map_is_of_no_answer(page, path, tmp_path):
-    page.seat.pg = PaliGemma.load(tiny.write(tmp_path / "one"))
+    page.seat.current = PaliGemma.load(tiny.write(tmp_path / "one"))
     glow, drawn, _, says, *_ = attend.like_word(page, {"path": str(path)}, "cat", 0.5)
     assert "alike to “cat”" in says and drawn.size == (640, 427)
     clicked = SimpleNamespace(index=(5, 5))
@@ -327,18 +327,18 @@ def test_two_precisions_side_by_side(tmp_path):
     with gr.Blocks():
         page = Page(seat, gr.HTML(), gr.Image(), gr.State())
     shown = {"path": str(app.EXAMPLES / "harbour.png")}
-    sides = seat.find_guest("built-in")
+    sides = seat.resolve_comparison("built-in")
     *_, (table, slider, line) = compare.compare(page, shown, "detect anchor", sides, "bfloat16")
     assert "float32" in table and "bfloat16" in table and table.count("tokens/s") == 2
     assert slider.constructor_args["visible"] and line in ("Both say the same.", "They differ.")
     left, right = slider.constructor_args["value"]
     assert left.size == right.size == (640, 640)
-    guest = seat.guest(sides, "bfloat16")
-    assert seat.guest(sides, "bfloat16") is guest, "it stays"
-    other = seat.find_guest(str(tiny.write(tmp_path / "one")))
-    assert seat.guest(other, "float32").name == "one"
+    guest = seat.load_comparison(sides, "bfloat16")
+    assert seat.load_comparison(sides, "bfloat16") is guest, "it stays"
+    other = seat.resolve_comparison(str(tiny.write(tmp_path / "one")))
+    assert seat.load_comparison(other, "float32").name == "one"
     *_, (table, slider, line) = compare.compare(page, shown, "detect anchor", other, "float32")
-    assert "<b>one</b>" in table and seat.pg.is_built_in
+    assert "<b>one</b>" in table and seat.current.is_built_in
     with pytest.raises(gr.Error, match="There is no prompt yet"):
         list(compare.compare(page, shown, " ", other, "float32"))
 

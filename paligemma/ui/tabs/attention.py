@@ -116,9 +116,9 @@ class Glow:
 
 def the_same(page: Page, by: ref[PaliGemma]) -> PaliGemma:
     """The model that answers now, if it is the one that was asked."""
-    if by() is not page.seat.pg:
+    if by() is not page.seat.current:
         raise ValueError("Another model was loaded since: press Show attention again.")
-    return page.seat.pg
+    return page.seat.current
 
 
 class AttentionTab:
@@ -233,7 +233,7 @@ def look(
     **options,
 ) -> Iterator[dict]:  # fmt: skip
     """Stream the answer, then explain it."""
-    pg = page.seat.pg
+    pg = page.seat.current
     with sentences():
         path = picture_path(picture)
         image, options, prompt = open_image(path), sampling(**options), written(prompt)
@@ -296,7 +296,7 @@ def fade(glow: Glow | None, opacity: float) -> Image.Image | None:
 def like_word(page: Page, picture: dict | None, word: str, opacity: float) -> tuple:
     """How alike each patch, out of the connector, is to a word of the person's own."""
     with sentences():
-        path, word, pg = picture_path(picture), str(word or ""), page.seat.pg
+        path, word, pg = picture_path(picture), str(word or ""), page.seat.current
         heat = pg.similarity(open_image(path), word).clip(0)
         glow = Glow(path, heat, VIEWS["similarity"].unit, ref(pg))
         says = f"{VIEWS['similarity'].says} Here: alike to “{escape(word)}”."

@@ -97,7 +97,7 @@ def answer_all(page: Page, files: list | None, prompt: str, **options) -> Iterat
         prompt, pictures = written(prompt), unpack(paths)
         yield gr.Gallery([], visible=False), "", gr.DownloadButton(visible=False), WAITING
         for number, picture in enumerate(pictures):
-            for row in _answer(page.seat.pg, picture, prompt, options):
+            for row in _answer(page.seat.current, picture, prompt, options):
                 if perf_counter() - shown > SHOW_EVERY:
                     words = f"{escape(row.name)}, {number + 1} of {len(pictures)}"
                     yield same, table(rows), same, bar(number / len(pictures), words)

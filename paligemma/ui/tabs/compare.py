@@ -85,7 +85,7 @@ def fetch_guest(page: Page, source: str | None, picture: dict | None, prompt: st
     """`fetch` the other model, once there is something to ask it."""
     with sentences():
         picture_path(picture), written(prompt)
-    yield from fetch(page.seat.find_guest, source)
+    yield from fetch(page.seat.resolve_comparison, source)
 
 
 def compare(
@@ -100,11 +100,11 @@ def compare(
             raise ValueError("The other model is not there yet: press Compare.")
         yield "", gr.ImageSlider(visible=False), WAITING
         sides = []
-        for side in _answer(seat.pg, image, prompt, options):
+        for side in _answer(seat.current, image, prompt, options):
             yield table([side]), same, f"{escape(side.name)}: {clock(side.reply)}…"
         sides.append(side)
         yield same, same, "Loading the other model…"
-        for side in _answer(seat.guest(found, dtype), image, prompt, options):
+        for side in _answer(seat.load_comparison(found, dtype), image, prompt, options):
             yield table([*sides, side]), same, f"{escape(side.name)}: {clock(side.reply)}…"
         sides.append(side)
         left, right = (side.drawn for side in sides)

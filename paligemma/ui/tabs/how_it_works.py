@@ -52,7 +52,7 @@ class InsideTab:
 
 def show(seat: ModelManager, last: tuple[str, list[str]] | None) -> tuple:
     """The model, and the strip and the mask of the last request."""
-    pg = seat.pg
+    pg = seat.current
     if pg is None:
         return "Another model is being loaded.", "", gr.Image(visible=False)
     drawing = draw_model(anatomy.parts(pg.config))

@@ -152,12 +152,12 @@ def tell(
     with sentences():
         image, options = open_image(picture_path(picture)), sampling(**options)
         if way == "region":
-            edges = snap(read_box(box), page.seat.pg.resolution)
+            edges = snap(read_box(box), page.seat.current.resolution)
             prompt = REGION.prompt(format_box(edges), language)
         else:
             prompt = QUESTION.prompt(str(reply or ""), language)
         yield "", gr.skip(), WAITING
-        with closing(page.seat.pg.stream(image, prompt, options)) as replies:
+        with closing(page.seat.current.stream(image, prompt, options)) as replies:
             for said in replies:
                 yield said.text, gr.skip(), f"{clock(said)}…"
         verdict = "Done." if said.text.strip() else EMPTY["text"]

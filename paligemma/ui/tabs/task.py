@@ -101,7 +101,7 @@ class TaskTab:
             image = open_image(path)
             parts = {name: asked.pop(name) or "" for name in self.inputs}
             prompt, options = self.task.prompt(**parts), sampling(**asked)
-            pg = page.seat.pg
+            pg = page.seat.current
             yield {self.raw: "", self.line: WAITING} | self.nothing()
             shown, drawn, start = fit(image), 0, perf_counter()
             spent, each = 0.0, 0.02  # seconds: on drawing so far, and an object's share of one
