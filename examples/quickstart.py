@@ -1,4 +1,4 @@
-"""The short tour: python examples/quickstart.py (from the project's folder)."""
+"""A short tour: python examples/quickstart.py. Writes its drawings to runs/quickstart."""
 
 import sys
 from pathlib import Path
@@ -9,24 +9,27 @@ from paligemma.images import open_image
 from paligemma.pipeline import PaliGemma
 from visualize import draw_attention, draw_boxes, draw_masks
 
+out = Path("runs", "quickstart")
+out.mkdir(parents=True, exist_ok=True)
+
 pg = PaliGemma.load()  # the built-in model; PaliGemma.load("folder") takes any other
-print(f"Answering: {pg.name}. {pg.description}\n")
-picture = open_image(Path(__file__).parent / "harbour.png")
+print(f"{pg.name}: {pg.description}\n")
+image = open_image(Path(__file__).with_name("harbour.png"))
 
 for prompt in ("caption en", "answer en how many things are there?", "ocr"):
-    print(f"{prompt!r}: {pg.generate(picture, prompt).text!r}")
+    print(f"{prompt!r}: {pg.generate(image, prompt).text!r}")
 
-reply = pg.generate(picture, "detect anchor ; wheel")
-for found in reply.detections:
-    corners = [round(edge) for edge in found.xyxy(*picture.size)]
-    print(f"{found.label} at {corners}, score {found.score:.2f}")
-draw_boxes(picture, reply.detections).save("boxes.png")
+reply = pg.generate(image, "detect anchor ; wheel")
+for detection in reply.detections:
+    corners = [round(edge) for edge in detection.xyxy(*image.size)]
+    print(f"{detection.label} at {corners}, score {detection.score:.2f}")
+draw_boxes(image, reply.detections).save(out / "boxes.png")
 
-reply = pg.generate(picture, "segment anchor ; wheel")
-draw_masks(picture, reply.detections, pg.masks(reply.detections)).save("masks.png")
+reply = pg.generate(image, "segment anchor ; wheel")
+draw_masks(image, reply.detections, pg.masks(reply.detections)).save(out / "masks.png")
 
-reply = pg.generate(picture, "caption en")
-looks = pg.explain_reply(picture, "caption en", reply).maps["middle"]
-words = [token.text.strip() for token in reply.tokens]
-draw_attention(picture, looks[words.index("anchor")]).save("attention.png")
-print("\nwrote boxes.png, masks.png and attention.png")
+reply = pg.generate(image, "caption en")
+maps = pg.explain_reply(image, "caption en", reply).maps["middle"]  # [tokens, grid, grid]
+tokens = [token.text.strip() for token in reply.tokens]
+draw_attention(image, maps[tokens.index("anchor")]).save(out / "attention.png")
+print(f"\nWrote boxes.png, masks.png and attention.png to {out}.")

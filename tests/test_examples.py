@@ -81,7 +81,8 @@ def test_quickstart(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "quickstart.py"), run_name="__main__")
     assert "anchor at [" in capsys.readouterr().out
-    assert {file.name for file in tmp_path.iterdir()} == {"boxes.png", "masks.png", "attention.png"}
+    files = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
+    assert files == {f"runs/quickstart/{name}.png" for name in ("boxes", "masks", "attention")}
 
 
 def test_pictures_are_the_scripts():
