@@ -80,9 +80,12 @@ def check(arguments: argparse.Namespace) -> None:
     """Name each bad row of a file of examples, and draw a contact sheet of good ones."""
     from paligemma.training.inspect import check
 
-    rows, bad, sheet = check(arguments.file, arguments.images, arguments.task, arguments.model)
+    found = check(arguments.file, arguments.images, arguments.task, arguments.model)
+    rows, bad, left_out, sheet = found
     for reason in bad:
         print(reason)
+    for what, count in left_out.items():
+        print(f"left out: {count} {what}")
     if arguments.out and sheet:
         _save(sheet, arguments.out)
     if bad:

@@ -19,11 +19,12 @@ CODES_PER_MASK = 16
 
 Box = tuple[float, float, float, float]
 
-_LOC = r"<loc(?:0[0-9]{3}|10[01][0-9]|102[0-3])>"
-_SEG = r"<seg(?:0[0-9]{2}|1[01][0-9]|12[0-7])>"
+LOC_PATTERN = r"<loc(?:0[0-9]{3}|10[01][0-9]|102[0-3])>"  # regular expressions for one token
+SEG_PATTERN = r"<seg(?:0[0-9]{2}|1[01][0-9]|12[0-7])>"
 _LABEL = r"[^;<]*(?:<(?!loc|seg)[^;<]*)*"
 _OBJECT = re.compile(
-    rf"(?P<locs>{_LOC}(?:\s*{_LOC}){{3}})(?P<segs>(?:\s*{_SEG})*)\s*(?P<label>{_LABEL})"
+    rf"(?P<locs>{LOC_PATTERN}(?:\s*{LOC_PATTERN}){{3}})(?P<segs>(?:\s*{SEG_PATTERN})*)"
+    rf"\s*(?P<label>{_LABEL})"
 )
 
 
@@ -121,6 +122,43 @@ def parse_tokens(tokens: Sequence[tuple[str, float]]) -> list[Detection]:
         score = sum(probabilities) / len(probabilities)
         detections.append(replace(detection, score=score))
     return detections
+
+
+def invalid_objects(text: str) -> str | None:
+    """Why the objects in a text that somebody wrote could not be read back; None if they can.
+
+    Unlike `parse`, which keeps what is whole, this finds the first location or mask token that is
+    no token, the first box without four locations in order, and the first mask without 16 codes.
+    """
+    for run in re.findall(r"(?:<loc[^>]*>\s*)+(?:<seg[^>]*>\s*)*|(?:<seg[^>]*>\s*)+", text):
+        locs, segs = re.findall(r"<loc[^>]*>", run), re.findall(r"<seg[^>]*>", run)
+        for tokens, pattern, allowed in (
+            (locs, LOC_PATTERN, "<loc0000> to <loc1023>"),
+            (segs, SEG_PATTERN, "<seg000> to <seg127>"),
+        ):
+            for token in tokens:
+                if not re.fullmatch(pattern, token):
+                    return f"{token} is none of {allowed}"
+        if len(locs) != 4:
+            return f"it has {len(locs)} <loc> in a row; a box has 4"
+        if len(segs) not in (0, CODES_PER_MASK):
+            return f"it has {len(segs)} <seg> in a row; a mask has {CODES_PER_MASK}"
+        y1, x1, y2, x2 = _numbers("".join(locs))
+        if y1 > y2 or x1 > x2:
+            return f"the box {''.join(locs)} is not y1 x1 y2 x2"
+    return None
+
+
+def invalid_label(label: str) -> str | None:
+    """Why `label` cannot name an object in a prompt and in its answer; None if it can.
+
+    Commas and semicolons separate the names in a prompt, and "<loc" or "<seg" begin an object.
+    """
+    if not label.strip() or label != label.strip():
+        return f"the name {label!r} is empty or has spaces at its ends"
+    if found := re.search("[;,]|<loc|<seg", label):
+        return f"the name {label!r} holds {found[0]!r}, which separates objects"
+    return None
 
 
 def box_iou(a: Box, b: Box) -> float:

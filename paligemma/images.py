@@ -7,6 +7,8 @@ Source of the orientation table: EXIF 2.32, tag 0x0112.
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +29,7 @@ _TURNS = {  # EXIF orientation -> what brings the picture upright (EXIF 2.32, ta
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = {_TURNS[number] for number in (5, 6, 7, 8)}  # width becomes height
 
 
 def open_image(
@@ -46,6 +49,25 @@ def open_image(
         return _upright_rgb(_from_array(source), "The picture")
     if isinstance(source, Image.Image):
         return _upright_rgb(source, "The picture")
+    with _read_header(source) as (image, name):
+        return _upright_rgb(image, name)
+
+
+def read_size(source: str | os.PathLike | bytes | BinaryIO) -> tuple[int, int]:
+    """Width and height of the upright picture that `open_image` gives, from the header alone.
+
+    Raises ValueError, in one sentence, for a file whose header cannot be read.
+    """
+    with _read_header(source) as (image, _):
+        width, height = image.size
+        return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+
+
+@contextmanager
+def _read_header(
+    source: str | os.PathLike | bytes | BinaryIO,
+) -> Iterator[tuple[Image.Image, str]]:
+    """The image, not decoded yet, and what to call it in a message."""
     name, stream = _open_stream(source)
     with stream, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\b")  # what it hints at is refused below
@@ -61,7 +83,7 @@ def open_image(
             ) from error
         except Exception as error:  # the decoders raise some dozen types on damaged headers
             raise ValueError(f"{name} is damaged or incomplete and cannot be read.") from error
-        return _upright_rgb(image, name)
+        yield image, name
 
 
 def _open_stream(source: str | os.PathLike | bytes | BinaryIO) -> tuple[str, BinaryIO]:

@@ -16,7 +16,7 @@ from paligemma.processor import Batch, PaliGemmaProcessor
 from paligemma.training.config import Coco, Folder, Rows, Run
 from paligemma.training.sources import (
     BadRow,
-    CocoInstances,
+    CocoSource,
     DrawnScenes,
     JsonLines,
     PictureFolder,
@@ -33,7 +33,7 @@ def open_sources(run: Run, codec: MaskCodec | None) -> list[Source]:
         if isinstance(given, Rows):
             source = JsonLines(given.rows, given.images)
         elif isinstance(given, Coco):
-            source = CocoInstances(given.coco, given.images, given.task, codec)
+            source = CocoSource(given.coco, given.images, given.task, codec)
         elif isinstance(given, Folder):
             source = PictureFolder(given.folder, given.prefix)
         else:

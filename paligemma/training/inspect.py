@@ -1,6 +1,6 @@
 """Look at examples before training on them: bad rows with their reasons, and a contact sheet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 
@@ -14,7 +14,7 @@ from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.training.config import Run
 from paligemma.training.data import encode
-from paligemma.training.sources import BadRow, CocoInstances, JsonLines, Sample
+from paligemma.training.sources import BadRow, CocoSource, JsonLines, Sample
 from visualize import draw_objects
 from visualize.boxes import load_font
 
@@ -25,17 +25,21 @@ PAD = 10
 
 def check(
     path: Path, images: Path | None, task: str, model: str | None
-) -> tuple[int, list[str], Image.Image | None]:
-    """(rows, a line for each bad one, a sheet of good ones spread over the file, or None).
+) -> tuple[int, list[str], Mapping[str, int], Image.Image | None]:
+    """(rows, a line for each bad one, what is left out, a sheet of good ones spread over it).
 
     Every picture is opened and every text tokenised. `task` is what COCO annotations become.
+    Raises ValueError for a file without any row.
     """
     found = resolve(model)
     codec = MaskCodec.load(found.mask_codec or hub.fetch_mask_codec())
     if path.suffix == ".json":
-        source = CocoInstances(path, images, task, codec)
+        source = CocoSource(path, images, task, codec)
     else:
         source = JsonLines(path, images)
+    if not len(source) and not source.bad:
+        reasons = "".join(f", only {count} {what}" for what, count in source.left_out.items())
+        raise ValueError(f"{path} has no row to train on{reasons}.")
     tokens = Run.model_fields["tokens"].default
     bad, good = [str(error) for error in source.bad], []
     for row in tqdm(range(len(source)), desc=path.name, unit="row", leave=False):
@@ -46,7 +50,8 @@ def check(
             bad.append(str(error))
     count = COLUMNS * ROWS
     shown = [source[row] for row in good[:: max(len(good) // count, 1)][:count]]
-    return len(source) + len(source.bad), bad, contact_sheet(shown, codec) if shown else None
+    sheet = contact_sheet(shown, codec) if shown else None
+    return len(source) + len(source.bad), bad, source.left_out, sheet
 
 
 def contact_sheet(shown: Sequence[Sample], codec: MaskCodec) -> Image.Image:

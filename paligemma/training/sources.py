@@ -1,12 +1,11 @@
 """Where examples come from: JSON lines, folders, COCO instances and the drawn world.
 
 A source is a sequence of `Sample`. A row that is bad raises a `BadRow` with its place and the
-reason; those that can be told without opening a picture are found when the source is opened.
+reason; those that can be told without decoding an image are found when the source is opened.
 """
 
-import json
-import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,10 +14,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pycocotools import mask as rle
 
-from paligemma.detections import CODES_PER_MASK, Detection
+from paligemma.detections import Box, Detection, invalid_label, invalid_objects
 from paligemma.detections import format as format_objects
+from paligemma.formats.coco import (
+    CocoAnnotation,
+    CocoImage,
+    Size,
+    check_segmentation,
+    decode_segmentation,
+    pixels_to_box,
+    read_instances,
+)
+from paligemma.formats.files import iter_lines, parse_json
+from paligemma.formats.image_files import image_path
+from paligemma.formats.samples import SampleRecord
+from paligemma.images import open_image, read_size
 from paligemma.models.mask_codec import MASK_SIZE, MaskCodec
 from paligemma.synthetic.language import Example, examples, whole_pixels
 from paligemma.synthetic.scenes import crop, render, sample
@@ -40,9 +51,13 @@ class Sample:
 
 
 class Source(Protocol):
-    """A sequence of examples. `bad` are the rows left out when it was opened."""
+    """A sequence of examples. `bad` are the rows left out when it was opened.
+
+    `left_out` counts what is no example but no mistake either, such as images without objects.
+    """
 
     bad: Sequence[BadRow]
+    left_out: Mapping[str, int]
 
     def __len__(self) -> int: ...
 
@@ -58,74 +73,41 @@ class Source(Protocol):
 class JsonLines:
     """The good rows of a file of `{"image", "prefix", "suffix"}`; `bad` names the others."""
 
+    left_out: Mapping[str, int] = {}
+
     def __init__(self, path: Path, images: Path | None = None) -> None:
         if not path.is_file():
             raise ValueError(f"There is no file {path}.")
         self.path, self.images = path, images or path.parent
         self.bad: list[BadRow] = []
-        rows, start = [], 0
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        self._read(line, number)
-                        rows.append((start, number))
-                    except BadRow as error:
-                        self.bad.append(error)
-                start += len(line)
+        rows = []
+        for number, offset, line in iter_lines(path):
+            try:
+                self._read(line, number)
+                rows.append((offset, number))
+            except BadRow as error:
+                self.bad.append(error)
         self.rows = np.array(rows, np.int64).reshape(-1, 2)  # byte and line number of each
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> Sample:
-        start, number = self.rows[row].tolist()
+        offset, number = self.rows[row].tolist()
         with self.path.open("rb") as file:
-            file.seek(start)
+            file.seek(offset)
             return self._read(file.readline(), number)
 
     def place(self, row: int) -> str:
         return f"{self.path.name}, line {self.rows[row, 1]}"
 
     def _read(self, line: bytes, number: int) -> Sample:
-        def bad(reason: str) -> BadRow:
-            return BadRow(f"{self.path.name}, line {number}: {reason}.")
-
         try:
-            values = json.loads(line)
+            record = parse_json(SampleRecord, line)
+            image = image_path(self.images, record.image)
         except ValueError as error:
-            raise bad(f"it is not JSON ({error})") from None
-        if not isinstance(values, dict):
-            raise bad("it is no object with image, prefix and suffix")
-        for name in ("image", "prefix", "suffix"):
-            if not isinstance(values.get(name), str):
-                raise bad(f"{name} is {values[name]!r}, not text" if name in values
-                          else f"it has no {name}")  # fmt: skip
-        if reason := untidy(values["suffix"]):
-            raise bad(reason)
-        image = self.images / values["image"]
-        if not image.is_file():
-            raise bad(f"there is no picture {image}")
-        return Sample(image, values["prefix"], values["suffix"])
-
-
-def untidy(suffix: str) -> str | None:
-    """Why the objects of an answer could not be read back; None where they can."""
-    for run in re.findall(r"(?:<loc[^>]*>\s*)+(?:<seg[^>]*>\s*)*|(?:<seg[^>]*>\s*)+", suffix):
-        locs, segs = re.findall(r"<loc([^>]*)>", run), re.findall(r"<seg([^>]*)>", run)
-        for name, found, end in (("loc", locs, 1023), ("seg", segs, 127)):
-            digits = len(str(end)) if name == "seg" else 4
-            for text in found:
-                if not re.fullmatch(rf"[0-9]{{{digits}}}", text) or int(text) > end:
-                    return f"<{name}{text}> is none of <{name}{0:0{digits}}> to <{name}{end}>"
-        if len(locs) != 4:
-            return f"it has {len(locs)} <loc> in a row; a box has 4"
-        if len(segs) not in (0, CODES_PER_MASK):
-            return f"it has {len(segs)} <seg> in a row; a mask has {CODES_PER_MASK}"
-        y1, x1, y2, x2 = map(int, locs)
-        if y1 > y2 or x1 > x2:
-            return f"the box {''.join(f'<loc{text}>' for text in locs)} is not y1 x1 y2 x2"
-    return None
+            raise BadRow(f"{self.path.name}, line {number}: {error}.") from None
+        return Sample(image, record.prefix, record.suffix)
 
 
 # --- folders --------------------------------------------------------------------------------------
@@ -133,6 +115,8 @@ def untidy(suffix: str) -> str | None:
 
 class PictureFolder:
     """A folder and those in it: each picture with `name.txt`, its answer to `prefix`, beside it."""
+
+    left_out: Mapping[str, int] = {}
 
     def __init__(self, folder: Path, prefix: str) -> None:
         if not folder.is_dir():
@@ -147,7 +131,7 @@ class PictureFolder:
             name = text.relative_to(folder)
             if (picture := beside.get(text.with_suffix(""))) is None:
                 self.bad.append(BadRow(f"{name}: there is no picture beside it."))
-            elif reason := untidy(_words(text)):
+            elif reason := invalid_objects(_words(text)):
                 self.bad.append(BadRow(f"{name}: {reason}."))
             else:
                 self.rows.append(picture)
@@ -170,84 +154,96 @@ def _words(path: Path) -> str:
 # --- COCO -----------------------------------------------------------------------------------------
 
 
-class CocoInstances:
-    """One example for each picture of a COCO file that has objects: all of its categories."""
+class CocoSource:
+    """One example for each image of a COCO instances file that has objects: all of its categories.
+
+    An object that cannot be used is named in `bad`, and its category is left out for this image, so
+    that no answer lacks an object that the prompt asks for.
+    """
 
     def __init__(self, path: Path, images: Path | None, task: str, codec: MaskCodec | None) -> None:
-        try:
-            values = json.loads(path.read_text("utf-8"))
-            names = {row["id"]: row["name"] for row in values["categories"]}
-            found: dict[int, list[dict]] = {row["id"]: [] for row in values["images"]}
-            pictures = {row["id"]: row for row in values["images"]}
-            for row in values["annotations"]:
-                if not row.get("iscrowd"):
-                    found[row["image_id"]].append(row)
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not a COCO file of instances: {error!r}.") from error
+        file = read_instances(path)
         self.path, self.images, self.task, self.codec = path, images or path.parent, task, codec
+        self.names = file.categories
         self.bad: list[BadRow] = []
-        self.rows: list[tuple[dict, list[tuple[str, dict]]]] = []
-        for number, rows in found.items():
+        self.rows: list[tuple[CocoImage, Size, list[CocoAnnotation]]] = []
+        empty, excluded = 0, defaultdict(set)  # categories, by the id of the image
+        for record in file.invalid:
+            self._reject(record.image_id, record.reason)
+            excluded[record.image_id].add(record.category_id)
+        for one in file.unlisted:
+            self._reject(one.image_id, f"the file does not list the image of annotation {one.id}")
+        unusable = set()
+        for number, name in file.categories.items():
+            if reason := invalid_label(name):
+                self.bad.append(BadRow(f"{path.name}, category {number}: {reason}."))
+                unusable.add(number)
+        for image in file.images.values():
+            annotations = [one for one in file.annotations[image.id] if not one.iscrowd]
+            empty += not annotations and image.id not in excluded
+            left_out = excluded[image.id] | unusable
+            if not annotations:
+                continue
             try:
-                objects = [self._object(pictures[number], names, row) for row in rows]
-                if objects:
-                    objects.sort(key=lambda one: (one[0], one[1]["bbox"][1]))
-                    self.rows.append((pictures[number], objects))
-            except BadRow as error:
-                self.bad.append(error)
+                size = image.size or read_size(image_path(self.images, image.file_name))
+                image_path(self.images, image.file_name)
+            except ValueError as error:
+                self._reject(image.id, str(error))
+                continue
+            for one in annotations:
+                try:
+                    self._check(one, size)
+                except ValueError as error:
+                    which = "" if one.id is None else f" (annotation {one.id})"
+                    self._reject(image.id, f"{error}{which}")
+                    left_out.add(one.category_id)
+            objects = [one for one in annotations if one.category_id not in left_out]
+            objects.sort(key=lambda one: (self.names[one.category_id], one.bbox[1]))
+            if objects:
+                self.rows.append((image, size, objects))
+        self.left_out = {"images without objects": empty} if empty else {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def place(self, row: int) -> str:
-        return f"{self.path.name}, image {self.rows[row][0]['id']}"
+        return f"{self.path.name}, image {self.rows[row][0].id}"
 
     def __getitem__(self, row: int) -> Sample:
-        picture, objects = self.rows[row]
-        width, height = picture["width"], picture["height"]
+        image, size, annotations = self.rows[row]
+        shown = open_image(image_path(self.images, image.file_name))
+        if shown.size != size:
+            raise ValueError(
+                f"the file says {size[0]} x {size[1]}, but the image has {shown.width} x "
+                f"{shown.height} pixels."
+            )
         found = []
-        for name, annotation in objects:
-            x, y, w, h = annotation["bbox"]
-            edges = (x / width, y / height, (x + w) / width, (y + h) / height)
-            box = tuple(min(max(edge, 0.0), 1.0) for edge in edges)
-            codes = self._codes(annotation, box, height, width) if self.task == "segment" else None
-            found.append(Detection(name, box, codes))
-        asked = " ; ".join(dict.fromkeys(name for name, _ in objects))
-        image = self.images / picture["file_name"]
-        return Sample(image, TASKS[self.task].prompt(asked), format_objects(found))
+        for one in annotations:
+            box = pixels_to_box(one.bbox, size)
+            codes = self._codes(one, box, size) if self.task == "segment" else None
+            found.append(Detection(self.names[one.category_id], box, codes))
+        asked = " ; ".join(dict.fromkeys(one.label for one in found))
+        return Sample(shown, TASKS[self.task].prompt(asked), format_objects(found))
 
-    def _object(self, picture: dict, names: dict, row: dict) -> tuple[str, dict]:
-        def bad(reason: str) -> BadRow:
-            return BadRow(f"{self.path.name}, image {picture['id']}: {reason}.")
+    def _reject(self, image: int | None, reason: str) -> None:
+        place = self.path.name if image is None else f"{self.path.name}, image {image}"
+        self.bad.append(BadRow(f"{place}: {reason.removesuffix('.')}."))
 
-        if not (self.images / picture["file_name"]).is_file():
-            raise bad(f"there is no picture {self.images / picture['file_name']}")
-        name = names.get(row.get("category_id"))
-        if name is None:
-            raise bad(f"there is no category {row.get('category_id')}")
-        if re.search("[;]|<loc|<seg", name) or name != name.strip():
-            raise bad(f"the category {name!r} cannot be a label")
-        box = row.get("bbox")
-        numbers = isinstance(box, list) and len(box) == 4
-        if not numbers or not all(isinstance(n, int | float) for n in box) or min(box[2:]) <= 0:
-            raise bad(f"the box {box} is not x, y, width, height")
-        x, y, w, h = box
-        if x + w <= 0 or y + h <= 0 or x >= picture["width"] or y >= picture["height"]:
-            raise bad(f"the box {box} lies outside the picture")
-        if self.task == "segment" and not row.get("segmentation"):
-            raise bad("an object has no mask")
-        return name, row
+    def _check(self, annotation: CocoAnnotation, size: Size) -> None:
+        """Raises ValueError with a reason for an object that cannot be an answer."""
+        x, y, width, height = annotation.bbox
+        box = f"the box [{x:g}, {y:g}, {width:g}, {height:g}]"
+        if not width or not height:
+            raise ValueError(f"{box} has no area")
+        if x + width <= 0 or y + height <= 0 or x >= size[0] or y >= size[1]:
+            raise ValueError(f"{box} lies outside the image")
+        if self.task == "segment":
+            check_segmentation(annotation.segmentation, size)
 
-    def _codes(self, row: dict, box: tuple, height: int, width: int) -> tuple[int, ...]:
+    def _codes(self, annotation: CocoAnnotation, box: Box, size: Size) -> tuple[int, ...]:
         """The object's mask within its box as codes: resized bilinearly, with antialiasing."""
-        given = row["segmentation"]
-        if isinstance(given, list):
-            given = rle.merge(rle.frPyObjects(given, height, width))
-        elif isinstance(given["counts"], list):
-            given = rle.frPyObjects(given, height, width)
-        mask = torch.from_numpy(rle.decode(given)).float()
+        width, height = size
+        mask = torch.from_numpy(decode_segmentation(annotation.segmentation, size)).float()
         x1, y1 = round(box[0] * width), round(box[1] * height)
         x2, y2 = max(round(box[2] * width), x1 + 1), max(round(box[3] * height), y1 + 1)
         within = mask[None, None, y1:y2, x1:x2]
@@ -263,6 +259,7 @@ class DrawnScenes:
     """Example n of a seed: one question about one scene, of one of `tasks` (none: of any)."""
 
     bad: tuple[BadRow, ...] = ()
+    left_out: Mapping[str, int] = {}
 
     def __init__(self, count: int, tasks: Sequence[str], codec: MaskCodec, seed: int) -> None:
         self.count, self.tasks, self.codec, self.seed = count, tuple(tasks), codec, seed

@@ -91,6 +91,9 @@ class Trainer:
         if self.bad and run.bad_rows == "refuse":
             raise ValueError(f"{len(self.bad)} rows cannot be trained on, such as {min(self.bad)} "
                              "Mend them, or set bad_rows to skip.")  # fmt: skip
+        for source in sources:
+            for what, count in source.left_out.items():
+                accelerator.print(f"left out: {count} {what}")
         self.mixture = Mixture(sources, [given.weight for given in run.data], run.seed)
         self.steps = run.steps or max(round(run.epochs * len(self.mixture) / run.batch), 1)
         torch.manual_seed(run.seed)

@@ -6,29 +6,25 @@ import runpy
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import runs
 import tiny
 import torch
 import yaml
 from PIL import Image
-from pycocotools import mask as rle
 
 from paligemma.__main__ import main
-from paligemma.detections import parse
+from paligemma.detections import invalid_objects
 from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.synthetic import scenes
 from paligemma.training import config
 from paligemma.training.data import Batches, Mixture
 from paligemma.training.sources import (
     BadRow,
-    CocoInstances,
     DrawnScenes,
     JsonLines,
     PictureFolder,
     Sample,
-    untidy,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +114,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("suffix, reason", ANSWERS.values(), ids=ANSWERS.keys())
 def test_answers_that_could_not_be_read_back(suffix, reason):
-    found = untidy(suffix)
+    found = invalid_objects(suffix)
     assert found is None if reason is None else reason in found
 
 
@@ -149,8 +145,8 @@ def untidy_file(tmp_path) -> Path:
 
 
 REASONS = {
-    2: "it is not JSON", 3: "it is no object", 4: "it has no suffix", 5: "suffix is 7, not text",
-    7: "there is no picture", 8: "it has 1 <loc>", 9: "'broken.png' is", 10: "U+0000",
+    2: "it is not JSON", 3: "it is a list, not an object with image, prefix and suffix",
+    4: "it has no suffix", 5: "suffix is 7, not text", 7: "there is no image", 8: "it has 1 <loc>", 9: "'broken.png' is", 10: "U+0000",
     11: "tokens of text",
 }  # fmt: skip
 
@@ -192,77 +188,6 @@ def test_a_picture_found_broken_on_the_way_is_refused(untidy_file, tmp_path):
     untidy_file.write_text(line + "\n" + line.replace("broken", "a") + "\n")
     with pytest.raises(BadRow, match=r"'broken.png' is .*Mend it, or set bad_rows"):
         runs.trainer(config.check(given)).loop()
-
-
-# --- COCO -----------------------------------------------------------------------------------------
-
-
-def coco(folder: Path, **changes) -> Path:
-    """A picture of 80 × 40 with a triangle as polygon, a rectangle as run lengths, and a crowd."""
-    Image.new("RGB", (80, 40), "gray").save(folder / "a.png")
-    area = np.zeros((40, 80), np.uint8)
-    area[10:30, 40:80] = 1
-    encoded = rle.encode(np.asfortranarray(area))
-    runs_ = {"size": [40, 80], "counts": encoded["counts"].decode()}
-    first = {"image_id": 7, "category_id": 2, "bbox": [0, 0, 40, 20], "iscrowd": 0,
-             "segmentation": [[0, 0, 40, 0, 0, 20]]} | changes  # fmt: skip
-    second = {"image_id": 7, "category_id": 1, "bbox": [40, 10, 40, 20], "iscrowd": 0,
-              "segmentation": runs_}  # fmt: skip
-    crowd = second | {"iscrowd": 1}
-    values = {
-        "images": [{"id": 7, "file_name": "a.png", "width": 80, "height": 40},
-                   {"id": 8, "file_name": "a.png", "width": 80, "height": 40}],
-        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-        "annotations": [first, second, crowd],
-    }  # fmt: skip
-    path = folder / "instances.json"
-    path.write_text(json.dumps(values))
-    return path
-
-
-def test_coco_boxes_and_masks_become_tokens(tmp_path):
-    codec = tiny.codec()
-    path = coco(tmp_path)
-    detect = CocoInstances(path, None, "detect", None)
-    assert len(detect) == 1 and not detect.bad  # a picture without objects is no example
-    assert detect[0].prefix == "detect cat ; dog"
-    cat, dog = parse(detect[0].suffix)
-    assert (cat.label, dog.label) == ("cat", "dog")
-    assert cat.box == pytest.approx((0.5, 0.25, 1, 0.75), abs=1e-3)
-    assert dog.box == pytest.approx((0, 0, 0.5, 0.5), abs=1e-3)
-    segment = CocoInstances(path, None, "segment", codec)
-    masks = []
-    encode, codec.encode = codec.encode, lambda m: masks.append(m[0]) or encode(m)
-    found = parse(segment[0].suffix)
-    assert [one.codes for one in found] == [tuple(encode(m[None])[0].tolist()) for m in masks]
-    assert (masks[0] == 1).all()  # the rectangle fills its box
-    y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
-    assert ((masks[1] > 0.5) == (x + y < 64)).float().mean() > 0.95  # the triangle half of its own
-
-
-BAD_OBJECTS = {
-    "no category": ({"category_id": 9}, "there is no category 9"),
-    "no box": ({"bbox": [1, 2, 3]}, "is not x, y, width, height"),
-    "no width": ({"bbox": [1, 2, 0, 3]}, "is not x, y, width, height"),
-    "outside": ({"bbox": [90, 0, 5, 5]}, "lies outside the picture"),
-    "no mask": ({"segmentation": []}, "an object has no mask"),
-}
-
-
-@pytest.mark.parametrize("changes, reason", BAD_OBJECTS.values(), ids=BAD_OBJECTS.keys())
-def test_a_bad_object_is_named(tmp_path, changes, reason, capsys):
-    path = coco(tmp_path, **changes)
-    assert main(["data", "check", str(path), "--task", "segment"]) == 2
-    assert f"instances.json, image 7: {reason}" in capsys.readouterr().out.replace(
-        "the box [1, 2, 3] ", "").replace("the box [1, 2, 0, 3] ", "").replace(
-        "the box [90, 0, 5, 5] ", "")  # fmt: skip
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"images": 3}'])
-def test_what_is_no_coco_file(tmp_path, text):
-    (tmp_path / "a.json").write_text(text)
-    with pytest.raises(ValueError, match="is not a COCO file"):
-        CocoInstances(tmp_path / "a.json", None, "detect", None)
 
 
 # --- The drawn world ------------------------------------------------------------------------------

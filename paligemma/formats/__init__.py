@@ -1,0 +1,1 @@
+"""Readers of annotation files, shared by training and evaluation."""
