@@ -145,10 +145,16 @@ def untidy_file(tmp_path) -> Path:
 
 
 REASONS = {
-    2: "it is not JSON", 3: "it is a list, not an object with image, prefix and suffix",
-    4: "it has no suffix", 5: "suffix is 7, not text", 7: "there is no image", 8: "it has 1 <loc>", 9: "'broken.png' is", 10: "U+0000",
+    2: "it is not JSON",
+    3: "it is a list, not an object with image, prefix and suffix",
+    4: "it has no suffix",
+    5: "suffix is 7, not text",
+    7: "there is no image",
+    8: "it has 1 <loc>",
+    9: "'broken.png' is",
+    10: "U+0000",
     11: "tokens of text",
-}  # fmt: skip
+}
 
 
 def test_the_check_names_every_bad_line(untidy_file, tmp_path, capsys):
