@@ -62,9 +62,9 @@ def explain(arguments: argparse.Namespace) -> None:
         _save(token_strip(image, maps, tokens, unit=VIEWS[name].unit), out / f"{name}.png")
     for number, heads in enumerate(seen.heads.transpose(2, 0, 1, 3, 4), 1):
         _save(contact_sheet(heads), out / "heads" / f"{number:03d}.png")
-    _save(token_matrix(seen.between_tokens, seen.columns), out / "tokens.png")
+    _save(token_matrix(seen.between_tokens, seen.positions), out / "tokens.png")
     (out / "answer.gif").write_bytes(to_gif(token_frames(image, seen.maps[DEFAULT_VIEW], tokens)))
-    (out / "explanation.json").write_text(json.dumps(seen.values(), ensure_ascii=False), "utf-8")
+    (out / "explanation.json").write_text(json.dumps(seen.to_json(), ensure_ascii=False), "utf-8")
     print(f"Wrote {out}.")
 
 

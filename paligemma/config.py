@@ -1,5 +1,7 @@
 """Sizes of a PaliGemma: three frozen dataclasses, config.json in and out, the published variants.
 
+    PaliGemmaConfig(vision_config={"image_size": 448}, text_config={"hidden_size": 2048})
+
 Source: the PaliGemma reports (arXiv 2407.07726 and 2412.03555) for the variants; Hugging Face
 transformers (PaliGemmaConfig, GemmaConfig, Gemma2Config, SiglipVisionConfig) for config.json and
 for the values that stand in where a published config.json leaves a key out.
@@ -9,6 +11,7 @@ Gemma 1 and Gemma 2 are one decoder here: its fields say what differs, never a v
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +19,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The SigLIP tower. `image_size` and `patch_size` are in pixels, and images are square."""
+    """The SigLIP vision tower. Images are square; `image_size` and `patch_size` are in pixels."""
 
     hidden_size: int
     intermediate_size: int
@@ -60,7 +63,7 @@ class TextConfig:
     query_pre_attn_scalar: float | None = None  # scores are divided by its root; None: head_dim
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
-    sliding_window: int | None = None  # columns that layers 0, 2, 4, … see, the own one included
+    sliding_window: int | None = None  # positions that layers 0, 2, 4, … attend to, own included
     post_norms: bool = False  # a norm after attention and after the MLP too: four a layer
 
     def __post_init__(self) -> None:
@@ -70,7 +73,7 @@ class TextConfig:
             "num_key_value_heads",
             self.num_key_value_heads,
         )
-        _require_multiple("head_dim", self.head_dim, "2 (RoPE turns pairs)", 2)
+        _require_multiple("head_dim", self.head_dim, "2 (RoPE rotates pairs)", 2)
 
     @property
     def attention_scale(self) -> float:
@@ -78,7 +81,7 @@ class TextConfig:
         return (self.head_dim if scalar is None else scalar) ** -0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class PaliGemmaConfig:
     """A whole model. `projection_dim`, the connector's output, is the decoder's width."""
 
@@ -86,16 +89,44 @@ class PaliGemmaConfig:
     text_config: TextConfig
     projection_dim: int
     image_token_index: int
-    pad_token_id: int = 0
-    eos_token_id: int = 1
-    bos_token_id: int = 2
+    pad_token_id: int
+    eos_token_id: int
+    bos_token_id: int
 
-    def __post_init__(self) -> None:
-        if self.projection_dim != self.text_config.hidden_size:
+    def __init__(
+        self,
+        vision_config: VisionConfig | Mapping[str, Any],
+        text_config: TextConfig | Mapping[str, Any],
+        projection_dim: int = 2048,
+        image_token_index: int = 256000,
+        pad_token_id: int = 0,
+        eos_token_id: int = 1,
+        bos_token_id: int = 2,
+    ) -> None:
+        """The two configs may be the dictionaries of a config.json: what they leave out is as in
+        transformers, and so are the defaults here.
+
+        Raises ValueError if a dictionary asks for what is not built here, and if `projection_dim`
+        is not the decoder's `hidden_size`.
+        """
+        if not isinstance(vision_config, VisionConfig):
+            vision_config = _vision_from_dict(vision_config)
+        if not isinstance(text_config, TextConfig):
+            text_config = _text_from_dict(text_config)
+        if projection_dim != text_config.hidden_size:
             raise ValueError(
-                f"projection_dim is {self.projection_dim}, but the decoder's hidden_size is "
-                f"{self.text_config.hidden_size}: image features could not join the text."
+                f"projection_dim is {projection_dim}, but the decoder's hidden_size is "
+                f"{text_config.hidden_size}: image features could not join the text."
             )
+        vars(self).update(  # the class is frozen
+            vision_config=vision_config,
+            text_config=text_config,
+            projection_dim=projection_dim,
+            image_token_index=image_token_index,
+            pad_token_id=pad_token_id,
+            eos_token_id=eos_token_id,
+            bos_token_id=bos_token_id,
+        )
 
     @property
     def num_parameters(self) -> int:
@@ -116,13 +147,12 @@ class PaliGemmaConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PaliGemmaConfig:
-        """Read the dictionary of a config.json; raise ValueError for what is not built here."""
+        """Read the dictionary of a config.json. Raises ValueError for what is not built here."""
         _require_object("config.json", values)
         if (kind := values.get("model_type", "paligemma")) != "paligemma":
             raise ValueError(f"config.json is of a {kind!r} model; only 'paligemma' can be loaded.")
-        vision = _vision_from_dict(values.get("vision_config") or {})
         text_values = values.get("text_config") or {}
-        text = _text_from_dict(text_values)
+        _require_object("text_config", text_values)
 
         def token(name: str, otherwise: int) -> int:
             given = (values.get(name), text_values.get(name), otherwise)
@@ -132,12 +162,11 @@ class PaliGemmaConfig:
                 raise ValueError(f"{name} is {found!r}; it must be the id of a token.")
             return found
 
-        image_token = token("image_token_index", token("image_token_id", 256000))
         return cls(
-            vision_config=vision,
-            text_config=text,
+            vision_config=values.get("vision_config") or {},
+            text_config=text_values,
             projection_dim=values.get("projection_dim", 2048),
-            image_token_index=image_token,
+            image_token_index=token("image_token_index", token("image_token_id", 256000)),
             pad_token_id=token("pad_token_id", 0),
             eos_token_id=token("eos_token_id", 1),
             bos_token_id=token("bos_token_id", 2),
@@ -220,7 +249,7 @@ _TEXT_DEFAULTS = {
 _TEXT_MAY_BE_NULL = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
 
 
-def _numbers(part: str, values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+def _numbers(part: str, values: Mapping[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """The keys of `defaults`, as given or by default; null switches an optional effect off."""
     chosen = {key: values.get(key, default) for key, default in defaults.items()}
     for key, value in chosen.items():
@@ -235,13 +264,13 @@ def _numbers(part: str, values: dict[str, Any], defaults: dict[str, Any]) -> dic
     return chosen
 
 
-def _vision_from_dict(values: dict[str, Any]) -> VisionConfig:
+def _vision_from_dict(values: Mapping[str, Any]) -> VisionConfig:
     _require_object("vision_config", values)
     _require("vision_config.hidden_act", values.get("hidden_act"), ("gelu_pytorch_tanh",))
     return VisionConfig(**_numbers("vision_config", values, _VISION_DEFAULTS))
 
 
-def _text_from_dict(values: dict[str, Any]) -> TextConfig:
+def _text_from_dict(values: Mapping[str, Any]) -> TextConfig:
     _require_object("text_config", values)
     kind = values.get("model_type", "gemma")
     if not isinstance(kind, str) or kind not in _TEXT_DEFAULTS:
@@ -258,7 +287,7 @@ def _text_from_dict(values: dict[str, Any]) -> TextConfig:
     spellings = ("gelu_pytorch_tanh", "gelu") if kind == "gemma" else ("gelu_pytorch_tanh",)
     _require("text_config's activation", activation, spellings)
 
-    given = {"rope_theta": rope.get("rope_theta", 10000.0)} | values
+    given = {"rope_theta": rope.get("rope_theta", 10000.0), **values}
     numbers = _numbers("text_config", given, _TEXT_DEFAULTS[kind])
     config = TextConfig(post_norms=kind == "gemma2", **numbers)
     alternating = [
@@ -281,12 +310,12 @@ def _text_to_dict(config: TextConfig) -> dict[str, Any]:
         values["hidden_act"] = "gelu_pytorch_tanh"
         for key in _TEXT_DEFAULTS["gemma2"].keys() - _TEXT_DEFAULTS["gemma"].keys():
             if values.pop(key) is not None:
-                raise ValueError(f"config.json cannot say {key} without post_norms.")
+                raise ValueError(f"config.json cannot hold {key} without post_norms.")
     return {"model_type": kind, **values}
 
 
 def _require_object(name: str, values: Any) -> None:
-    if not isinstance(values, dict):
+    if not isinstance(values, Mapping):
         raise ValueError(f"{name} holds a {type(values).__name__}, not an object.")
 
 

@@ -114,7 +114,7 @@ def stream(
     decode = torch.inference_mode()(model.decode)
 
     def steps() -> Iterator[Step]:
-        kv_cache = KVCache(text_config, batch, length + budget, device, dtype)
+        kv_cache = KVCache.allocate(text_config, batch, length + budget, device, dtype)
         logits = prefill(input_ids, image_features, attention_mask, kv_cache)
         finished = torch.zeros(batch, dtype=torch.bool, device=device)
         for count in range(1, budget + 1):

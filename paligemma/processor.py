@@ -41,13 +41,24 @@ _SEGS = [f"<seg{i:03d}>" for i in range(128)]
 
 @dataclass(frozen=True)
 class Batch:
-    """Model input. Without a suffix rows are padded on the left, with one on the right."""
+    """Model inputs: padded on the left without a suffix, on the right with one.
+
+    Tensors are attributes, and items as well: `model(**batch)` passes all that there are.
+    """
 
     input_ids: torch.Tensor  # [B, T] int64
     attention_mask: torch.Tensor  # [B, T] int64, 0 on padding
     pixel_values: torch.Tensor  # [B, 3, R, R] float32 in -1..1
     token_type_ids: torch.Tensor  # [B, T] int64, 1 on suffix and EOS
     labels: torch.Tensor | None = None  # [B, T] int64, -100 outside suffix and EOS
+
+    def keys(self) -> list[str]:
+        return [name for name, value in vars(self).items() if value is not None]
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self.keys():
+            raise KeyError(name)
+        return getattr(self, name)
 
 
 class PaliGemmaProcessor:
@@ -176,6 +187,12 @@ class PaliGemmaProcessor:
                 f"The prompt has {len(ids)} tokens; at most {MAX_PROMPT_TOKENS} are allowed."
             )
         return [self.image_token_id] * self.num_image_tokens + [self.bos_token_id] + ids
+
+    def prompt_texts(self, text: str) -> list[str]:
+        """The text of each token of a prompt after the image tokens: BOS first, newline last."""
+        ids = self.encode_prompt(text)[self.num_image_tokens :]
+        tokens = (self.tokenizer.id_to_token(i) or "" for i in ids)
+        return [token.replace("▁", " ") for token in tokens]
 
     def encode_suffix(self, text: str) -> list[int]:
         """An answer -> its ids and EOS; `<locNNNN>` and `<segNNN>` become their tokens."""

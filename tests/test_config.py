@@ -99,6 +99,32 @@ def test_round_trip_and_transformers_agree(config):
     assert transformers_config(config.to_dict()) == config
 
 
+def test_dictionaries_may_stand_for_the_two_configs():
+    published = {k: PUBLISHED_2[k] for k in ("vision_config", "text_config", "projection_dim")}
+    assert PaliGemmaConfig(**published, image_token_index=257152) == VARIANTS["paligemma2-3b-448"]
+    vision = CONFIGS["gemma1"].vision_config
+    mixed = PaliGemmaConfig(vision, {"hidden_size": 2048}, projection_dim=2048)
+    assert mixed.vision_config is vision and mixed.text_config.head_dim == 256
+    by_default = transformers_config(
+        {
+            "text_config": {"model_type": "gemma", "hidden_size": 2048},
+            "vision_config": {"model_type": "siglip_vision_model"},
+        }
+    )
+    assert dataclasses.replace(mixed, vision_config={}) == by_default
+
+
+def test_mistakes_in_dictionaries_are_refused():
+    with pytest.raises(ValueError, match=r"projection_dim is 2048.*hidden_size is 3072"):
+        PaliGemmaConfig(vision_config={}, text_config={})
+    with pytest.raises(ValueError, match=r"vision_config\.patch_size is 0"):
+        PaliGemmaConfig({"patch_size": 0}, {"hidden_size": 2048})
+    with pytest.raises(ValueError, match="text_config holds a NoneType"):
+        PaliGemmaConfig({}, None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CONFIGS["gemma1"].projection_dim = 2
+
+
 def test_variants_are_those_of_the_papers():
     assert len(VARIANTS) == 12
     tokens = {name: v.vision_config.num_image_tokens for name, v in VARIANTS.items()}

@@ -240,7 +240,7 @@ def greedy(model, batch, steps=12):
     features = model.embed_image(batch["pixel_values"])
     options = SamplingOptions(max_new_tokens=steps)
     said = [step.ids for step in stream(model, ids, features, mask, options, eos_token_id=-1)]
-    kv_cache = KVCache(
+    kv_cache = KVCache.allocate(
         model.config.text_config, *ids.shape[:1], ids.shape[1] + 2, dtype=features.dtype
     )
     logits = [model.prefill(ids, features, mask, kv_cache)]

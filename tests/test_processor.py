@@ -146,6 +146,18 @@ def test_batches_equal_those_of_transformers(processor, theirs, side):
         assert (batch.labels[2] != -100).sum() == 1  # an empty answer is EOS alone
 
 
+def test_a_batch_is_a_mapping_of_tensors_too(processor):
+    batch = processor(text=["caption en"], images=[photo()])
+    assert dict(batch).keys() == {
+        "input_ids", "attention_mask", "pixel_values", "token_type_ids"
+    }  # fmt: skip
+    assert batch["input_ids"] is batch.input_ids
+    with pytest.raises(KeyError, match="labels"):
+        batch["labels"]
+    trained = processor(text=["caption en"], images=[photo()], suffix=["a cat"])
+    assert {**trained}["labels"] is trained.labels
+
+
 SIZES = {"down": (640, 480), "up": (9, 5), "thin": (3, 400), "same": (R, R), "one pixel": (1, 1)}
 
 

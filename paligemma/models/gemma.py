@@ -19,68 +19,102 @@ from torch import Tensor, nn
 
 from paligemma.config import TextConfig
 
+CACHE_GROWTH = 256  # token positions that a growing cache adds at a time
 
-class Recorder(Protocol):
-    """Who listens to attention while the model runs."""
 
-    def locate(self, is_image: Tensor) -> None:
-        """Told once a sequence: `is_image` [B, S] marks the columns that hold the picture."""
+class AttentionRecorder(Protocol):
+    """Hooks that the model calls while `RECORDER` holds them."""
 
-    def __call__(
-        self, layer: int, weigh: Callable[[slice], Tensor], v: Tensor, mixed: Tensor
+    def start(self, is_image: Tensor) -> None:
+        """A new sequence begins. `is_image` [B, S] marks the positions of its image tokens."""
+
+    def record(
+        self, layer: int, weights: Callable[[slice], Tensor], value: Tensor, output: Tensor
     ) -> None:
-        """Told by every layer. `weigh(rows)` works out what those of the T queries make of each
-        column, [B, N, rows, S]; `v` [B, K, S, H] are the values, `mixed` [B, N, T, H] the result.
+        """Attention has run in one layer.
+
+        `weights(queries)` computes the attention weights of a slice of the T query positions,
+        [B, N, queries, S]. `value` is [B, K, S, H]; `output` [B, N, T, H] is the attention output.
         """
 
 
-RECORDER: ContextVar[Recorder | None] = ContextVar("RECORDER", default=None)
+RECORDER: ContextVar[AttentionRecorder | None] = ContextVar("RECORDER", default=None)
 
 
-def recorder() -> Recorder | None:
-    """Who listens now; nobody inside torch.compile, which cannot trace a ContextVar."""
+def active_recorder() -> AttentionRecorder | None:
+    """The recorder in use; none inside torch.compile, which cannot trace a ContextVar."""
     return None if torch.compiler.is_compiling() else RECORDER.get()
 
 
 class KVCache:
-    """Keys and values of everything read so far: room for `max_length` columns, allocated once.
+    """Keys and values of the tokens read so far.
 
-    `k`, `v`: for each layer [B, K, S, H]; `valid` [B, S] marks the columns that are not padding;
-    `length` is how many columns are filled. Layers write in place; the model advances `length`
-    once a call.
+    `KVCache()` grows as tokens are read; `KVCache.allocate` reserves all of its memory at once.
+    `k`, `v` hold a tensor [B, K, S, H] for each layer; `valid` [B, S] is false at padding; `length`
+    is the number of positions filled. Layers write in place; the model advances `length` once a
+    call.
     """
 
-    def __init__(
-        self,
+    def __init__(self) -> None:
+        self.k: list[Tensor] = []
+        self.v: list[Tensor] = []
+        self.valid = torch.zeros(0, 0, dtype=torch.bool)
+        self.length = 0
+        self.grows = True
+
+    @classmethod
+    def allocate(
+        cls,
         config: TextConfig,
         batch: int,
         max_length: int,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-    ) -> None:
-        layers, heads = config.num_hidden_layers, config.num_key_value_heads
-        shape = (batch, heads, max_length, config.head_dim)
-        self.k = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
-        self.v = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
-        self.valid = torch.zeros(batch, max_length, device=device, dtype=torch.bool)
-        self.length = 0
+    ) -> "KVCache":
+        """A cache of fixed size, for `batch` sequences of up to `max_length` positions."""
+        cache = cls()
+        cache.grows = False
+        shape = (batch, config.num_key_value_heads, max_length, config.head_dim)
+        for _ in range(config.num_hidden_layers):
+            cache.k.append(torch.zeros(shape, device=device, dtype=dtype))
+            cache.v.append(torch.zeros(shape, device=device, dtype=dtype))
+        cache.valid = torch.zeros(batch, max_length, device=device, dtype=torch.bool)
+        return cache
 
     @property
     def max_length(self) -> int:
+        """Positions that there is memory for."""
         return self.valid.shape[1]
 
     def reserve(self, valid: Tensor) -> None:
-        """Mark the next columns, `valid` [B, T]; raise ValueError where they have no room."""
-        batch, columns = valid.shape
-        if batch != self.valid.shape[0] or self.length + columns > self.max_length:
+        """Mark the next positions, `valid` [B, T]. Raises ValueError if they do not fit."""
+        batch, count = valid.shape
+        end = self.length + count
+        if self.grows:
+            self._grow(end, valid)
+        if batch != self.valid.shape[0] or end > self.max_length:
             raise ValueError(
-                f"the cache has room for {self.valid.shape[0]} rows of {self.max_length} columns, "
-                f"{self.length} filled; {batch} rows of {columns} more were given."
+                f"the cache has room for {self.valid.shape[0]} rows of {self.max_length} "
+                f"positions, {self.length} filled; {batch} rows of {count} more were given."
             )
-        self.valid[:, self.length : self.length + columns] = valid
+        self.valid[:, self.length : end] = valid
+
+    def _grow(self, length: int, like: Tensor) -> None:
+        """Make room for `length` positions; an empty cache takes batch and device of `like`."""
+        if self.length == 0:
+            self.k, self.v, self.valid = [], [], like.new_zeros(len(like), 0, dtype=torch.bool)
+        if (missing := length - self.max_length) > 0:
+            added = -(-missing // CACHE_GROWTH) * CACHE_GROWTH
+            self.k = [F.pad(k, (0, 0, 0, added)) for k in self.k]
+            self.v = [F.pad(v, (0, 0, 0, added)) for v in self.v]
+            self.valid = F.pad(self.valid, (0, added))
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put `k`, `v` [B, K, T, H] after the filled columns; return all filled ones with them."""
+        """Write `k`, `v` [B, K, T, H] after the filled positions; return these and all before."""
+        if layer == len(self.k):  # the first write of a cache that grows
+            shape = (*k.shape[:2], self.max_length, k.shape[3])
+            self.k.append(k.new_zeros(shape))
+            self.v.append(v.new_zeros(shape))
         end = self.length + k.shape[2]
         # a layer that lives on another device takes its part of the cache there, once
         self.k[layer], self.v[layer] = self.k[layer].to(k.device), self.v[layer].to(v.device)
@@ -96,24 +130,25 @@ def rope_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, 
     return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + H/2) of `x` [B, N, T, H] by its angle."""
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each pair (i, i + H/2) of `x` [B, N, T, H] by its angle."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
 
 
 def softcap(x: Tensor, cap: float) -> Tensor:
-    """Squash smoothly into -cap..cap."""
+    """Limit `x` smoothly to -cap..cap (Gemma 2)."""
     return cap * torch.tanh(x / cap)
 
 
 def attention_weights(
     q: Tensor, k: Tensor, mask: Tensor, scale: float, cap: float | None = None
 ) -> Tensor:
-    """What queries make of keys: `q` [B, N, T, H], `k` [B, K, S, H] -> [B, N, T, S] float32.
+    """Attention weights: `q` [B, N, T, H], `k` [B, K, S, H] -> [B, N, T, S] float32.
 
-    Each key head is shared by N/K query heads. `mask` [B, 1, T, S] is true where a query may look.
-    Scores are multiplied by `scale`, then softcapped at `cap`; a row of weights sums to 1.
+    Each key head is shared by N/K query heads. `mask` [B, 1, T, S] is true where a query may attend
+    to a key. Scores are multiplied by `scale`, then softcapped at `cap`; weights of a query sum
+    to 1.
     """
     B, N, T, H = q.shape
     K, S = k.shape[1:3]
@@ -124,10 +159,10 @@ def attention_weights(
     return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
 
 
-def attend(
+def attention_output(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, cap: float | None = None
 ) -> Tensor:
-    """Mix values `v` [B, K, S, H] by `attention_weights` of the rest: [B, N, T, H]."""
+    """Values `v` [B, K, S, H] averaged by the `attention_weights` of the rest: [B, N, T, H]."""
     B, N, T, H = q.shape
     K, S = k.shape[1:3]
     if cap is None:
@@ -174,22 +209,22 @@ class GemmaAttention(nn.Module):
         rope: tuple[Tensor, Tensor],
         mask: Tensor,
         kv_cache: KVCache | None,
-        record: Callable[[Callable[[slice], Tensor], Tensor, Tensor], None] | None,
+        record: Callable[[Callable[[slice], Tensor], Tensor, Tensor], None] | None,  # the hook
     ) -> Tensor:
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = rotate(q, *rope), rotate(k, *rope)
+        q, k = apply_rope(q, *rope), apply_rope(k, *rope)
         if kv_cache is not None:
             k, v = kv_cache.write(self.layer, k, v)
-        mixed = attend(q, k, v, mask, self.scale, self.cap)
-        if record is not None:  # beside the answer's own path: listening changes no bit of it
-            weigh = lambda rows: attention_weights(
-                q[:, :, rows], k, mask[:, :, rows], self.scale, self.cap
+        output = attention_output(q, k, v, mask, self.scale, self.cap)
+        if record is not None:  # beside the answer's own path: recording changes no bit of it
+            weights = lambda queries: attention_weights(
+                q[:, :, queries], k, mask[:, :, queries], self.scale, self.cap
             )
-            record(weigh, v, mixed)
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+            record(weights, v, output)
+        return self.o_proj(output.transpose(1, 2).flatten(2))
 
 
 class GemmaMLP(nn.Module):
@@ -206,33 +241,33 @@ class GemmaMLP(nn.Module):
 
 
 class GemmaDecoderLayer(nn.Module):
-    """One layer. A checkpoint's `post_attention_layernorm` follows attention in a sandwich, and
-    stands before the MLP otherwise: the same name for two places, as published."""
+    """One layer. `post_attention_layernorm`, as published, is one name for two places: it follows
+    attention in a model with `post_norms`, and comes before the MLP in one without."""
 
     def __init__(self, config: TextConfig, layer: int) -> None:
         super().__init__()
         self.is_local = config.sliding_window is not None and layer % 2 == 0
-        self.sandwich = config.post_norms
+        self.post_norms = config.post_norms
         self.self_attn = GemmaAttention(config, layer)
         self.mlp = GemmaMLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        if self.sandwich:
+        if self.post_norms:
             self.pre_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
             self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, x: Tensor, *context) -> Tensor:
         """`context` is what attention needs besides `x`: rope, mask, kv_cache, record."""
-        attended = self.self_attn(self.input_layernorm(x), *context)
-        if self.sandwich:
-            x = x + self.post_attention_layernorm(attended)
+        attention = self.self_attn(self.input_layernorm(x), *context)
+        if self.post_norms:
+            x = x + self.post_attention_layernorm(attention)
             return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
-        x = x + attended
+        x = x + attention
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class GemmaDecoder(nn.Module):
-    """The trunk: embeddings in, the last norm's output out. Holds the (tied) embedding table."""
+    """Embeddings in, the last norm's output out. Holds the (tied) embedding table."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -254,13 +289,14 @@ class GemmaDecoder(nn.Module):
         """`x` [B, T, D], already scaled -> [B, T, D].
 
         `positions` [B, T] count the tokens of each sequence. `mask` [B, 1, T, S] is true where a
-        query may look; S is T, or with a cache its filled columns and T more. `local_mask`, the
-        same shape, is for the sliding layers; leave it out where the window reaches everything.
+        query may attend to a key; S is T, or with a cache its filled positions and T more.
+        `local_mask`, the same shape, is for the sliding layers; leave it out where the window
+        covers everything.
         """
         rope = rope_table(positions, self.config.head_dim, self.config.rope_theta)
-        recording = recorder()
+        recorder = active_recorder()
         for index, layer in enumerate(self.layers):
-            seen = local_mask if layer.is_local and local_mask is not None else mask
-            record = None if recording is None else partial(recording, index)
-            x = layer(x, rope, seen, kv_cache, record)
+            layer_mask = local_mask if layer.is_local and local_mask is not None else mask
+            record = None if recorder is None else partial(recorder.record, index)
+            x = layer(x, rope, layer_mask, kv_cache, record)
         return self.norm(x)

@@ -5,6 +5,7 @@ decoder, google-research/big_vision, proj/paligemma); widths are read from the f
 Shapes: n masks, C code width (512 as published), V codebook rows (128).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,12 @@ class Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
             nn.Conv2d(width, width, 1),
-        )  # fmt: skip
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.net(x)
@@ -56,8 +59,8 @@ class MaskCodec(nn.Module):
 
     def __init__(
         self,
-        encoder_widths: list[int] = (16, 32, 64, 128),
-        decoder_widths: list[int] = (128, 64, 32, 16),
+        encoder_widths: Sequence[int] = (16, 32, 64, 128),
+        decoder_widths: Sequence[int] = (128, 64, 32, 16),
         codebook_size: int = 128,
         code_width: int = 512,
     ):
@@ -68,7 +71,7 @@ class MaskCodec(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> "MaskCodec":
-        """Read an npz under the published keys. ValueError if it is missing, damaged or other."""
+        """Read an npz with the published keys. Raises ValueError if it is missing or not one."""
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {key: torch.from_numpy(archive[key]).float() for key in archive.files}

@@ -1,9 +1,13 @@
-"""PaliGemma: SigLIP's patches, through one linear layer, are the first words that Gemma reads.
+"""PaliGemma: SigLIP's patch features, through one linear layer, are Gemma's first input tokens.
 
     pixels -> VisionTower -> connector -> [image tokens][BOS][prefix]["\\n"] -> Gemma -> suffix
 
-Source: PaliGemma (arXiv 2407.07726), PaliGemma 2 (arXiv 2412.03555). Image and prefix see each
-other in both directions; the suffix is causal. Where the original JAX code and transformers
+    features = model.embed_image(pixel_values)  # once an image
+    logits = model.prefill(input_ids, features, attention_mask, kv_cache)
+    logits = model.decode(logits.argmax(-1, keepdim=True), kv_cache)  # once a token
+
+Source: PaliGemma (arXiv 2407.07726), PaliGemma 2 (arXiv 2412.03555). Image and prefix attend to
+each other in both directions; the suffix is causal. Where the original JAX code and transformers
 disagree (softcap, sliding window) this follows transformers, driven by the config.
 """
 
@@ -14,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paligemma.config import PaliGemmaConfig
-from paligemma.models.gemma import GemmaDecoder, KVCache, recorder, softcap
+from paligemma.models.gemma import GemmaDecoder, KVCache, active_recorder, softcap
 from paligemma.models.siglip import VisionTower
 
 IGNORE_INDEX = -100  # the label of a token that the loss skips
@@ -23,39 +27,40 @@ IGNORE_INDEX = -100  # the label of a token that the loss skips
 def prefix_lm_mask(
     attention_mask: Tensor, token_type_ids: Tensor, window: int | None = None
 ) -> Tensor:
-    """Who may look at whom: bool `[B, 1, S, S]`, row = query, column = key.
+    """The attention mask of a prefix LM: bool `[B, 1, S, S]`, true where query attends to key.
 
     `attention_mask` [B, S] is 0 for padding; `token_type_ids` [B, S] is 0 for image and prefix, 1
-    for the suffix. Image and prefix see each other; the suffix sees them, and itself up to the
-    query. Nobody sees padding. With a `window`, a query sees only the last `window` columns up to
-    its own, except inside the prefix, which stays whole (as transformers has it).
+    for the suffix. Image and prefix attend to each other; the suffix attends to them, and to itself
+    up to the query. Nothing attends to padding. With a `window`, a query attends only to the last
+    `window` positions up to its own, except inside the prefix, which stays whole (as transformers
+    has it).
     """
-    column = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    distance = column[:, None] - column[None, :]
-    back = distance >= 0
+    position = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    distance = position[:, None] - position[None, :]  # query, key
+    causal = distance >= 0
     if window is not None:
-        back = back & (distance < window)
+        causal = causal & (distance < window)
     prefix = token_type_ids == 0
-    seen = back | (prefix[:, :, None] & prefix[:, None, :])
-    return (seen & attention_mask.bool()[:, None, :])[:, None]
+    allowed = causal | (prefix[:, :, None] & prefix[:, None, :])
+    return (allowed & attention_mask.bool()[:, None, :])[:, None]
 
 
-def predicting(labels: Tensor) -> Tensor:
-    """bool [B, T]: the columns whose next one has a label, for `labels` [B, T], -100 = ignored."""
+def loss_mask(labels: Tensor) -> Tensor:
+    """bool [B, T]: the positions whose next token has a label. `labels` [B, T], -100 = ignored."""
     return F.pad(labels[:, 1:] != IGNORE_INDEX, (0, 1))
 
 
-def suffix_loss(scores: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+def suffix_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of the next token, a mean for each example, then over the batch (big_vision).
 
-    `scores` [n, V] are those of the n `predicting` columns of `labels` [B, T], row by row.
+    `logits` [n, V] are those of the n positions in the `loss_mask` of `labels` [B, T], row by row.
     `smoothing` is the share of each target that is spread evenly over the vocabulary.
     """
-    counted = predicting(labels)
-    targets = labels.roll(-1, 1)[counted]
-    losses = F.cross_entropy(scores.float(), targets, reduction="none", label_smoothing=smoothing)
-    shares = counted / counted.sum(1, keepdim=True).clamp(min=1)  # of each column in its example
-    return (losses * shares[counted]).sum() / len(labels)
+    mask = loss_mask(labels)
+    targets = labels.roll(-1, 1)[mask]
+    losses = F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing)
+    weights = mask / mask.sum(1, keepdim=True).clamp(min=1)  # of each token in its example
+    return (losses * weights[mask]).sum() / len(labels)
 
 
 class Connector(nn.Module):
@@ -68,7 +73,7 @@ class Connector(nn.Module):
 
 
 class PaliGemmaForConditionalGeneration(nn.Module):
-    """The whole model. Encode a picture once (`embed_image`), then `prefill` and `decode`."""
+    """The whole model. Encode an image once (`embed_image`), then `prefill` and `decode`."""
 
     def __init__(self, config: PaliGemmaConfig) -> None:
         super().__init__()
@@ -88,11 +93,11 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         return x * torch.full((), x.shape[-1] ** 0.5, dtype=x.dtype, device=x.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """`hidden` [..., D] -> scores of every token [..., V], through the tied table."""
+        """`hidden` [..., D] -> logits of every token [..., V], through the tied embedding table."""
         table = self.language_model.embed_tokens.weight
-        scores = F.linear(hidden.to(table.device), table)  # the last layer may live elsewhere
+        logits = F.linear(hidden.to(table.device), table)  # the last layer may live elsewhere
         cap = self.config.text_config.final_logit_softcapping
-        return scores if cap is None else softcap(scores, cap)
+        return logits if cap is None else softcap(logits, cap)
 
     def prefill(
         self,
@@ -101,19 +106,18 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         attention_mask: Tensor,
         kv_cache: KVCache,
     ) -> Tensor:
-        """Read pictures and prompts; return the logits [B, V] that follow the last column.
+        """Read images and prompts; return the logits [B, V] of the first token of each answer.
 
         `input_ids` [B, T] with the image token P times in each row, `image_features` [B, P, D],
-        `attention_mask` [B, T]. Shorter prompts are padded on the left.
+        `attention_mask` [B, T]. Shorter prompts are padded on the left; raises ValueError if one
+        ends in padding.
         """
-        if not attention_mask[:, -1].all():
-            raise ValueError("a prompt ends in padding; for generation, pad prompts on the left.")
         hidden = self.forward_features(input_ids, image_features, attention_mask, None, kv_cache)
         return self.logits(hidden[:, -1])
 
     def decode(self, ids: Tensor, kv_cache: KVCache) -> Tensor:
-        """Read one more token of the suffix, `ids` [B, 1]; return the logits [B, V] after it."""
-        return self.logits(self._continue(ids, kv_cache)[:, -1])
+        """Read the next token of each answer, `ids` [B, 1]; return the logits [B, V] after it."""
+        return self.logits(self._decode(ids, None, kv_cache)[:, -1])
 
     def forward(
         self,
@@ -127,16 +131,19 @@ class PaliGemmaForConditionalGeneration(nn.Module):
     ) -> dict[str, Any]:
         """Return {"logits" [B, T, V], "kv_cache"}, or {"loss"} where `labels` [B, T] are given.
 
-        `token_type_ids` [B, T]: 0 = image and prefix, 1 = suffix; without it all is prefix. With a
-        cache that holds columns already, `input_ids` [B, 1] continue them and the rest is unread.
-        A loss needs the scores of the labelled columns only, and computes no others.
+        `token_type_ids` [B, T]: 0 = image and prefix, 1 = suffix; without it all is prefix. A loss
+        needs the logits of the labelled tokens only, and computes no others.
+
+        Called again with a filled cache, it continues: `input_ids` [B, 1] is the next token, and
+        `attention_mask` [B, S], if given, covers the positions in the cache and the new one. The
+        image is in the cache, so `pixel_values` are not encoded again.
         """
         if labels is not None and token_type_ids is None:
             raise ValueError(
                 "labels need token_type_ids: 0 for image and prefix, 1 for the suffix."
             )
         if kv_cache is not None and kv_cache.length:
-            hidden = self._continue(input_ids, kv_cache)
+            hidden = self._decode(input_ids, attention_mask, kv_cache)
         else:
             features = None if pixel_values is None else self.embed_image(pixel_values)
             hidden = self.forward_features(
@@ -144,11 +151,11 @@ class PaliGemmaForConditionalGeneration(nn.Module):
             )
         if labels is None:
             return {"logits": self.logits(hidden), "kv_cache": kv_cache}
-        scores = self.logits(hidden[predicting(labels)])
-        return {"loss": suffix_loss(scores, labels, label_smoothing)}
+        logits = self.logits(hidden[loss_mask(labels)])
+        return {"loss": suffix_loss(logits, labels, label_smoothing)}
 
     def _embed(self, input_ids: Tensor, image_features: Tensor | None) -> Tensor:
-        """Scaled text embeddings [B, T, D] with the image features, unscaled, in their columns."""
+        """Scaled text embeddings [B, T, D], with the image features, unscaled, in their places."""
         is_image = input_ids == self.config.image_token_index
         expected = 0 if image_features is None else image_features.shape[1]
         if not torch.compiler.is_compiling():
@@ -162,8 +169,8 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         x = self.embed_tokens(input_ids.masked_fill(is_image, self.config.pad_token_id))
         if image_features is None:
             return x
-        if (recording := recorder()) is not None:
-            recording.locate(is_image)
+        if (recorder := active_recorder()) is not None:
+            recorder.start(is_image)
         return x.masked_scatter(is_image[..., None], image_features.to(x))
 
     def forward_features(
@@ -174,7 +181,7 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         token_type_ids: Tensor | None = None,
         kv_cache: KVCache | None = None,
     ) -> Tensor:
-        """Run the decoder over whole sequences, from their first column: [B, T, D].
+        """Run the decoder over whole sequences, from their first token: [B, T, D].
 
         `image_features` [B, P, D] are those of `embed_image`; the rest is as in `forward`.
         """
@@ -182,6 +189,8 @@ class PaliGemmaForConditionalGeneration(nn.Module):
             attention_mask = torch.ones_like(input_ids)
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
+        if kv_cache is not None and not attention_mask[:, -1].all():
+            raise ValueError("a prompt ends in padding; for generation, pad prompts on the left.")
         x = self._embed(input_ids, image_features)
         positions = attention_mask.long().cumsum(1)  # from 1, as transformers counts
         mask = prefix_lm_mask(attention_mask, token_type_ids)
@@ -195,11 +204,14 @@ class PaliGemmaForConditionalGeneration(nn.Module):
             kv_cache.length += x.shape[1]
         return hidden
 
-    def _continue(self, ids: Tensor, kv_cache: KVCache) -> Tensor:
-        """Run the decoder over one column that follows those in the cache: [B, 1, D]."""
+    def _decode(self, ids: Tensor, attention_mask: Tensor | None, kv_cache: KVCache) -> Tensor:
+        """Run the decoder over one token that follows those in the cache: [B, 1, D]."""
         if ids.ndim != 2 or ids.shape[1] != 1:
             raise ValueError(f"a filled cache is continued with ids [B, 1], not {list(ids.shape)}.")
-        kv_cache.reserve(torch.ones_like(ids, dtype=torch.bool))
+        new = torch.ones_like(ids, dtype=torch.bool)
+        if attention_mask is not None:
+            new = self._check_continued(attention_mask.bool(), ids, kv_cache)
+        kv_cache.reserve(new)
         valid = kv_cache.valid[:, : kv_cache.length + 1]
         window, local_mask = self.config.text_config.sliding_window, None
         if window is not None and window < valid.shape[1]:
@@ -215,3 +227,17 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         )
         kv_cache.length += 1
         return hidden
+
+    @staticmethod
+    def _check_continued(mask: Tensor, ids: Tensor, kv_cache: KVCache) -> Tensor:
+        """The new position of a mask [B, S + 1] whose others are those of the cache: [B, 1]."""
+        length = kv_cache.length
+        if mask.shape != (len(ids), length + 1):
+            raise ValueError(
+                f"attention_mask is {list(mask.shape)}; with {length} positions in the cache and "
+                f"ids {list(ids.shape)} it must be [{len(ids)}, {length + 1}]."
+            )
+        filled = kv_cache.valid[:, :length]
+        if len(filled) == len(mask) and not torch.equal(mask[:, :-1], filled.to(mask.device)):
+            raise ValueError("attention_mask differs from the one that the cache was filled with.")
+        return mask[:, -1:]

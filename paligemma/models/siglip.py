@@ -1,4 +1,4 @@
-"""The SigLIP vision tower: a picture becomes one vector for each of its patches.
+"""The SigLIP vision tower: an image becomes one vector for each of its patches.
 
     pixels -> patches + positions -> L x [attention, MLP] -> LayerNorm
 
@@ -14,7 +14,7 @@ from paligemma.config import VisionConfig
 
 
 class SiglipEmbeddings(nn.Module):
-    """Cut the picture into patches, project each, and add where it was."""
+    """Cut the image into patches, project each, and add its position embedding."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class SiglipEmbeddings(nn.Module):
 
 
 class SiglipAttention(nn.Module):
-    """Every patch looks at every patch."""
+    """Multi-head self-attention; every patch attends to every patch."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class SiglipAttention(nn.Module):
             project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, N, P, H]
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        output = F.scaled_dot_product_attention(q, k, v)
+        return self.out_proj(output.transpose(1, 2).flatten(2))
 
 
 class SiglipMLP(nn.Module):
@@ -95,7 +95,7 @@ class VisionTower(nn.Module):
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Raise ValueError for pictures of another size than the positions were learned for."""
+        """Raises ValueError if the images have another size than the position embedding."""
         expected = (self.config.num_channels, self.config.image_size, self.config.image_size)
         if pixel_values.ndim != 4 or pixel_values.shape[1:] != torch.Size(expected):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Recorded weights against transformers' `output_attentions`; what recording must not disturb."""
+"""Recorded weights against transformers' `output_attentions`; recording changes no answer."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from reference import CONFIGS, IMAGE, VISION, ours, prompts, theirs
 
 from paligemma.generation import SamplingOptions, stream
-from paligemma.interpret import capture as attention
+from paligemma.interpret import capture
 from paligemma.interpret.capture import (
     capture_attention,
     gradient_attention,
@@ -40,8 +40,8 @@ def with_answer(batch: dict, answer: torch.Tensor) -> dict:
 
 
 def decoded(model, batch: dict, answer: torch.Tensor):
-    """What is recorded while an answer [B, T] is read a token at a time."""
-    kv_cache = KVCache(model.config.text_config, len(answer), 40)
+    """The maps of an answer [B, T] that is decoded a token at a time."""
+    kv_cache = KVCache.allocate(model.config.text_config, len(answer), 40)
     features = model.embed_image(batch["pixel_values"])
     with capture_attention(model) as maps:
         model.prefill(batch["input_ids"], features, batch["attention_mask"], kv_cache)
@@ -81,7 +81,7 @@ def test_decoding_equals_transformers(name):
             past_key_values=out.past_key_values,
             output_attentions=True,
         )
-        full = P + 7 + step  # a sliding layer's cache has let go of what its window does not reach
+        full = P + 7 + step  # a sliding layer's cache has dropped what is outside its window
         rows = [F.pad(row, (full - row.shape[-1], 0)) for row in out.attentions]
         row = torch.stack(rows)[:, 0, :, 0]
         same(maps.image[:, :, 6 + step], row[..., :P])
@@ -92,7 +92,7 @@ def test_decoding_equals_transformers(name):
 @both
 @ragged
 @torch.no_grad()
-def test_reading_an_answer_again_gives_what_decoding_gave(name, lengths):
+def test_one_pass_over_an_answer_equals_decoding(name, lengths):
     batch, model = prompts(*lengths), ours(CONFIGS[name])
     answer = torch.randint(3, 90, (len(lengths), 4))
     stepwise = decoded(model, batch, answer)
@@ -103,7 +103,7 @@ def test_reading_an_answer_again_gives_what_decoding_gave(name, lengths):
         same(stepwise[row].text, torch.as_tensor(whole[row].text))
         sums = whole[row].image.sum(-1) + whole[row].text.sum(-1)
         assert sums.shape[2] == length + 4 and sums == pytest.approx(1, abs=1e-5)
-        assert not whole[row].text[:, :, :length, length:].any()  # no prompt sees the answer
+        assert not whole[row].text[:, :, :length, length:].any()  # no prompt attends to the answer
 
 
 @both
@@ -127,7 +127,7 @@ def test_recording_changes_no_answer_and_leaves_nothing_behind(name):
 
 
 @torch.no_grad()
-def test_the_last_picture_read_counts():
+def test_the_last_batch_counts():
     model, first, second = ours(CONFIGS["gemma1"]), prompts(5), prompts(4, 2, seed=1)
     with capture_attention(model) as maps:
         model(**first)
@@ -146,7 +146,7 @@ def test_two_threads_one_recording_do_not_disturb_each_other():
     start = Barrier(2)
 
     @torch.no_grad()
-    def visitor(number: int):
+    def run(number: int):
         start.wait()
         if number:
             return [model(**batches[1])["logits"] for _ in range(20)]
@@ -155,26 +155,26 @@ def test_two_threads_one_recording_do_not_disturb_each_other():
         return answers, maps[0]
 
     with ThreadPoolExecutor(2) as pool:
-        (recorded, maps), others = pool.map(visitor, range(2))
+        (recorded, maps), others = pool.map(run, range(2))
     assert all(torch.equal(one, logits[0]) for one in recorded)
     assert all(torch.equal(one, logits[1]) for one in others)
     assert (maps.image == expected[0].image).all() and (maps.text == expected[0].text).all()
 
 
 @torch.no_grad()
-def test_misuse_says_what_is_wrong():
+def test_misuse_is_refused():
     batch, model = prompts(5), ours(CONFIGS["gemma1"])
-    kv_cache = KVCache(model.config.text_config, 1, 40)
+    kv_cache = KVCache.allocate(model.config.text_config, 1, 40)
     features = model.embed_image(batch["pixel_values"])
     model.prefill(batch["input_ids"], features, batch["attention_mask"], kv_cache)
-    late = pytest.raises(ValueError, match="before the picture is read")
+    late = pytest.raises(ValueError, match="before the image is read")
     with capture_attention(model) as maps, late:
         model.decode(torch.tensor([[5]]), kv_cache)
-    with pytest.raises(ValueError, match="no attention is at hand"):
+    with pytest.raises(ValueError, match="no attention was recorded"):
         maps[0]
     with capture_attention(model) as maps:
         model(**batch)
-        with pytest.raises(ValueError, match="the block goes on"):
+        with pytest.raises(ValueError, match="the block is still open"):
             maps[0]
 
 
@@ -190,29 +190,31 @@ def test_tower_equals_transformers():
     same(rows, torch.stack(expected)[:, 0, :, [3, 0, P - 1]])
 
 
-def gradients(model, batch: dict, columns, name="gradient_attention"):
+def gradients(model, batch: dict, positions):
     features = model.embed_image(batch["pixel_values"]).detach()
-    return gradient_attention(model, batch["input_ids"], features, batch["token_type_ids"], columns)
+    types = batch["token_type_ids"]
+    return gradient_attention(model, batch["input_ids"], features, types, positions)
 
 
 @both
 def test_gradients_equal_those_of_transformers(name):
-    """Its weights keep their gradients; the whole matrices are multiplied."""
+    """There the weights have gradients; here the whole matrices are multiplied."""
     answer = torch.randint(3, 90, (1, 3), generator=torch.Generator().manual_seed(2))
     batch, model = with_answer(prompts(4), answer), ours(CONFIGS[name])
-    columns = [P + 4, P + 6]
-    maps = gradients(model, batch, columns)
+    positions = [P + 4, P + 6]
+    maps = gradients(model, batch, positions)
     out = theirs(CONFIGS[name])(**batch, output_attentions=True)
-    for place, column in enumerate(columns):
-        logit = out.logits[0, column - 1, batch["input_ids"][0, column]]
-        slopes = torch.autograd.grad(logit, out.attentions, retain_graph=True)
+    for index, position in enumerate(positions):
+        logit = out.logits[0, position - 1, batch["input_ids"][0, position]]
+        of_weights = torch.autograd.grad(logit, out.attentions, retain_graph=True)
         product = torch.eye(batch["input_ids"].shape[1])
-        for layer, (weights, slope) in enumerate(zip(out.attentions, slopes, strict=True)):
+        for layer, pair in enumerate(zip(out.attentions, of_weights, strict=True)):
+            weights, gradient = pair
             step = torch.eye(len(product))  # the patches' own rows are left as they are
-            step[P:] += (weights * slope)[0, :, P:].relu().mean(0).detach()
+            step[P:] += (weights * gradient)[0, :, P:].relu().mean(0).detach()
             product = step @ product
             torch.testing.assert_close(
-                maps[layer, place], product[column - 1, :P], rtol=1e-3, atol=1e-4
+                maps[layer, index], product[position - 1, :P], rtol=1e-3, atol=1e-4
             )
     assert all(p.grad is None for p in model.parameters()) and RECORDER.get() is None
 
@@ -226,7 +228,7 @@ def test_gradients_work_inside_inference_mode():
 
 def test_gradients_are_refused_where_they_do_not_fit(monkeypatch):
     batch, model = prompts(4), ours(CONFIGS["gemma1"])
-    monkeypatch.setattr(attention, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(capture, "free_bytes", lambda device: 1000)
     with pytest.raises(ValueError, match="cpu has 0 MB free; choose another view"):
         gradients(model, batch, [P + 3])
     model.hf_device_map = {}
@@ -235,27 +237,30 @@ def test_gradients_are_refused_where_they_do_not_fit(monkeypatch):
 
 
 @torch.no_grad()
-def test_words_are_alike_to_themselves():
+def test_word_similarity():
     model = ours(CONFIGS["gemma1"])
     table = model.language_model.embed_tokens.weight
     features = torch.stack((table[7] * 3, -table[7], table[8], table[7] + table[8]))
-    alike = word_similarity(model, features, [7])
-    assert alike[:2].tolist() == pytest.approx([1, -1], abs=1e-5) and abs(alike[2]) < 0.9
+    cosines = word_similarity(model, features, [7])
+    assert cosines[:2].tolist() == pytest.approx([1, -1], abs=1e-5) and abs(cosines[2]) < 0.9
     assert word_similarity(model, features, [7, 8])[3] == pytest.approx(1, abs=1e-5)
 
 
-def test_memory_is_that_of_the_text_columns():
-    """Image columns' own rows, 256 times those of an answer, are never worked out."""
+def test_only_rows_of_text_positions_are_computed():
+    """The rows of image tokens, 256 times those of an answer, would take the memory."""
     batch, model = prompts(5), ours(CONFIGS["gemma1"])
-    asked = []
+    computed = []
     with torch.no_grad(), capture_attention(model) as maps:
-        listen = type(maps).__call__
-        spy = lambda self, layer, weigh, v, mixed: listen(
-            self, layer, lambda rows: asked.append(weigh(rows)) or asked[-1], v, mixed
-        )
+        record = maps.record
+
+        def spy(layer, weights, value, output):
+            record(
+                layer, lambda rows: computed.append(weights(rows)) or computed[-1], value, output
+            )
+
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(maps), "__call__", spy)
+            patch.setattr(maps, "record", spy)
             model(**batch)
-    assert [tuple(weights.shape) for weights in asked] == [(1, 4, 5, P + 5)] * 4
+    assert [tuple(weights.shape) for weights in computed] == [(1, 4, 5, P + 5)] * 4
     stored = maps[0].image.nbytes + maps[0].text.nbytes
     assert stored == 4 * np.prod((4, 4, 5, P + 5))

@@ -1,4 +1,4 @@
-"""Explanations: as the model wrote, read again, and in every view; on tiny and built-in models."""
+"""Explanations while decoding, of a given answer, and in every view; tiny and built-in models."""
 
 import json
 
@@ -21,7 +21,7 @@ TEN = SamplingOptions(max_new_tokens=10)
 LAYERS, HEADS = 2, 4
 
 
-def picture(seed: int = 0) -> Image.Image:
+def image(seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (40, 56, 3), np.uint8)
     return Image.fromarray(noise)
 
@@ -32,34 +32,38 @@ def pg(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def seen(pg):
-    return pg.explain(picture(), PROMPT, TEN, tuple(VIEWS))
+def explanation(pg):
+    return pg.explain(image(), PROMPT, TEN, tuple(VIEWS))
 
 
-def test_the_reply_is_what_generate_says(pg, seen):
-    reply = pg.generate(picture(), PROMPT, TEN)
-    assert (seen.reply.text, seen.reply.tokens) == (reply.text, reply.tokens)
+def test_the_reply_is_that_of_generate(pg, explanation):
+    reply = pg.generate(image(), PROMPT, TEN)
+    assert (explanation.reply.text, explanation.reply.tokens) == (reply.text, reply.tokens)
 
 
-def test_shapes(pg, seen):
+def test_shapes(pg, explanation):
     for name in VIEWS:
         layers = 1 if name in ("similarity", "middle") else LAYERS
-        assert seen.layers[name].shape == (layers, 10, GRID, GRID)
-        assert seen.maps[name].shape == (10, GRID, GRID)
-        assert seen.maps[name].min() >= 0 and np.isfinite(seen.maps[name]).all()
-    assert seen.heads.shape == (LAYERS, HEADS, 10, GRID, GRID)
+        assert explanation.layers[name].shape == (layers, 10, GRID, GRID)
+        assert explanation.maps[name].shape == (10, GRID, GRID)
+        assert explanation.maps[name].min() >= 0 and np.isfinite(explanation.maps[name]).all()
+    assert explanation.heads.shape == (LAYERS, HEADS, 10, GRID, GRID)
     prompt = len(pg.processor.encode_prompt(PROMPT)) - P
-    assert seen.prompt_map.shape == (prompt, GRID, GRID) and len(seen.prompt) == prompt
-    assert seen.prompt[0] == "<bos>" and seen.prompt[-1] == "\n"
-    assert "".join(seen.prompt[1:]).strip() == PROMPT
-    assert len(seen.columns) == len(seen.between_tokens) == prompt + 9
-    assert seen.columns[prompt:] == tuple(token.text for token in seen.reply.tokens[:9])
+    assert (
+        explanation.prompt_maps.shape == (prompt, GRID, GRID) and len(explanation.prompt) == prompt
+    )
+    assert explanation.prompt[0] == "<bos>" and explanation.prompt[-1] == "\n"
+    assert "".join(explanation.prompt[1:]).strip() == PROMPT
+    assert len(explanation.positions) == len(explanation.between_tokens) == prompt + 9
+    assert explanation.positions[prompt:] == tuple(
+        token.text for token in explanation.reply.tokens[:9]
+    )
 
 
-def test_a_token_has_the_map_of_the_column_that_wrote_it(pg, seen):
+def test_a_token_has_the_map_of_the_position_before_it(pg, explanation):
     with capture_attention(pg.model) as maps:
-        pg.generate(picture(), PROMPT, TEN)
-    first = len(seen.prompt) - 1
+        pg.generate(image(), PROMPT, TEN)
+    first = len(explanation.prompt) - 1
     rows = {
         "mean": views.mean(maps[0]),
         "middle": views.middle(maps[0]),
@@ -67,101 +71,105 @@ def test_a_token_has_the_map_of_the_column_that_wrote_it(pg, seen):
     }
     for name, values in rows.items():
         expected = values[first : first + 10].reshape(10, GRID, GRID)
-        assert seen.maps[name] == pytest.approx(expected, abs=1e-6)
+        assert explanation.maps[name] == pytest.approx(expected, abs=1e-6)
     for name in ("rollout", "gradient"):
-        assert seen.layers[name][-1] == pytest.approx(seen.maps[name])
-    assert seen.layers["mean"].mean(0) == pytest.approx(seen.maps["mean"], abs=1e-6)
-    assert seen.heads.mean(1) == pytest.approx(seen.layers["mean"], abs=1e-6)
+        assert explanation.layers[name][-1] == pytest.approx(explanation.maps[name])
+    assert explanation.layers["mean"].mean(0) == pytest.approx(explanation.maps["mean"], abs=1e-6)
+    assert explanation.heads.mean(1) == pytest.approx(explanation.layers["mean"], abs=1e-6)
 
 
-def test_relative_is_one_where_nothing_else_is_asked(pg):
-    seen = pg.explain(picture(), "", SamplingOptions(max_new_tokens=1))
-    assert seen.maps["relative"] == pytest.approx(1, abs=1e-4)
-    assert np.ptp(pg.explain(picture(), PROMPT, TEN).maps["relative"][0]) > 0.1
+def test_relative_is_one_for_the_neutral_prompt(pg):
+    explanation = pg.explain(image(), "", SamplingOptions(max_new_tokens=1))
+    assert explanation.maps["relative"] == pytest.approx(1, abs=1e-4)
+    assert np.ptp(pg.explain(image(), PROMPT, TEN).maps["relative"][0]) > 0.1
 
 
-def test_an_answer_read_again_is_explained_alike(pg, seen):
-    again = pg.explain_reply(picture(), PROMPT, seen.reply, tuple(VIEWS))
+def test_a_given_answer_has_the_same_maps(pg, explanation):
+    again = pg.explain_reply(image(), PROMPT, explanation.reply, tuple(VIEWS))
     for name in VIEWS:
-        assert again.maps[name] == pytest.approx(seen.maps[name], rel=1e-3, abs=1e-5)
-    assert len(again.columns) == len(again.between_tokens) == len(seen.prompt) + 10
+        assert again.maps[name] == pytest.approx(explanation.maps[name], rel=1e-3, abs=1e-5)
+    assert len(again.positions) == len(again.between_tokens) == len(explanation.prompt) + 10
 
 
 def test_an_answer_that_ends_by_itself(pg, monkeypatch):
-    """The column of its last token is read too, and wrote the end."""
-    last = pg.generate(picture(), PROMPT, TEN).tokens[3].id
+    """Its last token is an input too: EOS was predicted there."""
+    last = pg.generate(image(), PROMPT, TEN).tokens[3].id
     monkeypatch.setattr(pg.processor, "eos_token_id", last)
-    seen = pg.explain(picture(), PROMPT, TEN)
-    count = len(seen.reply.tokens)
-    assert 0 < count <= 3 and seen.maps["mean"].shape[0] == count
-    assert len(seen.columns) == len(seen.between_tokens) == len(seen.prompt) + count
+    explanation = pg.explain(image(), PROMPT, TEN)
+    count = len(explanation.reply.tokens)
+    assert 0 < count <= 3 and explanation.maps["mean"].shape[0] == count
+    assert (
+        len(explanation.positions)
+        == len(explanation.between_tokens)
+        == len(explanation.prompt) + count
+    )
 
 
 def test_no_answer_at_all(pg, monkeypatch):
-    first = pg.generate(picture(), PROMPT, TEN).tokens[0].id
+    first = pg.generate(image(), PROMPT, TEN).tokens[0].id
     monkeypatch.setattr(pg.processor, "eos_token_id", first)
-    seen = pg.explain(picture(), PROMPT, TEN, tuple(VIEWS))
-    assert seen.reply.tokens == ()
-    assert all(maps.shape == (0, GRID, GRID) for maps in seen.maps.values())
-    json.dumps(seen.values(), allow_nan=False)
+    explanation = pg.explain(image(), PROMPT, TEN, tuple(VIEWS))
+    assert explanation.reply.tokens == ()
+    assert all(maps.shape == (0, GRID, GRID) for maps in explanation.maps.values())
+    json.dumps(explanation.to_json(), allow_nan=False)
 
 
-def test_values_are_json(seen):
-    values = json.loads(json.dumps(seen.values(), allow_nan=False))
-    assert values["text"] == seen.reply.text and set(values["maps"]) == set(VIEWS)
-    assert np.array(values["maps"]["mean"]) == pytest.approx(seen.maps["mean"], abs=1e-6)
-    assert np.array(values["between_tokens"]).shape == (len(seen.columns),) * 2
+def test_to_json(explanation):
+    values = json.loads(json.dumps(explanation.to_json(), allow_nan=False))
+    assert values["text"] == explanation.reply.text and set(values["maps"]) == set(VIEWS)
+    assert np.array(values["maps"]["mean"]) == pytest.approx(explanation.maps["mean"], abs=1e-6)
+    assert np.array(values["between_tokens"]).shape == (len(explanation.positions),) * 2
 
 
-def test_a_patch_knows_who_looked_at_it(seen):
-    found = seen.lookers("mean", 1, 3)
+def test_tokens_are_ranked_at_a_patch(explanation):
+    found = explanation.rank_tokens("mean", 1, 3)
     assert sorted(token for token, _ in found) == [*range(10)]
-    assert [value for _, value in found] == sorted(seen.maps["mean"][:, 1, 3], reverse=True)
-    assert found[0][0] == seen.maps["mean"][:, 1, 3].argmax()
-    with pytest.raises(ValueError, match="'gaze' was not asked for; there is middle, mean"):
-        seen.lookers("gaze", 0, 0)
+    assert [value for _, value in found] == sorted(explanation.maps["mean"][:, 1, 3], reverse=True)
+    assert found[0][0] == explanation.maps["mean"][:, 1, 3].argmax()
+    with pytest.raises(ValueError, match="'gaze' was not computed; there is middle, mean"):
+        explanation.rank_tokens("gaze", 0, 0)
     with pytest.raises(ValueError, match="not -1, 0"):
-        seen.lookers("mean", -1, 0)
+        explanation.rank_tokens("mean", -1, 0)
 
 
-def test_unknown_view(pg, seen):
+def test_unknown_view(pg, explanation):
     with pytest.raises(ValueError, match="'x-ray' is no view; choose middle, mean, rollout"):
-        pg.explain_reply(picture(), PROMPT, seen.reply, ("mean", "x-ray"))
+        pg.explain_reply(image(), PROMPT, explanation.reply, ("mean", "x-ray"))
     assert DEFAULT_VIEW in VIEWS and set(CHEAP_VIEWS) == set(VIEWS) - {"gradient"}
 
 
-def test_similarity_to_a_word(pg):
+def test_word_similarity(pg):
     ids = pg.processor.encode_suffix(" cat")[:-1]
-    features = pg.model.embed_image(pg.processor.pixel_values([picture()]))[0]
+    features = pg.model.embed_image(pg.processor.pixel_values([image()]))[0]
     word = pg.model.language_model.embed_tokens.weight[ids].mean(0)
     expected = torch.cosine_similarity(features, word, dim=-1).detach().reshape(GRID, GRID)
-    assert pg.similarity(picture(), " cat ") == pytest.approx(expected.numpy(), abs=1e-5)
+    assert pg.similarity(image(), " cat ") == pytest.approx(expected.numpy(), abs=1e-5)
     with pytest.raises(ValueError, match="no word"):
-        pg.similarity(picture(), "  ")
+        pg.similarity(image(), "  ")
 
 
 def test_tower(pg):
-    maps = pg.tower_attention(picture(), 1, 3)
+    maps = pg.tower_attention(image(), 1, 3)
     assert maps.shape == (2, 4, GRID, GRID)
     assert maps.sum((2, 3)) == pytest.approx(1, abs=1e-5)
     with pytest.raises(ValueError, match=f"rows and columns 0 to {GRID - 1}, not 0, {GRID}"):
-        pg.tower_attention(picture(), 0, GRID)
+        pg.tower_attention(image(), 0, GRID)
 
 
 def test_a_binary_file_is_read_once(pg, tmp_path):
-    path = tmp_path / "picture.png"
-    picture().save(path)
+    path = tmp_path / "image.png"
+    image().save(path)
     with open(path, "rb") as file:
         from_file = pg.explain(file, PROMPT, TEN)
     assert from_file.maps["mean"] == pytest.approx(pg.explain(path, PROMPT, TEN).maps["mean"])
 
 
-def test_the_built_in_model_looks_at_what_it_finds():
+def test_the_peak_of_the_built_in_model_is_in_the_box():
     pg = PaliGemma.load(BUILT_IN_FOLDER)
-    seen = pg.explain("examples/harbour.png", "detect anchor", views=tuple(VIEWS))
-    (found,) = seen.reply.detections
+    explanation = pg.explain("examples/harbour.png", "detect anchor", views=tuple(VIEWS))
+    (found,) = explanation.reply.detections
     x1, y1, x2, y2 = found.box
-    row, column = divmod(int(seen.maps[DEFAULT_VIEW][-1].argmax()), 8)
+    row, column = divmod(int(explanation.maps[DEFAULT_VIEW][-1].argmax()), 8)
     assert (
         y1 - 1 / 8 < (row + 0.5) / 8 < y2 + 1 / 8 and x1 - 1 / 8 < (column + 0.5) / 8 < x2 + 1 / 8
     )

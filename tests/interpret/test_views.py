@@ -1,4 +1,4 @@
-"""Each view on weights small enough to work out by hand."""
+"""Each view on weights small enough to compute by hand."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from paligemma.interpret.views import (
     between_tokens,
     head,
     layer_means,
-    lookers,
     mean,
     middle,
+    rank_tokens,
     relative,
     rollout,
     sinks,
@@ -22,7 +22,7 @@ L, N, Q, P = 3, 2, 4, 9
 
 @pytest.fixture
 def attention() -> AttentionWeights:
-    """Random rows that sum to 1; the last column is an answer's, which the others do not see."""
+    """Random rows that sum to 1; no other position attends to the last one, an answer's."""
     rows = np.random.default_rng(0).random((L, N, Q, P + Q), np.float32)
     rows[:, :, :-1, -1] = 0
     rows /= rows.sum(-1, keepdims=True)
@@ -35,18 +35,19 @@ def test_heads_and_means(attention):
     assert layer_means(attention)[2] == pytest.approx(np.mean(pairs, axis=0))
     assert mean(attention) == pytest.approx(layer_means(attention).mean(0))
     assert middle(attention) == pytest.approx(layer_means(attention)[1])  # one of three
-    spent = mean(attention).sum(1) + between_tokens(attention).sum(1)
-    assert spent == pytest.approx(1, abs=1e-5) and between_tokens(attention).shape == (Q, Q)
+    total = mean(attention).sum(1) + between_tokens(attention).sum(1)
+    assert total == pytest.approx(1, abs=1e-5) and between_tokens(attention).shape == (Q, Q)
 
 
 @pytest.mark.parametrize(
-    "layers, chosen", [(1, [0]), (2, [1]), (4, [2]), (18, [9, 10, 11, 12]), (26, [*range(13, 19)])]
+    "layers, expected",
+    [(1, [0]), (2, [1]), (4, [2]), (18, [9, 10, 11, 12]), (26, [*range(13, 19)])],
 )
-def test_the_middle_is_the_third_quarter(layers, chosen):
+def test_middle_is_the_third_quarter_of_the_layers(layers, expected):
     image = np.zeros((layers, N, Q, P), np.float32)
-    image[chosen] = 1
+    image[expected] = 1
     assert (middle(AttentionWeights(image, image)) == 1).all() and image.mean() == len(
-        chosen
+        expected
     ) / layers
 
 
@@ -57,18 +58,18 @@ def test_no_such_head(attention, layer, number):
 
 
 def test_rollout_is_the_product_of_whole_matrices(attention):
-    """Abnar & Zuidema's, with the patches' own rows left as they are."""
+    """Abnar & Zuidema's, with the rows of the patches left as they are."""
     product = np.eye(P + Q)
-    for layer, reached in enumerate(rollout(attention)):
+    for layer, flow in enumerate(rollout(attention)):
         step = np.eye(P + Q)
         step[P:, :P], step[P:, P:] = attention.image[layer].mean(0), attention.text[layer].mean(0)
         step[P:] = (step[P:] + np.eye(P + Q)[P:]) / 2
         product = step @ product
-        assert reached == pytest.approx(product[P:, :P], abs=1e-6)
+        assert flow == pytest.approx(product[P:, :P], abs=1e-6)
 
 
 def test_rollout_goes_by_way_of_the_prompt():
-    """The answer sees no patch at all; its prompt looked at patch 2 a layer before."""
+    """The answer attends to no patch; its prompt attends to patch 2 a layer before."""
     image, text = np.zeros((2, 1, 2, 4), np.float32), np.zeros((2, 1, 2, 2), np.float32)
     image[0, 0, 0, 2] = text[0, 0, 1, 1] = text[1, 0, 0, 0] = text[1, 0, 1, 0] = 1
     maps = rollout(AttentionWeights(image, text))
@@ -76,7 +77,7 @@ def test_rollout_goes_by_way_of_the_prompt():
     assert maps[1, 1].tolist() == [0, 0, 0.25, 0] and maps[0, 1].tolist() == [0, 0, 0, 0]
 
 
-def test_relative_divides_the_sinks_out():
+def test_relative_removes_the_sinks():
     neutral = np.array([0.5, 0.1, 0.0, 0.0])
     maps = np.array([[0.5, 0.1, 0.0, 0.0], [0.5, 0.1, 0.3, 0.0]])
     same, other = relative(maps, neutral)
@@ -85,15 +86,15 @@ def test_relative_divides_the_sinks_out():
     assert maps[1].argmax() == 0  # which the plain map does not show
 
 
-def test_lookers_are_in_order():
+def test_tokens_are_ranked_by_their_value_at_a_patch():
     maps = np.array([[0.1, 0.2], [0.3, 0.2], [0.2, 0.9]])
-    assert lookers(maps, 0) == [1, 2, 0] and lookers(maps, 1) == [2, 0, 1]
+    assert rank_tokens(maps, 0) == [1, 2, 0] and rank_tokens(maps, 1) == [2, 0, 1]
 
 
-def test_sinks_draw_every_token():
+def test_sinks_get_attention_from_every_token():
     maps = np.full((20, P), 0.01)
-    maps[:, 5] = 0.3  # from everyone
-    maps[:15, 2] = 0.3  # as much, but not from everyone
+    maps[:, 5] = 0.3  # from every token
+    maps[:15, 2] = 0.3  # as much, but not from every token
     (sink,) = sinks(maps)
     assert (sink.row, sink.column) == (1, 2) and 0.4 < sink.share < 0.6
     assert str(Sink(1, 2, 0.496)) == "row 2, column 3 (50%)"

@@ -9,16 +9,16 @@ from reference import CONFIGS, IMAGE, SHARED, VISION, ours, prompts, theirs
 import paligemma.models.gemma
 import paligemma.models.paligemma
 from paligemma.config import TextConfig
-from paligemma.models.gemma import GemmaDecoder, KVCache, attend, attention_weights
-from paligemma.models.paligemma import predicting, prefix_lm_mask, suffix_loss
+from paligemma.models.gemma import GemmaDecoder, KVCache, attention_output, attention_weights
+from paligemma.models.paligemma import loss_mask, prefix_lm_mask, suffix_loss
 
 STEPS = 64
 BATCHES = {"single": (9,), "ragged": (9, 4, 6)}
 both = pytest.mark.parametrize("name", CONFIGS)
 
 
-def cache_for(model, input_ids, columns=STEPS) -> KVCache:
-    return KVCache(model.config.text_config, len(input_ids), input_ids.shape[1] + columns)
+def cache_for(model, input_ids, steps=STEPS) -> KVCache:
+    return KVCache.allocate(model.config.text_config, len(input_ids), input_ids.shape[1] + steps)
 
 
 @torch.no_grad()
@@ -118,8 +118,8 @@ MISTAKES = {
     "no softcap on attention": lambda m, p: reconfigure(m, attn_logit_softcapping=None),
     "no softcap on logits": lambda m, p: reconfigure(m, final_logit_softcapping=None),
     "no sliding window": lambda m, p: reconfigure(m, sliding_window=None),
-    "a window one column longer": lambda m, p: reconfigure(m, sliding_window=6),
-    "no rotation": lambda m, p: p.setattr(paligemma.models.gemma, "rotate", lambda x, *_: x),
+    "a window one position longer": lambda m, p: reconfigure(m, sliding_window=6),
+    "no rotation": lambda m, p: p.setattr(paligemma.models.gemma, "apply_rope", lambda x, *_: x),
 }
 
 
@@ -207,10 +207,10 @@ def test_loss_counts_the_next_label_and_nothing_ignored():
     logits = torch.log(torch.tensor([[[0.5, 0.5], [0.25, 0.75], [0.9, 0.1]]]))
     labels = torch.tensor([[-100, 0, 1]])
     expected = -(torch.tensor(0.5).log() + torch.tensor(0.75).log()) / 2
-    assert predicting(labels).tolist() == [[True, True, False]]
-    torch.testing.assert_close(suffix_loss(logits[predicting(labels)], labels), expected)
+    assert loss_mask(labels).tolist() == [[True, True, False]]
+    torch.testing.assert_close(suffix_loss(logits[loss_mask(labels)], labels), expected)
     nothing = torch.full((1, 3), -100)
-    assert suffix_loss(logits[predicting(nothing)], nothing) == 0
+    assert suffix_loss(logits[loss_mask(nothing)], nothing) == 0
 
 
 # --- The mask as a truth table --------------------------------------------------------------------
@@ -224,7 +224,7 @@ FULL = {  # left padding:      p P P P S S
     "suffix 1": ". x x x x .",
     "suffix 2": ". x x x x x",
 }  # fmt: skip
-LOCAL = {  # the same with a window of two columns
+LOCAL = {  # the same with a window of two positions
     "pad":      ". x x x . .",
     "prefix 1": ". x x x . .",
     "prefix 2": ". x x x . .",
@@ -318,10 +318,10 @@ def test_mistaken_inputs_are_refused():
     model, batch = ours(CONFIGS["gemma1"]), prompts(5, 3)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     features = model.embed_image(batch["pixel_values"])
-    with pytest.raises(ValueError, match=r"rows of 8 columns, 0 filled; 2 rows of 21"):
-        model.prefill(ids, features, mask, KVCache(model.config.text_config, 2, 8))
+    with pytest.raises(ValueError, match=r"rows of 8 positions, 0 filled; 2 rows of 21"):
+        model.prefill(ids, features, mask, KVCache.allocate(model.config.text_config, 2, 8))
     with pytest.raises(ValueError, match="2 rows of 21"):
-        model.prefill(ids, features, mask, KVCache(model.config.text_config, 3, 64))
+        model.prefill(ids, features, mask, KVCache.allocate(model.config.text_config, 3, 64))
     with pytest.raises(ValueError, match=r"\[16, 17\] image tokens"):
         extra = ids.clone()
         extra[1, -1] = IMAGE
@@ -334,7 +334,7 @@ def test_mistaken_inputs_are_refused():
         model(**batch | {"token_type_ids": None}, labels=ids)
     with pytest.raises(ValueError, match=r"takes \[B, 3, 28, 28\]"):
         model.embed_image(torch.zeros(1, 3, 32, 32))
-    kv_cache = cache_for(model, ids, columns=1)
+    kv_cache = cache_for(model, ids, steps=1)
     model.prefill(ids, features, mask, kv_cache)
     with pytest.raises(ValueError, match=r"not \[2, 3\]"):
         model.decode(ids[:, :3], kv_cache)
@@ -395,7 +395,7 @@ def test_attend_is_softmax_of_scaled_scores(cap, queries):
     scores = scores if cap is None else cap * torch.tanh(scores / cap)
     weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
     expected = weights @ v.repeat_interleave(3, 1)
-    torch.testing.assert_close(attend(q, k, v, mask, 0.7, cap), expected)
+    torch.testing.assert_close(attention_output(q, k, v, mask, 0.7, cap), expected)
     torch.testing.assert_close(attention_weights(q, k, mask, 0.7, cap), weights)
 
 
@@ -404,14 +404,14 @@ def test_a_query_that_sees_nothing_stays_finite(cap):
     """A row of padding must not turn into NaN, which would spread from its values to all."""
     q = torch.randn(1, 2, 3, 8, requires_grad=True)
     mask = torch.tensor([[False] * 3, [True] * 3, [False] * 3])[None, None]
-    mixed = attend(q, q, q, mask, 0.3, cap)
+    mixed = attention_output(q, q, q, mask, 0.3, cap)
     mixed.sum().backward()
     assert mixed.isfinite().all() and q.grad.isfinite().all()
 
 
 def test_bfloat16_keeps_its_dtype_throughout():
     model, batch = ours(CONFIGS["gemma2"]).bfloat16(), prompts(5)
-    kv_cache = KVCache(model.config.text_config, 1, 40, dtype=torch.bfloat16)
+    kv_cache = KVCache.allocate(model.config.text_config, 1, 40, dtype=torch.bfloat16)
     features = model.embed_image(batch["pixel_values"])
     logits = model.prefill(batch["input_ids"], features, batch["attention_mask"], kv_cache)
     assert features.dtype == logits.dtype == torch.bfloat16 and logits.isfinite().all()

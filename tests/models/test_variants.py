@@ -107,7 +107,7 @@ def chosen(logits: torch.Tensor, said: list[torch.Tensor]) -> torch.Tensor:
 def answers(model, batch) -> tuple[torch.Tensor, torch.Tensor]:
     """`STEPS` tokens [B, STEPS], and the logits [B, T + STEPS - 1, V] of every column read."""
     ids = batch["input_ids"]
-    kv_cache = KVCache(model.config.text_config, len(ids), ids.shape[1] + STEPS)
+    kv_cache = KVCache.allocate(model.config.text_config, len(ids), ids.shape[1] + STEPS)
     logits = [model(**batch, kv_cache=kv_cache)["logits"]]
     said = [chosen(logits[-1][:, -1], [])]
     while len(said) < STEPS:
@@ -163,7 +163,7 @@ def test_parity_would_notice_a_window_one_column_off(name):
     batch = {key: value[:1] for key, value in prompts(config, seed=0).items()}
     length, window = batch["input_ids"].shape[1], config.text_config.sliding_window
     assert window < length and (window == 4096) == is_large(name)
-    prefilled = KVCache(config.text_config, 1, length + STEPS)
+    prefilled = KVCache.allocate(config.text_config, 1, length + STEPS)
     model(**batch, kv_cache=prefilled)
     said = torch.randint(3, 90, (STEPS, 1, 1), generator=torch.Generator().manual_seed(1))
 

@@ -27,7 +27,7 @@ from scripted import Scripted
 import app
 from paligemma.detections import parse
 from paligemma.generation import SamplingOptions
-from paligemma.interpret import anatomy
+from paligemma.interpret.anatomy import MAX_MASK_IMAGE_TOKENS, request_mask
 from paligemma.pipeline import PaliGemma
 from paligemma.tasks import LANGUAGES, TASKS
 from paligemma.ui import image_input as picture
@@ -42,7 +42,7 @@ from paligemma.ui.tabs import batch, compare, region
 from paligemma.ui.tabs import how_it_works as inside
 from paligemma.ui.tabs.task import task_tab
 from visualize import paste_mask
-from visualize.anatomy import draw_mask, draw_model, draw_strip
+from visualize.anatomy import draw_attention_mask, draw_model, draw_tokens
 
 BUILTIN = Path(app.__file__).parent / "paligemma" / "builtin" / "model.safetensors"
 LOCS = ["<loc0000>", "<loc0512>", "<loc1023>", "<loc1023>"]
@@ -464,20 +464,20 @@ def test_the_model_and_the_last_request_as_drawings():
 
 def test_the_strip_has_every_token_and_the_mask_its_shape():
     kinds = ["image"] * 100 + ["bos", "prefix", "prefix", "separator", "answer", "answer"]
-    seen, shown = anatomy.mask(kinds)
-    assert len(shown) == anatomy.MOST_IMAGE_TOKENS + 6
+    mask, shown = request_mask(kinds)
+    assert len(shown) == MAX_MASK_IMAGE_TOKENS + 6
     prefix = len(shown) - 2
-    assert seen[:prefix, :prefix].all() and not seen[:prefix, prefix:].any()
-    assert seen[prefix:, :prefix].all()
-    assert seen[prefix:, prefix:].tolist() == [[True, False], [True, True]]
-    picture = draw_mask(seen, shown)
+    assert mask[:prefix, :prefix].all() and not mask[:prefix, prefix:].any()
+    assert mask[prefix:, :prefix].all()
+    assert mask[prefix:, prefix:].tolist() == [[True, False], [True, True]]
+    picture = draw_attention_mask(mask, shown)
     assert picture.size[0] == picture.size[1] <= 480
     with pytest.raises(ValueError, match="as wide as high"):
-        draw_mask(seen, shown[1:])
+        draw_attention_mask(mask, shown[1:])
 
 
 def test_drawings_escape_what_they_show():
-    assert "<img" not in draw_strip([("answer", "<img src=x>")])
+    assert "<img" not in draw_tokens([("answer", "<img src=x>")])
     assert "<img" not in draw_model([("<img>", ("<img>",), "x.py", "<img>")])
 
 

@@ -278,7 +278,7 @@ def show(
         seen, layers = looked.seen, looked.seen.layers[view]
         if alone := 0 < layer <= len(layers) > 1:
             heat = layers[layer - 1, token]
-        says = f"{VIEWS[view].says} " + (f"Here: layer {layer} alone. " if alone else "")
+        says = f"{VIEWS[view].description} " + (f"Here: layer {layer} alone. " if alone else "")
         if view in ("middle", "mean"):
             says += f"{heat.sum():.0%} of this token's attention is on the picture. "
         if seen.sinks:
@@ -299,7 +299,7 @@ def like_word(page: Page, picture: dict | None, word: str, opacity: float) -> tu
         path, word, pg = picture_path(picture), str(word or ""), page.seat.current
         heat = pg.similarity(open_image(path), word).clip(0)
         glow = Glow(path, heat, VIEWS["similarity"].unit, ref(pg))
-        says = f"{VIEWS['similarity'].says} Here: alike to “{escape(word)}”."
+        says = f"{VIEWS['similarity'].description} Here: alike to “{escape(word)}”."
         return glow, glow.drawn(opacity), glow.legend(), says, None, None
 
 
@@ -344,7 +344,7 @@ def who_looked(glow: Glow | None, view: str, where: gr.SelectData) -> str:
     with sentences():
         row, column = glow.patch(where)
         glow.look.worked_out(view)
-    ranked = glow.look.seen.lookers(view, row, column)[:LISTED]
+    ranked = glow.look.seen.rank_tokens(view, row, column)[:LISTED]
     rows = "".join(
         f"<li><code>{escape(visible(glow.look.texts[token]))}</code> {value:.2g}</li>"
         for token, value in ranked
@@ -374,5 +374,5 @@ def draw_whole(looked: Look | None, view: str, opacity: float) -> Iterator[tuple
         yield (
             gr.Image(str(film), visible=True),
             gr.Image(token_strip(image, maps, texts, opacity, VIEWS[view].unit), visible=True),
-            gr.Image(token_matrix(looked.seen.between_tokens, looked.seen.columns), visible=True),
+            gr.Image(token_matrix(looked.seen.between_tokens, looked.seen.positions), visible=True),
         )

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import gradio as gr
 
-from paligemma.interpret import anatomy
+from paligemma.interpret.anatomy import model_components, request_mask, request_tokens
 from paligemma.ui.common import QUICK, Page, sentences
 from paligemma.ui.model_manager import ModelManager
-from visualize.anatomy import draw_mask, draw_model, draw_strip
+from visualize.anatomy import draw_attention_mask, draw_model, draw_tokens
 
 SOURCES = Path(__file__).parents[2]
 FIRST = "models/siglip.py"
@@ -55,13 +55,13 @@ def show(seat: ModelManager, last: tuple[str, list[str]] | None) -> tuple:
     pg = seat.current
     if pg is None:
         return "Another model is being loaded.", "", gr.Image(visible=False)
-    drawing = draw_model(anatomy.parts(pg.config))
+    drawing = draw_model(model_components(pg.config))
     if last is None:
         return drawing, "Nothing was asked yet.", gr.Image(visible=False)
     with sentences():
-        pieces = anatomy.pieces(pg.processor, *last)
-    seen, kinds = anatomy.mask([kind for kind, _ in pieces])
-    return drawing, draw_strip(pieces), gr.Image(draw_mask(seen, kinds), visible=True)
+        tokens = request_tokens(pg.processor, *last)
+    mask, kinds = request_mask([kind for kind, _ in tokens])
+    return drawing, draw_tokens(tokens), gr.Image(draw_attention_mask(mask, kinds), visible=True)
 
 
 def open_source(event: gr.EventData) -> gr.Code:
