@@ -30,8 +30,8 @@ from paligemma.ui.tabs.how_it_works import InsideTab
 from paligemma.ui.tabs.region import RegionTab
 from paligemma.ui.tabs.task import task_tab
 from paligemma.ui.temp_files import keep_tidy, own_files
-from paligemma.ui.theme import LOOK, SHOW_TABS
-from paligemma.ui.url_state import PICTURES, RESTORED, Address, picture_of, share
+from paligemma.ui.theme import LOOK
+from paligemma.ui.url_state import PICTURES, Address, picture_of, share
 
 EXAMPLES = Path(__file__).parent / "examples"
 ON_SPACE = "SPACE_ID" in os.environ
@@ -134,14 +134,14 @@ def build_app(seat: ModelManager | PaliGemma, own: bool = True) -> gr.Blocks:
         sharing.click(
             lambda picture: share(picture, own_files(demo)), column.picture, shared,
             preprocess=False, **ASIDE,
-        ).success(None, shared, copied, js="(name) => window.share(name)", **INNER)  # fmt: skip
+        ).success(None, shared, copied, js="(name) => shareLink(name)", **INNER)  # fmt: skip
         for card, row in zip(column.cards, examples, strict=True):
             named = f'"{Path(row["image"]).stem}"'
-            stopped = card.click(None, js=SHOW_TABS, cancels=page.runs, **INNER)
+            stopped = card.click(None, js="() => scrollToTabs()", cancels=page.runs, **INNER)
             stopped.then(lambda row=row: choose(row), None, list(filled), **QUICK).then(
-                None, press, None, js=f'(key) => {{ remember("example", {named}); '
-                f'remember("picture", null); remember("tab", "{row["task"]}"); '
-                "return press(key); }", **INNER,
+                None, press, None, js=f'(key) => {{ setUrlParam("example", {named}); '
+                f'setUrlParam("picture", null); setUrlParam("tab", "{row["task"]}"); '
+                "return pressRun(key); }", **INNER,
             )  # fmt: skip
 
         def forget() -> dict:
@@ -151,7 +151,7 @@ def build_app(seat: ModelManager | PaliGemma, own: bool = True) -> gr.Blocks:
         picker.wire(page, forget, [top, *page.said])
         demo.load(lambda: header(seat), None, top, **QUICK)  # another may have changed the model
         demo.load(restore, None, list(filled), **QUICK).then(
-            None, press, None, js=RESTORED, **INNER
+            None, press, None, js="(key) => finishRestore(key)", **INNER
         )
         add_endpoints(page)
     demo.queue(max_size=LONGEST_LINE)

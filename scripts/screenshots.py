@@ -55,7 +55,7 @@ def region(page: Page) -> None:
         left, top = (box["width"] - side) / 2, (box["height"] - side) / 2
         area.click(position={"x": left + share * side, "y": top + share * side})
         expect(area).not_to_have_attribute("src", before)
-    page.locator("#go-region").click()
+    page.locator("#run-region").click()
     finish(page, "Done")
 
 
@@ -69,7 +69,7 @@ def attention(page: Page) -> None:
 def compare(page: Page) -> None:
     press_example(page, 1, "Segment")
     open_tab(page, "Compare").get_by_role("textbox").first.fill("detect crown ; moon")
-    page.locator("#go-compare").click()
+    page.locator("#run-compare").click()
     finish(page, "say the same|differ")
 
 
@@ -78,7 +78,7 @@ def batch(page: Page) -> None:
     open_tab(page, "Batch").locator("input[type=file]").set_input_files(files)
     expect(panel(page)).to_contain_text(files[0].name)
     panel(page).get_by_role("textbox").first.fill("caption en")
-    page.locator("#go-batch").click()
+    page.locator("#run-batch").click()
     finish(page, "Done")
 
 
@@ -139,7 +139,7 @@ def attend(page: Page, card: int, prompt: str, token: str) -> None:
     """Ask in the attention tab about an example, and choose that token of the answer."""
     press_example(page, card)
     open_tab(page, "Attention").get_by_role("textbox").first.fill(prompt)
-    page.locator("#go-attention").click()
+    page.locator("#run-attention").click()
     finish(page, "Done")
     panel(page).get_by_label(re.compile(rf"\d+ {token}\s*$")).check()
     page.wait_for_timeout(1000)

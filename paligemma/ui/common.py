@@ -140,7 +140,7 @@ class Page:
     def buttons(self, label: str, key: str) -> tuple[gr.Button, gr.Button, gr.Markdown]:
         """Run, stop, and the line that tells how it goes."""
         with gr.Row():
-            go = gr.Button(label, variant="primary", scale=3, min_width=120, elem_id=f"go-{key}")
+            go = gr.Button(label, variant="primary", scale=3, min_width=120, elem_id=f"run-{key}")
             stop = gr.Button("Stop", variant="stop", scale=1, min_width=80, interactive=False)
         self.gos.append(go)
         self.stops.append(stop)
@@ -174,7 +174,7 @@ class Page:
 
     def on_enter(self, text: gr.Textbox, key: str) -> None:
         """Enter presses the button, unless it rests."""
-        text.submit(None, js=f'() => window.press("{key}", 0)', **INNER)
+        text.submit(None, js=f'() => pressRun("{key}", 0)', **INNER)
 
     def wire_stops(self) -> None:
         for stop in self.stops:

@@ -23,15 +23,6 @@ from visualize.export import Annotated, cut_outs, mask_pictures, to_coco, to_csv
 
 BOX_FILL, MASK_FILL = 0.15, 0.5
 SHOWN_CUT_OUTS = 24
-SAVE = """(zip) => {
-  const bytes = Uint8Array.from(atob(zip), (letter) => letter.charCodeAt(0));
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([bytes], {type: "application/zip"}));
-  link.download = "found.zip";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  return [];
-}"""
 
 
 @dataclass(frozen=True)
@@ -83,10 +74,10 @@ class Objects:
             [part.input for part in self.chosen[1:]], show_found, self.chosen, self.shown, **LATEST
         )
         self.save.click(pack, sifting, self.packed, **ASIDE).success(
-            None, self.packed, None, js=SAVE, **INNER
+            None, self.packed, None, js="(zip) => saveZip(zip)", **INNER
         )
         self.copy.click(as_csv, sifting, self.packed, **ASIDE).success(
-            None, self.packed, None, js="(words) => window.copy(words)", **INNER
+            None, self.packed, None, js="(csv) => copyText(csv)", **INNER
         )
 
 

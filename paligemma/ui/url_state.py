@@ -19,44 +19,6 @@ from paligemma.ui.common import INNER, picture_path, sentences
 
 LONGEST = 2_000  # characters of a text
 PICTURES = ("picture", "example")  # the names of pictures in the address
-SCRIPT = """<script>
-window.restored = false;  // what changes before is the page being put together
-window.remember = (name, value, usual) => {
-  if (!window.restored) return [];
-  const url = new URL(location);
-  if (value === null || value === undefined || value === "" || value === usual) {
-    url.searchParams.delete(name);
-  } else {
-    url.searchParams.set(name, value);
-  }
-  history.replaceState(history.state, "", url);
-  return [];
-};
-window.press = (key, tries = 60) => {  // a tab is built when it is first shown
-  const button = key && document.getElementById("go-" + key);
-  if (button?.offsetParent && !button.disabled) button.click();
-  else if (key && tries) setTimeout(() => press(key, tries - 1), 50);
-  return [];
-};
-window.copy = (words) => {
-  const area = Object.assign(document.createElement("textarea"), {value: words});
-  document.body.append(area);
-  area.select();
-  document.execCommand("copy");  // the newer way is closed to pages without https
-  area.remove();
-  return [];
-};
-window.share = (picture) => {
-  remember("picture", picture);
-  copy(location.href);
-  return ["Copied: " + location.href];
-};
-window.start = (key) => {
-  window.restored = true;
-  return press(key);
-};
-</script>"""
-RESTORED = "(key) => window.start(key)"
 
 
 class Address:
@@ -75,16 +37,20 @@ class Address:
     def wire(self, new_picture: list) -> None:
         """`new_picture`: the events of one that has no name in the address yet."""
         for key, tab in self.tabs.items():
-            tab.select(None, js=f'() => remember("tab", "{key}")', **INNER)
+            tab.select(None, js=f'() => setUrlParam("tab", "{key}")', **INNER)
         for name, part in self.parts.items():
             usual = json.dumps(part.value)
-            js = f'(value) => remember("{name}", value, {usual})'
+            js = f'(value) => setUrlParam("{name}", value, {usual})'
             part.change(None, part, None, js=js, **INNER)
         self.source.change(
-            None, self.source, None, js='(value) => remember("model", value, "built-in")', **INNER
+            None,
+            self.source,
+            None,
+            js='(value) => setUrlParam("model", value, "built-in")',
+            **INNER,
         )
         for event in new_picture:
-            forget = '() => { remember("picture", null); return remember("example", null); }'
+            forget = '() => { setUrlParam("picture", null); return setUrlParam("example", null); }'
             event(None, js=forget, **INNER)
 
     def restore(self, query: Mapping[str, str]) -> dict:

@@ -456,7 +456,7 @@ def test_how_it_works(built_in):
     tab(built_in, "How it works").click()
     expect(panel(built_in).locator("svg.anatomy")).to_contain_text("8 × 8 patches of 16 pixels")
     expect(panel(built_in).locator("#strip")).to_contain_text("64 in all")
-    panel(built_in).locator("[data-file='gemma.py']").click()
+    panel(built_in).locator("[data-file='models/gemma.py']").click()
     expect(built_in.locator("#source")).to_contain_text("paligemma/models/gemma.py")
 
 

@@ -12,13 +12,6 @@ from visualize.anatomy import draw_attention_mask, draw_model, draw_tokens
 
 SOURCES = Path(__file__).parents[2]
 FIRST = "models/siglip.py"
-PRESS = """
-const open = (piece) => piece && trigger("click", {file: piece.dataset.file});
-element.addEventListener("click", (event) => open(event.target.closest("[data-file]")));
-element.addEventListener("keydown", (event) => {
-  if (event.key === "Enter") open(event.target.closest("[data-file]"));
-});
-"""
 NOTE = """**The last request, token by token.** Ask something in another tab and come back. Image
 and prompt see each other in both directions; the answer sees them, and itself up to where it is.
 """
@@ -30,7 +23,9 @@ class InsideTab:
             with gr.Row():
                 with gr.Column(scale=1, min_width=420):
                     gr.Markdown("**The model that answers now.** Press a part to read its source.")
-                    self.drawing = gr.HTML(js_on_load=PRESS, elem_id="anatomy")
+                    self.drawing = gr.HTML(
+                        js_on_load="openSourceOnClick(element, trigger)", elem_id="anatomy"
+                    )
                 with gr.Column(scale=1, min_width=420):
                     gr.Markdown(NOTE)
                     self.strip = gr.HTML(elem_id="strip")

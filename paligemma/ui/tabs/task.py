@@ -85,7 +85,7 @@ class TaskTab:
             objects.wire()
             ran.success(show_found, objects.chosen, objects.shown, **ASIDE)
         for hint in self.hints:
-            press = f'() => window.press("{self.task.key}")'
+            press = f'() => pressRun("{self.task.key}")'
             hint.click(lambda words=hint.value: words, None, self.text, **QUICK).then(
                 None, js=press, **INNER
             )
