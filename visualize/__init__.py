@@ -13,7 +13,7 @@ from .attention import (
 )
 from .boxes import draw_boxes
 from .colors import color_map, color_of
-from .masks import draw_masks, draw_objects, paste_mask
+from .masks import draw_masks, draw_objects, object_layers, paste_mask
 
 __all__ = [
     "attention_legend",
@@ -24,6 +24,7 @@ __all__ = [
     "draw_boxes",
     "draw_masks",
     "draw_objects",
+    "object_layers",
     "paste_mask",
     "sheet_cell",
     "to_gif",

@@ -11,10 +11,11 @@ from PIL import Image, ImageColor
 
 from paligemma.detections import Box, Detection
 
-from .boxes import draw_boxes, draw_chips, edges_of, line_width, outline
+from .boxes import Edges, draw_chips, edges_of, line_width
 from .colors import color_map
 
-FILL = 0.45
+FILL = 0.45  # how opaque draw_masks fills a mask
+BOX_OPACITY, MASK_OPACITY = 0.15, 0.5  # how opaque draw_objects fills them
 
 
 def draw_masks(
@@ -24,39 +25,96 @@ def draw_masks(
 
     Raises ValueError unless there is one mask, or None, for each detection.
     """
+    return _draw(image, detections, masks, FILL, True, box_opacity=0.0)
+
+
+def draw_objects(
+    image: Image.Image,
+    detections: Sequence[Detection],
+    masks: Sequence[np.ndarray | None],
+    opacity: float = MASK_OPACITY,
+    outline: bool = True,
+) -> Image.Image:
+    """A new RGB picture with every object, as `object_layers` has it, and its chip on top.
+
+    Raises ValueError unless there is one mask, or None, for each detection.
+    """
+    return _draw(image, detections, masks, opacity, outline, BOX_OPACITY)
+
+
+def object_layers(
+    size: tuple[int, int],
+    detections: Sequence[Detection],
+    masks: Sequence[np.ndarray | None],
+    opacity: float = MASK_OPACITY,
+    outline: bool = True,
+) -> list[np.ndarray]:
+    """How opaque each object covers a picture of `size`: float32 [height, width], 0..1.
+
+    A mask is filled with `opacity`, a box (where the mask is None) with BOX_OPACITY. Outlines are
+    opaque; `outline` False leaves out those of masks.
+    """
+    layers = []
+    for detection, mask in zip(detections, masks, strict=True):
+        (left, top, right, bottom), alpha = _layer(
+            size, detection, mask, opacity, outline, BOX_OPACITY
+        )
+        full = np.zeros((size[1], size[0]), np.float32)
+        full[top:bottom, left:right] = alpha
+        layers.append(full)
+    return layers
+
+
+def _draw(
+    image: Image.Image,
+    detections: Sequence[Detection],
+    masks: Sequence[np.ndarray | None],
+    opacity: float,
+    outline: bool,
+    box_opacity: float,
+) -> Image.Image:
     if len(masks) != len(detections):
         raise ValueError(
             f"Each detection needs its mask or None; got {len(masks)} for {len(detections)}."
         )
     pixels = np.array(image.convert("RGB"))
     colors = color_map(d.label for d in detections)
-    width = line_width(image.size)
-    brush = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     for detection, mask in zip(detections, masks, strict=True):
-        if mask is None:
-            continue
-        color = np.array(ImageColor.getrgb(colors[detection.label]))
-        left, top, right, bottom = edges_of(detection.box, *image.size)
-        inside = _stretch(mask, right - left, bottom - top)
-        if not inside.any():
-            continue
+        (left, top, right, bottom), alpha = _layer(
+            image.size, detection, mask, opacity, outline, box_opacity
+        )
         region = pixels[top:bottom, left:right]
-        core = cv2.erode(inside.astype(np.uint8), brush, borderValue=0).astype(bool)
-        region[core] = np.rint((1 - FILL) * region[core] + FILL * color)
-        region[inside & ~core] = color
+        alpha, color = alpha[:, :, None], ImageColor.getrgb(colors[detection.label])
+        region[:] = np.rint((1 - alpha) * region + alpha * np.float32(color))
     canvas = Image.fromarray(pixels)
-    for detection, mask in zip(detections, masks, strict=True):
-        if mask is None:
-            outline(canvas, detection.box, colors[detection.label])
     draw_chips(canvas, detections)
     return canvas
 
 
-def draw_objects(
-    image: Image.Image, detections: Sequence[Detection], masks: Sequence[np.ndarray | None]
-) -> Image.Image:
-    """A new RGB picture with every object: its mask where it has one, its box and chip on top."""
-    return draw_boxes(draw_masks(image, detections, masks), detections)
+def _layer(
+    size: tuple[int, int],
+    detection: Detection,
+    mask: np.ndarray | None,
+    opacity: float,
+    outline: bool,
+    box_opacity: float,
+) -> tuple[Edges, np.ndarray]:
+    """Where an object lies on a picture of `size`, and how opaque it is there: float32 [h, w]."""
+    left, top, right, bottom = edges_of(detection.box, *size)
+    width = line_width(size)
+    if mask is None:  # a box thinner than its outline becomes a bar of that outline
+        left, top = min(left, size[0] - 1), min(top, size[1] - 1)
+        right, bottom = max(left + 1, right), max(top + 1, bottom)
+        alpha = np.ones((bottom - top, right - left), np.float32)
+        alpha[width:-width, width:-width] = box_opacity
+    else:
+        inside = _stretch(mask, right - left, bottom - top)
+        core, alpha = inside, inside.astype(np.float32)
+        if outline and inside.any():
+            brush = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+            core = cv2.erode(inside.astype(np.uint8), brush, borderValue=0).astype(bool)
+        alpha[core] = opacity
+    return (left, top, right, bottom), alpha
 
 
 def paste_mask(mask: np.ndarray, box: Box, width: int, height: int) -> np.ndarray:

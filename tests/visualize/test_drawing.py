@@ -16,6 +16,8 @@ from visualize import (
     draw_attention,
     draw_boxes,
     draw_masks,
+    draw_objects,
+    object_layers,
     paste_mask,
     sheet_cell,
     to_gif,
@@ -26,6 +28,7 @@ from visualize import (
 from visualize.attention import CELL, COLORS, LINE, MARGIN, visible
 from visualize.boxes import draw_chips
 from visualize.colors import PALETTE, ink_on
+from visualize.masks import BOX_OPACITY, MASK_OPACITY
 
 FULL = np.ones((64, 64), np.float32)
 LEFT_HALF = np.where(np.arange(64) < 32, 1.0, -1.0) * FULL
@@ -223,9 +226,32 @@ def test_object_without_a_mask_keeps_its_box():
     assert draw_masks(picture, found, [None]).tobytes() == draw_boxes(picture, found).tobytes()
 
 
-def test_masks_must_match_detections():
+@pytest.mark.parametrize("draw", [draw_masks, draw_objects])
+def test_masks_must_match_detections(draw):
     with pytest.raises(ValueError, match="got 0 for 1"):
-        draw_masks(photo(8, 8), [Detection("", INNER)], [])
+        draw(photo(8, 8), [Detection("", INNER)], [])
+
+
+@pytest.mark.parametrize("style", [(), (0.8, False), (0.25, True)])
+def test_objects_are_drawn_as_their_layers_say(style):
+    grey = Image.new("RGB", (80, 80), (100, 100, 100))
+    detections = [Detection("", INNER), Detection("", (0, 0, 0.2, 0.1))]
+    mask_layer, box_layer = object_layers(grey.size, detections, [LEFT_HALF, None], *style)
+    drawn = np.array(draw_objects(grey, detections, [LEFT_HALF, None], *style))
+    color = np.array(color_of(""))
+    alpha = np.maximum(mask_layer, box_layer)[:, :, None]  # they do not overlap
+    assert (drawn == np.rint((1 - alpha) * 100 + alpha * color)).all()
+    opacity, outline = style or (MASK_OPACITY, True)
+    assert set(np.unique(mask_layer)) == {0, np.float32(opacity), *([1] if outline else [])}
+    assert set(np.unique(box_layer)) == {0, np.float32(BOX_OPACITY), 1}
+    assert box_layer[1:7, 1:15].max() < 1 and (box_layer[0, :16] == 1).all()
+    assert not box_layer[8:].any() and not mask_layer[:20].any()
+
+
+def test_objects_with_labels_get_chips():
+    grey, found = Image.new("RGB", (300, 200)), [Detection("cat", INNER)]
+    plain = draw_objects(grey, [Detection("", INNER)], [None])
+    assert changed(plain, draw_objects(grey, found, [None])).any()
 
 
 def test_attention_colours_follow_the_scale():
