@@ -92,8 +92,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     """A working folder with everything that the pages name."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "examples", "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy("examples/harbour.png", "photo.png")
-    Image.open("photo.png").save("photo.jpg")
+    Path("paligemma").symlink_to(ROOT / "paligemma")
+    Image.open("examples/harbour.png").save("photo.jpg")
     samples = [
         {"image": "zoo.png", "prefix": "caption en", "suffix": "a cat"},
         {"image": "zoo.png", "prefix": "ocr", "suffix": "ZOO"},
@@ -122,13 +122,14 @@ def folder(tmp_path, monkeypatch) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_snippets_run(page, folder):
+    names: dict = {}  # a later snippet goes on where an earlier one of the page ended
     for block in blocks(page):
         if block.language == "sh":
             for command in commands(block):
                 if not is_left_out(command):
                     run_command(command)
         elif block.language == "python":
-            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), {})
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
         elif block.language == "yaml":
             config.check(yaml.safe_load(block.text))
 
