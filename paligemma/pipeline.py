@@ -24,7 +24,7 @@ from paligemma.checkpoints import lora as adapters
 from paligemma.checkpoints.io import load_model
 from paligemma.checkpoints.resolve import Checkpoint, resolve
 from paligemma.config import PaliGemmaConfig
-from paligemma.detections import Detection, parse_tokens
+from paligemma.detections import Detection, DetectionParser
 from paligemma.devices import (
     DeviceMap,
     best_device,
@@ -278,6 +278,7 @@ class _Answer:
         self._processor = processor
         self._waiting: list[int] = []  # ids whose bytes do not make a character yet
         self._tokens: list[Token] = []
+        self._parser = DetectionParser()
         self.finished = False
 
     def add(self, token: int, logprob: float) -> None:
@@ -289,11 +290,12 @@ class _Answer:
         if text:
             self._waiting.clear()
         self._tokens.append(Token(token, text, logprob))
+        self._parser.feed(text, logprob)
 
     def reply(self, timings: Timings, finished: bool) -> Reply:
         return Reply(
             text="".join(token.text for token in self._tokens),
-            detections=tuple(parse_tokens([(token.text, token.logprob) for token in self._tokens])),
+            detections=tuple(self._parser.detections),
             tokens=tuple(self._tokens),
             timings=timings,
             finished=finished,

@@ -26,17 +26,14 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from paligemma.config import PaliGemmaConfig
+from paligemma.detections import LOC_PATTERN, LOC_TOKENS, SEG_PATTERN, SEG_TOKENS
 from paligemma.images import open_image
 
 IMAGE, PAD, EOS, BOS = "<image>", "<pad>", "<eos>", "<bos>"
 MAX_PROMPT_TOKENS = 512  # text tokens of the longest stage of pretraining (arXiv 2407.07726, 3.2)
 MAX_PROMPT_CHARACTERS = 64 * MAX_PROMPT_TOKENS  # refused before tokenising
 
-_LOC = r"<loc(?:0[0-9]{3}|10(?:[01][0-9]|2[0-3]))>"  # 0000 to 1023
-_SEG = r"<seg(?:0[0-9]{2}|1(?:[01][0-9]|2[0-7]))>"  # 000 to 127
-_REGION = rf"(?<!{_LOC})(?:{_LOC}){{4}}(?!{_LOC})"
-_LOCS = [f"<loc{i:04d}>" for i in range(1024)]
-_SEGS = [f"<seg{i:03d}>" for i in range(128)]
+_REGION = rf"(?<!{LOC_PATTERN})(?:{LOC_PATTERN}){{4}}(?!{LOC_PATTERN})"
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class PaliGemmaProcessor:
     """
 
     def __init__(self, tokenizer: Tokenizer, num_image_tokens: int, image_size: int):
-        needed = [IMAGE, PAD, BOS, EOS, "\n", *_LOCS, *_SEGS]
+        needed = [IMAGE, PAD, BOS, EOS, "\n", *LOC_TOKENS, *SEG_TOKENS]
         missing = [token for token in needed if tokenizer.token_to_id(token) is None]
         if missing:
             some = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
@@ -87,11 +84,11 @@ class PaliGemmaProcessor:
 
         added = tokenizer.get_added_tokens_decoder().values()
         special = {token.content for token in added if token.special and token.content.strip()}
-        control = {IMAGE, PAD, BOS, EOS, "<unk>"} | special - {*_LOCS, *_SEGS}
+        control = {IMAGE, PAD, BOS, EOS, "<unk>"} | special - {*LOC_TOKENS, *SEG_TOKENS}
         spelled = "|".join(map(re.escape, sorted(control)))
         self._dropped = {tokenizer.token_to_id(token) for token in control}
         self._forbidden = self._dropped - {tokenizer.token_to_id("<unk>")}
-        self._in_prompt = re.compile(rf"{_REGION}|(?={_LOC}|{_SEG}|{spelled})")
+        self._in_prompt = re.compile(rf"{_REGION}|(?={LOC_PATTERN}|{SEG_PATTERN}|{spelled})")
         self._in_suffix = re.compile(rf"(?={spelled})")
 
     @classmethod

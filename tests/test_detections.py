@@ -2,13 +2,20 @@
 
 import math
 import random
+import re
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paligemma.detections import (
+    LOC_PATTERN,
+    LOC_TOKENS,
+    SEG_PATTERN,
+    SEG_TOKENS,
     Detection,
+    DetectionParser,
     filter_detections,
     format,
     format_box,
@@ -219,11 +226,11 @@ def tokens(*pairs):
     return [(text, math.log(p)) for text, p in pairs]
 
 
-LOC_TOKENS = tokens(("<loc0100>", 0.9), ("<loc0200>", 0.8), ("<loc0300>", 0.7), ("<loc0400>", 0.6))
+FOUR = tokens(("<loc0100>", 0.9), ("<loc0200>", 0.8), ("<loc0300>", 0.7), ("<loc0400>", 0.6))
 
 
 def test_score_is_the_mean_of_location_and_label_tokens():
-    answer = [*LOC_TOKENS, *tokens((" driver", 0.5), ("'s", 0.1))]
+    answer = [*FOUR, *tokens((" driver", 0.5), ("'s", 0.1))]
     (found,) = parse_tokens(answer)
     assert (found.label, found.box) == ("driver's", detection("", BOX_A).box)
     assert found.score == pytest.approx((0.9 + 0.8 + 0.7 + 0.6 + 0.5 + 0.1) / 6)
@@ -232,19 +239,19 @@ def test_score_is_the_mean_of_location_and_label_tokens():
 def test_score_leaves_out_masks_separators_and_other_text():
     segs = tokens(*((f"<seg{code:03d}>", 0.01) for code in CODES))
     noise = tokens(("here", 0.02), (" ", 0.02))
-    one = [*LOC_TOKENS, *segs, *tokens((" ", 0.03), ("cat", 0.4), (" ;", 0.04), (" ", 0.05))]
-    first, second = parse_tokens([*noise, *one, *LOC_TOKENS, *tokens(("", 0.01))])
+    one = [*FOUR, *segs, *tokens((" ", 0.03), ("cat", 0.4), (" ;", 0.04), (" ", 0.05))]
+    first, second = parse_tokens([*noise, *one, *FOUR, *tokens(("", 0.01))])
     assert first.codes == CODES and first.score == pytest.approx((3.0 + 0.4) / 5)
     assert second.label == "" and second.score == pytest.approx(3.0 / 4)
 
 
 def test_score_without_a_label_ignores_the_separator():
-    (found,) = parse_tokens([*LOC_TOKENS, *tokens((" ; ", 0.01))])
+    (found,) = parse_tokens([*FOUR, *tokens((" ; ", 0.01))])
     assert found.score == pytest.approx(0.75)
 
 
 def test_a_token_that_spans_label_and_separator_counts_once():
-    (found,) = parse_tokens([*LOC_TOKENS, *tokens((" cat ;", 0.25))])
+    (found,) = parse_tokens([*FOUR, *tokens((" cat ;", 0.25))])
     assert found.score == pytest.approx((3.0 + 0.25) / 5)
 
 
@@ -263,13 +270,105 @@ def test_long_hostile_text_is_read_in_linear_time():
         parse(text)
 
 
-# --- Sifting --------------------------------------------------------------------------------------
+# --- The parser, token by token -------------------------------------------------------------------
+
+OBJECT = re.compile(
+    rf"(?P<locs>{LOC_PATTERN}(?:\s*{LOC_PATTERN}){{3}})(?P<segs>(?:\s*{SEG_PATTERN})*)"
+    r"\s*(?P<label>[^;<]*(?:<(?!loc|seg)[^;<]*)*)"
+)
+
+
+def whole_answer(tokens):
+    """The oracle: one regular expression over the whole answer, again for every prefix."""
+    ends = list(accumulate(len(text) for text, _ in tokens))
+    detections = []
+    for match in OBJECT.finditer("".join(text for text, _ in tokens)):
+        y1, x1, y2, x2 = (int(number) for number in re.findall("[0-9]+", match["locs"]))
+        codes = tuple(int(code) for code in re.findall("[0-9]+", match["segs"]))[:16]
+        label = match["label"].rstrip()
+        start = match.start("label")
+        spans = (match.span("locs"), (start, start + len(label)))
+        probabilities = [
+            math.exp(logprob)
+            for (text, logprob), end in zip(tokens, ends, strict=True)
+            if any(max(begin, end - len(text)) < min(stop, end) for begin, stop in spans)
+        ]
+        locs = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+        found = detection(label, locs, codes if len(codes) == 16 else None)
+        detections.append((found, sum(probabilities) / len(probabilities)))
+    return detections
+
+
+def check_every_prefix(tokens):
+    parser = DetectionParser()
+    for count, (text, logprob) in enumerate(tokens, 1):
+        parser.feed(text, logprob)
+        expected = whole_answer(tokens[:count])
+        found = parser.detections
+        assert [Detection(d.label, d.box, d.codes) for d in found] == [d for d, _ in expected]
+        assert [d.score for d in found] == pytest.approx([score for _, score in expected])
+    assert parser.detections == parse_tokens(tokens)
+    joined = "".join(text for text, _ in tokens)
+    assert parse(joined) == [detection for detection, _ in whole_answer(tokens)]
+
+
+def cut(text, places):
+    """The text in tokens that end at `places`, wherever these are in it."""
+    edges = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
+    pieces = [text[start:stop] for start, stop in pairwise(edges)]
+    return [(piece, -0.01 * n) for n, piece in enumerate(["", *pieces], 1)]
+
+
+@settings(max_examples=2_000, deadline=None, database=None)
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=14).map("".join),
+    st.lists(st.integers(0, 400), max_size=60),
+)
+def test_every_prefix_in_any_tokens_equals_the_whole(text, places):
+    check_every_prefix(cut(text, places))
+
+
+@pytest.mark.parametrize("text", [text for text, _ in ROWS.values()], ids=ROWS.keys())
+def test_every_prefix_by_character_equals_the_whole(text):
+    check_every_prefix(cut(text, range(len(text))))
+
+
+def test_patterns_are_those_of_the_tokens():
+    every = [
+        f"<{kind}{'0' * zeros}{n}>"
+        for kind in ("loc", "seg")
+        for zeros in range(4)
+        for n in range(1100)
+    ]
+    assert {one for one in every if re.fullmatch(LOC_PATTERN, one)} == {*LOC_TOKENS}
+    assert {one for one in every if re.fullmatch(SEG_PATTERN, one)} == {*SEG_TOKENS}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 100_000, A + " a" * 50_000, f"{A} a ;" * 2_000, "<" * 100_000, A + " " * 100_000],
+    ids=["text", "a long label", "many objects", "angles", "space"],
+)
+def test_each_token_is_read_once(text, monkeypatch):
+    """One character a token: the lexer never reads more than the few that were undecided."""
+    read, tokens = [], DetectionParser._read
+    spy = lambda self, kind, piece: read.append(len(piece.text)) or tokens(self, kind, piece)
+    monkeypatch.setattr(DetectionParser, "_read", spy)
+    parser = DetectionParser()
+    for character in text:
+        parser.feed(character, -0.5)
+        assert len(parser._unread) < 9 and len(parser._tokens) < 9
+    parser.detections  # noqa: B018
+    assert sum(read) + len(parser._unread) == len(text)
+
+
+# --- Filtering ------------------------------------------------------------------------------------
 
 LEFT, SHIFTED, RIGHT = (0, 0, 0.5, 1), (0.1, 0, 0.6, 1), (0.5, 0, 1, 1)
 
 
 @pytest.mark.parametrize(
-    ("found", "least", "most", "kept"),
+    ("found", "min_score", "max_iou", "expected"),
     [
         ([("cat", LEFT, 0.9), ("cat", SHIFTED, 0.8)], 0, 1, [0, 1]),
         ([("cat", LEFT, 0.8), ("cat", SHIFTED, 0.9)], 0, 0.5, [1]),
@@ -281,6 +380,6 @@ LEFT, SHIFTED, RIGHT = (0, 0, 0.5, 1), (0.1, 0, 0.6, 1), (0.5, 0, 1, 1)
         ([], 0, 1, []),
     ],
 )
-def test_sift(found, least, most, kept):
+def test_filter_detections(found, min_score, max_iou, expected):
     detections = [Detection(label, box, score=score) for label, box, score in found]
-    assert filter_detections(detections, least, most) == kept
+    assert filter_detections(detections, min_score, max_iou) == expected
