@@ -153,10 +153,10 @@ def convert(arguments: argparse.Namespace) -> None:
     """Write a checkpoint in another layout or dtype."""
     from paligemma.checkpoints.convert import convert
     from paligemma.checkpoints.resolve import resolve
-    from paligemma.devices import read_dtype
+    from paligemma.devices import parse_dtype
 
     found = resolve(arguments.source, arguments.tokenizer)
-    dtype = None if arguments.dtype is None else read_dtype(arguments.dtype)
+    dtype = None if arguments.dtype is None else parse_dtype(arguments.dtype)
     convert(found, arguments.destination, dtype)
     print(f"Wrote {arguments.destination}.")
 
@@ -177,10 +177,11 @@ def bench(arguments: argparse.Namespace) -> None:
 
 def random(arguments: argparse.Namespace) -> None:
     """Write a checkpoint of a published size with random weights."""
-    from paligemma.checkpoints.random_weights import write
-    from paligemma.devices import read_dtype
+    from paligemma.checkpoints.random_weights import write_random_checkpoint
+    from paligemma.devices import parse_dtype
 
-    write(arguments.variant, arguments.folder, read_dtype(arguments.dtype), arguments.thin)
+    dtype = parse_dtype(arguments.dtype)
+    write_random_checkpoint(arguments.variant, arguments.folder, dtype, arguments.thin)
     print(f"Wrote {arguments.folder}: random weights, which answer with noise.")
 
 
@@ -301,7 +302,7 @@ def main(argv: list[str] | None = None) -> int:
 
     noise = commands.add_parser("random", help="write random weights of a published size")
     noise.add_argument("variant", help="such as paligemma-3b-224 or paligemma2-10b-448")
-    noise.add_argument("folder", type=Path, help="a new folder whose name says random")
+    noise.add_argument("folder", type=Path, help="a new folder")
     noise.add_argument("--dtype", default="bfloat16")
     noise.add_argument(
         "--thin", action="store_true", help="narrow, but decoder layers, heads and patches the same"

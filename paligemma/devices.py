@@ -1,34 +1,37 @@
-"""Where a model runs and in which numbers: what this machine has, and whether the model fits.
+"""Device and dtype: what this machine has, where a model fits, and models over several devices.
 
-A model that no single device can hold is spread by accelerate: over the GPUs, then main memory,
-then the disk, from where each layer is fetched when its turn comes.
+A model that fits no single device is dispatched by accelerate: over the GPUs, then main memory,
+then the disk, from which each layer is loaded when it runs.
 """
 
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from torch import Tensor, nn
 
 from paligemma.config import PaliGemmaConfig
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ALLOWANCE = 1.1  # of the weights: what cache and activations take beside them
+MEMORY_FACTOR = 1.1  # of the weights' bytes: with KV cache and activations
 CGROUP = Path("/sys/fs/cgroup")
-# Modules that stay on one device.
-UNDIVIDED = ["SiglipEncoderLayer", "GemmaDecoderLayer", "SiglipEmbeddings"]
+# Modules whose parameters stay on one device.
+NO_SPLIT_MODULES = ["SiglipEncoderLayer", "GemmaDecoderLayer", "SiglipEmbeddings"]
 
 
 @dataclass(frozen=True)
 class DeviceMap:
-    """Over all devices. `memory` limits them, in bytes by accelerate's names (0, 1, …, "cpu")."""
+    """All devices. `max_memory` limits some, in bytes, by accelerate's names (0, 1, …, "cpu")."""
 
-    memory: dict[int | str, int] = field(default_factory=dict)
+    max_memory: dict[int | str, int] = field(default_factory=dict)
 
 
-def gigabytes(count: float) -> str:
+def format_bytes(count: float) -> str:
+    """Bytes in GB from 0.1 GB, else in MB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 
@@ -40,18 +43,21 @@ def best_device() -> torch.device:
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device computes in it, else float32."""
-    native = {
-        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-        "mps": lambda: torch.backends.mps.is_macos_or_newer(14, 0),
-        "cpu": lambda: any(torch.cpu.get_capabilities().get(unit)
-                           for unit in ("avx512_bf16", "amx_bf16", "bf16")),
-    }  # fmt: skip
-    return torch.bfloat16 if native.get(device.type, bool)() else torch.float32
+    """bfloat16 if the device computes in it natively, else float32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "mps":
+        native = torch.backends.mps.is_macos_or_newer(14, 0)
+    elif device.type == "cpu":
+        units = torch.cpu.get_capabilities()
+        native = any(units.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
 
 
-def read_device(name: str | torch.device) -> torch.device:
-    """A device by its name. Raise ValueError for one that this machine has not."""
+def parse_device(name: str | torch.device) -> torch.device:
+    """A device by its name. Raises ValueError if this machine does not have it."""
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -66,16 +72,16 @@ def read_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def read_dtype(name: str | torch.dtype) -> torch.dtype:
-    """A dtype by its name. Raise ValueError for one that the model does not run in."""
+def parse_dtype(name: str | torch.dtype) -> torch.dtype:
+    """A dtype by its name. Raises ValueError if the model does not run in it."""
     dtype = DTYPES.get(str(name).removeprefix("torch."))
     if dtype is None:
         raise ValueError(f"{name!r} is not a dtype to run in; choose {', '.join(DTYPES)}.")
     return dtype
 
 
-def refuse_float16(config: PaliGemmaConfig, dtype: torch.dtype, name: object) -> None:
-    """Raise ValueError where Gemma 2 would overflow."""
+def check_float16(config: PaliGemmaConfig, dtype: torch.dtype, name: object) -> None:
+    """Raises ValueError for Gemma 2 in float16, which would overflow. `name` is for the message."""
     if dtype == torch.float16 and config.text_config.post_norms:
         raise ValueError(
             f"{name}: float16 cannot hold Gemma 2, whose activations exceed its largest number, "
@@ -83,33 +89,35 @@ def refuse_float16(config: PaliGemmaConfig, dtype: torch.dtype, name: object) ->
         )
 
 
-def needed_bytes(config: PaliGemmaConfig, dtype: torch.dtype) -> int:
-    """What a model takes in memory while it answers, roughly."""
-    return int(config.num_parameters * dtype.itemsize * ALLOWANCE)
+def required_memory(config: PaliGemmaConfig, dtype: torch.dtype) -> int:
+    """Bytes that a model takes while it generates, roughly."""
+    return int(config.num_parameters * dtype.itemsize * MEMORY_FACTOR)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that `device` has free. A container's own limit counts."""
+def free_memory(device: torch.device) -> int:
+    """Free bytes of `device`, within the limit of the container if there is one."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available
     try:
         limit = int((CGROUP / "memory.max").read_text())
-        free = min(free, max(limit - int((CGROUP / "memory.current").read_text()) + _cached(), 0))
+        free = min(
+            free, max(limit - int((CGROUP / "memory.current").read_text()) + _file_cache(), 0)
+        )
     except (OSError, ValueError):  # no such group, or "max"
         pass
     return free
 
 
-def free_disk(folder: Path) -> int:
-    """Bytes free on the disk that `folder` lies on, or will lie on once it is made."""
+def free_disk_space(folder: Path) -> int:
+    """Free bytes on the disk of `folder`, which need not exist yet."""
     folder = folder.absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(there).free
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
-def _cached() -> int:
-    """Of a container's used memory: files read or written lately, which give way when asked."""
+def _file_cache() -> int:
+    """Bytes of a container's used memory that are cached files and can be reclaimed."""
     try:
         rows = (CGROUP / "memory.stat").read_text().splitlines()
         return int(dict(row.split() for row in rows)["inactive_file"])
@@ -117,95 +125,107 @@ def _cached() -> int:
         return 0
 
 
-def place(config: PaliGemmaConfig, device: torch.device | None, dtype: torch.dtype, freed: int = 0):
-    """Where the model will run: `device`, for None the best one that it fits, else a `DeviceMap`.
+def plan_placement(
+    config: PaliGemmaConfig,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    freed: int = 0,
+    name: object = "The model",
+) -> tuple[torch.device | DeviceMap, torch.dtype]:
+    """Decide where a model runs, and in which dtype.
 
-    `freed` bytes will be free on top before it is loaded. Raise ValueError where a device that was
-    asked for has no room, in one sentence with what is needed and what there is.
+    device: a device; "auto" for all devices and the disk; None for the best device, or on a
+        machine with a GPU all devices if the model does not fit the best one
+    dtype: float32, bfloat16 or float16; None for the best one of the device
+    freed: bytes of memory that will be free in addition once the model is loaded
+    name: what messages call the model
+
+    Raises ValueError if a name is unknown, the device lacks memory or the dtype would overflow.
     """
-    asked, device = device is not None, device or best_device()
-    needed, free = needed_bytes(config, dtype), free_bytes(device) + freed
-    if needed <= free:
-        return device
-    if not asked and torch.cuda.is_available():
-        return DeviceMap()
+    wanted = None if device in (None, "auto") else parse_device(device)
+    target = wanted or best_device()
+    dtype = best_dtype(target) if dtype is None else parse_dtype(dtype)
+    check_float16(config, dtype, name)
+    if device == "auto":
+        return DeviceMap(), dtype
+    required, free = required_memory(config, dtype), free_memory(target) + freed
+    if required <= free:
+        return target, dtype
+    if wanted is None and torch.cuda.is_available():
+        return DeviceMap(), dtype
     half = "" if dtype.itemsize == 2 else " --dtype bfloat16 halves that."
     raise ValueError(
-        f"The model needs {gigabytes(needed)} in {str(dtype).removeprefix('torch.')}, and "
-        f"{device} has {gigabytes(free)} free.{half} --device auto lays it over all devices and "
+        f"The model needs {format_bytes(required)} in {str(dtype).removeprefix('torch.')}, and "
+        f"{target} has {format_bytes(free)} free.{half} --device auto lays it over all devices and "
         "the disk, which is slow."
     )
 
 
 def dispatch(
-    model: nn.Module,
+    model: PaliGemmaForConditionalGeneration,
     state: dict[str, Tensor],
-    homes: dict[str, tuple[Path, str]],
-    over: DeviceMap,
+    files: dict[str, tuple[Path, str]],
+    devices: DeviceMap,
     dtype: torch.dtype,
-) -> nn.Module:
-    """Lay a model on `meta` over all devices, with `state` as its parameters.
+) -> PaliGemmaForConditionalGeneration:
+    """Place a model that is on `meta` on all devices, with `state` as its parameters.
 
-    `homes` says which file has a tensor, and under which name: those that stay on the disk are
-    fetched from there. Raise ValueError for what has no such file and fits nowhere.
+    `files` gives for each parameter its safetensors file and its name there: those that do not fit
+    in memory are loaded from there each time. Raises ValueError if one is neither in such a file
+    nor fits in memory.
     """
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_max_memory
 
-    model.to(dtype)  # still on `meta`: accelerate casts what it fetches to the dtype it finds
+    model.to(dtype)  # on `meta`: accelerate casts what it loads to the dtype that it finds
     memory = get_max_memory()
     if "cpu" in memory:
-        memory["cpu"] = min(memory["cpu"], free_bytes(torch.device("cpu")))
-    memory |= over.memory
-    main = next(iter(memory))
-    # The table is looked up and multiplied with: it stays where answers begin and end.
+        memory["cpu"] = min(memory["cpu"], free_memory(torch.device("cpu")))
+    memory |= devices.max_memory
+    main_device = next(iter(memory))
+    # The embedding table is also the output layer: it stays on the main device.
     table_bytes = model.language_model.embed_tokens.weight.numel() * dtype.itemsize
-    room = memory | {main: max(memory[main] - table_bytes, 0)}
-    device_map = infer_auto_device_map(
-        model,
-        room,
-        no_split_module_classes=UNDIVIDED,
-        dtype=dtype,
+    remaining = memory | {main_device: max(memory[main_device] - table_bytes, 0)}
+    device_map: dict[str, Any] = infer_auto_device_map(
+        model, remaining, no_split_module_classes=NO_SPLIT_MODULES, dtype=dtype
     )
-    for whole in ("", "language_model"):  # what lies in one place, but for the table
-        if whole in device_map:
-            where = device_map.pop(whole)
-            for child, _ in model.get_submodule(whole).named_children():
-                device_map[f"{whole}.{child}".lstrip(".")] = where
-    device_map["language_model.embed_tokens"] = main
-    on_disk = {name: (file, key) for name, (file, key) in homes.items()
-               if _of(device_map, name) == "disk"}  # fmt: skip
-    if "disk" in device_map.values() and not on_disk:
+    for parent in ("", "language_model"):  # split what would include the embedding table
+        if parent in device_map:
+            device = device_map.pop(parent)
+            for child, _ in model.get_submodule(parent).named_children():
+                device_map[f"{parent}.{child}".lstrip(".")] = device
+    device_map["language_model.embed_tokens"] = main_device
+    on_disk = {name for name in state if _device_of(name, device_map) == "disk"}
+    if "disk" in device_map.values() and not on_disk <= files.keys():
         raise ValueError(
             "The model fits neither the devices nor the memory, and an .npz cannot be read a layer "
-            "at a time; convert it to safetensors first (python -m paligemma convert)."
+            "at a time; convert it to safetensors first (paligemma convert)."
         )
-    for name in state:
-        where = _of(device_map, name)
-        if where != "disk":
-            owner, _, leaf = name.rpartition(".")
-            weight = state[name].to("cpu" if where == "cpu" else torch.device(where), dtype)
-            setattr(model.get_submodule(owner), leaf, nn.Parameter(weight, requires_grad=False))
-    index = {
+    for name in state.keys() - on_disk:
+        owner, _, leaf = name.rpartition(".")
+        weight = state[name].to(torch.device(_device_of(name, device_map)), dtype)
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(weight, requires_grad=False))
+    offload_index: dict[str, Any] = {
         name: {
-            "safetensors_file": str(file),
-            "weight_name": key,
+            "safetensors_file": str(files[name][0]),
+            "weight_name": files[name][1],
             "dtype": str(dtype).removeprefix("torch."),
         }
-        for name, (file, key) in on_disk.items()
+        for name in on_disk
     }
-    return dispatch_model(
+    dispatch_model(
         model,
         device_map,
-        main_device=main,
-        offload_index=index or None,
-        preload_module_classes=["SiglipEmbeddings"],  # it reads the weights of its parts itself
+        main_device=main_device,
+        offload_index=offload_index or None,
+        preload_module_classes=["SiglipEmbeddings"],  # it reads its children's weights itself
         force_hooks=True,
     )
+    return model
 
 
-def _of(device_map: dict[str, int | str], name: str) -> int | str:
-    """The device of the longest beginning of `name` that the map has."""
+def _device_of(name: str, device_map: dict[str, Any]) -> Any:
+    """The device of a parameter: that of the longest prefix of its name in the map."""
     while name not in device_map:
         if "." not in name:
             return device_map[""]

@@ -20,21 +20,10 @@ import torch
 from torch import Tensor
 
 from paligemma.checkpoints import hub
-from paligemma.checkpoints import lora as adapters
-from paligemma.checkpoints.io import load_model
 from paligemma.checkpoints.resolve import Checkpoint, resolve
 from paligemma.config import PaliGemmaConfig
 from paligemma.detections import Detection, DetectionParser
-from paligemma.devices import (
-    DeviceMap,
-    best_device,
-    best_dtype,
-    gigabytes,
-    place,
-    read_device,
-    read_dtype,
-    refuse_float16,
-)
+from paligemma.devices import format_bytes
 from paligemma.generation import SamplingOptions, Step, stream
 from paligemma.images import open_image
 from paligemma.interpret.capture import capture_attention, tower_attention
@@ -82,18 +71,12 @@ class PaliGemma:
     @classmethod
     def open(
         cls,
-        found: Checkpoint,
+        checkpoint: Checkpoint,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> "PaliGemma":
         """Load what `resolve` found; the rest is as in `load`."""
-        where, dtype = plan(found, device, dtype)
-        if found.adapter and isinstance(where, DeviceMap):
-            raise ValueError(f"{found.name} is an adapter, and its base fits no single device.")
-        model = load_model(found.path, where, dtype)
-        if found.adapter:
-            adapters.merge(model, found.adapter)
-        return cls(found, model)
+        return cls(checkpoint, checkpoint.load_model(*checkpoint.plan(device, dtype)))
 
     @property
     def name(self) -> str:
@@ -108,7 +91,7 @@ class PaliGemma:
         """What it knows, in a sentence or two."""
         if self.checkpoint.is_built_in:
             return BUILT_IN_KNOWS
-        if "random" in self.name:  # random_weights.write insists on it
+        if self.checkpoint.is_random:
             return "Random weights: what it answers is noise."
         return "It answers as it was trained to; how right it is was not measured here."
 
@@ -119,7 +102,7 @@ class PaliGemma:
         dtype = str(self.dtype).removeprefix("torch.")
         return (
             f"{self.config.num_parameters / 1e6:,.1f} million parameters · {side} × {side} pixels"
-            f" · {dtype} · {self.device} · {gigabytes(self.memory)}"
+            f" · {dtype} · {self.device} · {format_bytes(self.memory)}"
         )
 
     @property
@@ -310,23 +293,3 @@ def _timed(steps: Iterator[Step]) -> Iterator[tuple[float, Step]]:
         if step is None:
             return
         yield perf_counter() - start, step
-
-
-def plan(
-    found: Checkpoint,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    freed: int = 0,
-) -> tuple[torch.device | DeviceMap, torch.dtype]:
-    """Where and in which dtype a checkpoint will run. Raise ValueError where it cannot.
-
-    `freed` bytes of memory will be free on top by then.
-    """
-    wanted = None if device in (None, "auto") else read_device(device)
-    if dtype is None and found.is_built_in:
-        dtype = torch.float32
-    dtype = best_dtype(wanted or best_device()) if dtype is None else read_dtype(dtype)
-    refuse_float16(found.config, dtype, found.name)
-    if device == "auto":
-        return DeviceMap(), dtype
-    return place(found.config, wanted, dtype, freed), dtype

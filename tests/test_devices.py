@@ -13,13 +13,13 @@ from paligemma.devices import (
     DeviceMap,
     best_device,
     best_dtype,
-    free_bytes,
-    gigabytes,
-    needed_bytes,
-    place,
-    read_device,
-    read_dtype,
-    refuse_float16,
+    check_float16,
+    format_bytes,
+    free_memory,
+    parse_device,
+    parse_dtype,
+    plan_placement,
+    required_memory,
 )
 from paligemma.generation import SamplingOptions, stream
 from paligemma.models.gemma import KVCache
@@ -47,41 +47,41 @@ def two_gpus(monkeypatch):
 
 @pytest.mark.parametrize("name", ["cpu", "cpu:0", CPU])
 def test_the_cpu_is_a_device(name):
-    assert read_device(name).type == "cpu"
+    assert parse_device(name).type == "cpu"
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1"])
 def test_a_gpu_is_a_device_where_there_is_one(two_gpus, name):
-    assert read_device(name) == torch.device(name)
+    assert parse_device(name) == torch.device(name)
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "cpu:1", "meta", "xpu"])
 def test_a_device_that_is_not_there_is_refused(no_gpu, name):
     with pytest.raises(ValueError, match=f"^This machine has no device '{name}'.$"):
-        read_device(name)
+        parse_device(name)
 
 
 def test_a_gpu_too_many_is_refused(two_gpus):
     with pytest.raises(ValueError, match="no device 'cuda:2'"):
-        read_device("cuda:2")
+        parse_device("cuda:2")
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "CPU", "cuda:", "cuda:-1", "cuda:99999999999", "auto"])
 def test_what_is_no_device_is_refused(name):
     with pytest.raises(ValueError, match=f"^'{name}' is no device; choose cpu, cuda, cuda:1, mps"):
-        read_device(name)
+        parse_device(name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_dtype_by_its_name(dtype):
-    assert read_dtype(dtype) is read_dtype(str(dtype)) is dtype
-    assert read_dtype(str(dtype).removeprefix("torch.")) is dtype
+    assert parse_dtype(dtype) is parse_dtype(str(dtype)) is dtype
+    assert parse_dtype(str(dtype).removeprefix("torch.")) is dtype
 
 
 @pytest.mark.parametrize("name", ["", "fp16", "float64", "int8", "Float32", torch.int8])
 def test_what_is_no_dtype_to_run_in_is_refused(name):
     with pytest.raises(ValueError, match=r"choose float32, bfloat16, float16\.$"):
-        read_dtype(name)
+        parse_dtype(name)
 
 
 def test_the_best_device_is_the_fastest_there_is(monkeypatch, no_gpu):
@@ -105,17 +105,17 @@ def test_bfloat16_is_best_where_the_device_computes_in_it(monkeypatch, native):
 
 def test_float16_is_refused_for_gemma_2_alone():
     for dtype in (torch.float32, torch.bfloat16):
-        refuse_float16(LARGE, dtype, "it")
-    refuse_float16(SMALL, torch.float16, "it")
+        check_float16(LARGE, dtype, "it")
+    check_float16(SMALL, torch.float16, "it")
     with pytest.raises(ValueError, match=r"^google/it: float16 .* 65504, .*; choose bfloat16\.$"):
-        refuse_float16(LARGE, torch.float16, "google/it")
+        check_float16(LARGE, torch.float16, "google/it")
 
 
 # --- Room -----------------------------------------------------------------------------------------
 
 
 def test_a_model_needs_its_weights_and_a_tenth_more():
-    whole, half = needed_bytes(LARGE, torch.float32), needed_bytes(LARGE, torch.bfloat16)
+    whole, half = required_memory(LARGE, torch.float32), required_memory(LARGE, torch.bfloat16)
     assert whole == pytest.approx(LARGE.num_parameters * 4.4, rel=1e-6)
     assert half == pytest.approx(whole / 2, rel=1e-6)
 
@@ -125,21 +125,21 @@ def test_a_model_needs_its_weights_and_a_tenth_more():
     [(0, "0 MB"), (99e6, "99 MB"), (1e8, "0.1 GB"), (6.36e9, "6.4 GB"), (122e9, "122.0 GB")],
 )
 def test_bytes_as_a_person_reads_them(count, words):
-    assert gigabytes(count) == words
+    assert format_bytes(count) == words
 
 
 def test_the_container_limits_what_is_free(monkeypatch, tmp_path):
     machine = SimpleNamespace(available=64_000)
     monkeypatch.setattr(devices.psutil, "virtual_memory", lambda: machine)
     monkeypatch.setattr(devices, "CGROUP", tmp_path)
-    assert free_bytes(CPU) == 64_000  # no such group
+    assert free_memory(CPU) == 64_000  # no such group
     (tmp_path / "memory.current").write_text("7000\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert free_bytes(CPU) == 64_000
+    assert free_memory(CPU) == 64_000
     (tmp_path / "memory.max").write_text("10000\n")
-    assert free_bytes(CPU) == 3000
+    assert free_memory(CPU) == 3000
     machine.available = 2000
-    assert free_bytes(CPU) == 2000
+    assert free_memory(CPU) == 2000
 
 
 def test_files_in_a_containers_cache_give_way(monkeypatch, tmp_path):
@@ -150,64 +150,66 @@ def test_files_in_a_containers_cache_give_way(monkeypatch, tmp_path):
     (tmp_path / "memory.max").write_text("10000\n")
     (tmp_path / "memory.current").write_text("9500\n")
     (tmp_path / "memory.stat").write_text("anon 1500\nfile 8000\ninactive_file 7000\n")
-    assert free_bytes(CPU) == 7500
+    assert free_memory(CPU) == 7500
     (tmp_path / "memory.current").write_text("20000\n")  # the limit was lowered
-    assert free_bytes(CPU) == 0
+    assert free_memory(CPU) == 0
 
 
 def test_a_gpu_says_itself_what_it_has_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5_000, 80_000))
-    assert free_bytes(torch.device("cuda:1")) == 5_000
+    assert free_memory(torch.device("cuda:1")) == 5_000
 
 
 def test_a_model_goes_where_it_was_asked_for(monkeypatch):
-    monkeypatch.setattr(devices, "free_bytes", lambda device: needed_bytes(SMALL, torch.float32))
-    assert place(SMALL, CPU, torch.float32) == CPU
+    monkeypatch.setattr(
+        devices, "free_memory", lambda device: required_memory(SMALL, torch.float32)
+    )
+    assert plan_placement(SMALL, CPU, torch.float32) == (CPU, torch.float32)
 
 
 def test_a_device_without_room_is_refused_with_the_numbers(monkeypatch):
-    monkeypatch.setattr(devices, "free_bytes", lambda device: 8_000_000_000)
+    monkeypatch.setattr(devices, "free_memory", lambda device: 8_000_000_000)
     with pytest.raises(ValueError) as caught:
-        place(SMALL, CPU, torch.float32)
+        plan_placement(SMALL, CPU, torch.float32)
     assert str(caught.value) == (
         "The model needs 12.9 GB in float32, and cpu has 8.0 GB free. --dtype bfloat16 halves "
         "that. --device auto lays it over all devices and the disk, which is slow."
     )
-    assert place(SMALL, CPU, torch.bfloat16) == CPU
+    assert plan_placement(SMALL, CPU, torch.bfloat16) == (CPU, torch.bfloat16)
     with pytest.raises(
         ValueError, match=r"needs 60\.8 GB in bfloat16, and cpu has 8\.0 GB free\. "
     ):
-        place(LARGE, CPU, torch.bfloat16)
+        plan_placement(LARGE, CPU, torch.bfloat16)
 
 
 def test_half_the_size_is_not_advised_where_it_is_that_already(monkeypatch):
-    monkeypatch.setattr(devices, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(devices, "free_memory", lambda device: 0)
     with pytest.raises(ValueError) as caught:
-        place(SMALL, CPU, torch.float16)
+        plan_placement(SMALL, CPU, torch.float16)
     assert "0 MB free. --device auto" in str(caught.value)
 
 
 def test_what_will_be_freed_counts(monkeypatch):
-    needed = needed_bytes(SMALL, torch.float32)
-    monkeypatch.setattr(devices, "free_bytes", lambda device: needed - 1000)
-    assert place(SMALL, CPU, torch.float32, freed=1000) == CPU
+    needed = required_memory(SMALL, torch.float32)
+    monkeypatch.setattr(devices, "free_memory", lambda device: needed - 1000)
+    assert plan_placement(SMALL, CPU, torch.float32, freed=1000) == (CPU, torch.float32)
     with pytest.raises(ValueError, match="The model needs"):
-        place(SMALL, CPU, torch.float32, freed=999)
+        plan_placement(SMALL, CPU, torch.float32, freed=999)
 
 
 def test_the_best_device_is_taken_and_without_room_all_of_them(monkeypatch, two_gpus):
-    free = {"cuda": needed_bytes(SMALL, torch.bfloat16)}
-    monkeypatch.setattr(devices, "free_bytes", lambda device: free[device.type])
-    assert place(SMALL, None, torch.bfloat16) == torch.device("cuda")
-    assert place(LARGE, None, torch.bfloat16) == DeviceMap()
+    free = {"cuda": required_memory(SMALL, torch.bfloat16)}
+    monkeypatch.setattr(devices, "free_memory", lambda device: free[device.type])
+    assert plan_placement(SMALL, None, torch.bfloat16) == (torch.device("cuda"), torch.bfloat16)
+    assert plan_placement(LARGE, None, torch.bfloat16) == (DeviceMap(), torch.bfloat16)
     with pytest.raises(ValueError, match="cuda has"):
-        place(LARGE, torch.device("cuda"), torch.bfloat16)
+        plan_placement(LARGE, torch.device("cuda"), torch.bfloat16)
 
 
 def test_without_a_gpu_nothing_is_spread_unasked(monkeypatch, no_gpu):
-    monkeypatch.setattr(devices, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(devices, "free_memory", lambda device: 0)
     with pytest.raises(ValueError, match="--device auto lays it over all devices"):
-        place(SMALL, None, torch.bfloat16)
+        plan_placement(SMALL, None, torch.bfloat16)
 
 
 # --- Over memory and the disk ---------------------------------------------------------------------
@@ -296,7 +298,7 @@ def test_by_default_all_of_the_memory_is_used(tmp_path, no_gpu_to_spread_over):
 
 
 def test_a_spread_keeps_to_the_containers_limit(tmp_path, monkeypatch, no_gpu_to_spread_over):
-    monkeypatch.setattr(devices, "free_bytes", lambda device: 200_000)
+    monkeypatch.setattr(devices, "free_memory", lambda device: 200_000)
     model = load_model(folder(tmp_path, "gemma1"), DeviceMap())
     assert any(value.is_meta for value in model.parameters())
 

@@ -2,10 +2,9 @@
 
 Source: github.com/google-research/big_vision (models/vit.py, models/ppp/gemma.py). Layers are
 stacked along the first axis of every array, and bfloat16 lies there as raw pairs of bytes. The
-file holds no config: `read_config` finds the published variant whose numbers it has.
+file holds no config: `published_config` finds the published variant of the same sizes.
 """
 
-import json
 import zipfile
 import zlib
 from math import isqrt
@@ -18,15 +17,18 @@ from torch import Tensor
 
 from paligemma.config import VARIANTS, PaliGemmaConfig
 
-TABLE, OUR_TABLE = "llm/embedder/input_embedding", "language_model.embed_tokens.weight"
-# What numpy and torch raise for a damaged archive, a lone array, an array with too few axes.
-NPZ_ERRORS = (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error)
-NPZ_ERRORS += (IndexError, RuntimeError, TypeError)
+INPUT_EMBEDDING = "llm/embedder/input_embedding"
+EMBEDDING = "language_model.embed_tokens.weight"
+# What numpy and torch raise for a damaged archive, a single array, an array with too few axes.
+NPZ_ERRORS = (
+    *(EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error),
+    *(IndexError, RuntimeError, TypeError),
+)
 
-# big_vision's key -> our name and how the axes go over. Two names: parts along the first axis.
+# big_vision's key -> einops pattern and our name. With two names, the first axis holds both.
 # N heads, K key/value heads, H head dimension, i in, o out, D width.
-Row = tuple[str, ...]
-ONCE: dict[str, Row] = {
+Mapping = tuple[str, ...]
+UNSTACKED: dict[str, Mapping] = {
     "img/embedding/kernel": (
         "y x c o -> o c y x",
         "vision_tower.embeddings.patch_embedding.weight",
@@ -37,10 +39,10 @@ ONCE: dict[str, Row] = {
     "img/Transformer/encoder_norm/bias": ("D -> D", "vision_tower.post_layernorm.bias"),
     "img/head/kernel": ("i o -> o i", "multi_modal_projector.linear.weight"),
     "img/head/bias": ("o -> o", "multi_modal_projector.linear.bias"),
-    TABLE: ("V D -> V D", OUR_TABLE),
+    INPUT_EMBEDDING: ("V D -> V D", EMBEDDING),
     "llm/final_norm/scale": ("D -> D", "language_model.norm.weight"),
 }
-TOWER: dict[str, Row] = {
+TOWER: dict[str, Mapping] = {
     "LayerNorm_0/scale": ("D -> D", "layer_norm1.weight"),
     "LayerNorm_0/bias": ("D -> D", "layer_norm1.bias"),
     "LayerNorm_1/scale": ("D -> D", "layer_norm2.weight"),
@@ -58,7 +60,7 @@ TOWER: dict[str, Row] = {
     "MultiHeadDotProductAttention_0/out/kernel": ("N H o -> o (N H)", "self_attn.out_proj.weight"),
     "MultiHeadDotProductAttention_0/out/bias": ("o -> o", "self_attn.out_proj.bias"),
 }
-DECODER: dict[str, Row] = {
+DECODER: dict[str, Mapping] = {
     "pre_attention_norm/scale": ("D -> D", "input_layernorm.weight"),
     "attn/q_einsum/w": ("N i H -> (N H) i", "self_attn.q_proj.weight"),
     "attn/kv_einsum/w": (
@@ -70,43 +72,36 @@ DECODER: dict[str, Row] = {
     "mlp/gating_einsum": ("i o -> o i", "mlp.gate_proj.weight", "mlp.up_proj.weight"),
     "mlp/linear": ("i o -> o i", "mlp.down_proj.weight"),
 }
-# The norms that follow, where the two Gemmas give one name to different places.
-TWO_NORMS: dict[str, Row] = {
+# The norms around the MLP: Gemma 1 and Gemma 2 use one name for different places.
+TWO_NORMS: dict[str, Mapping] = {
     "pre_ffw_norm/scale": ("D -> D", "post_attention_layernorm.weight"),
 }
-FOUR_NORMS: dict[str, Row] = {
+FOUR_NORMS: dict[str, Mapping] = {
     "post_attention_norm/scale": ("D -> D", "post_attention_layernorm.weight"),
     "pre_ffw_norm/scale": ("D -> D", "pre_feedforward_layernorm.weight"),
     "post_ffw_norm/scale": ("D -> D", "post_feedforward_layernorm.weight"),
 }
 
 
-def _rows(config: PaliGemmaConfig) -> dict[str, Row]:
-    """Every key of a file of this config; {n} stands in our names where layers are stacked."""
+def _mappings(config: PaliGemmaConfig) -> dict[str, Mapping]:
+    """Every key of a file of this config. {n} in our names is the layer of a stacked array."""
     norms = FOUR_NORMS if config.text_config.post_norms else TWO_NORMS
     stacks = (
         ("img/Transformer/encoderblock/", "vision_tower.encoder.layers.{n}.", TOWER),
         ("llm/layers/", "language_model.layers.{n}.", DECODER | norms),
     )
-    rows = dict(ONCE)
-    for stack, layers, table in stacks:
-        for key, (axes, *names) in table.items():
-            rows[stack + key] = (axes, *(layers + name for name in names))
-    return rows
+    mappings = dict(UNSTACKED)
+    for key_prefix, name_prefix, table in stacks:
+        for key, (pattern, *names) in table.items():
+            mappings[key_prefix + key] = (pattern, *(name_prefix + name for name in names))
+    return mappings
 
 
-def read_config(path: str | Path) -> PaliGemmaConfig:
-    """The config of an `.npz`: the config.json beside it, or the published variant it is.
+def published_config(path: Path) -> PaliGemmaConfig:
+    """The published variant that an `.npz` has the sizes of.
 
-    Raise ValueError where the file cannot be read, or has the numbers of no published variant.
+    Raises ValueError if the file cannot be read, or no published variant has these sizes.
     """
-    path = Path(path)
-    beside = path.parent / "config.json"
-    if beside.is_file():
-        try:
-            return PaliGemmaConfig.from_dict(json.loads(beside.read_text("utf-8")))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{beside} cannot be read as a config: {error}") from error
     shapes = _shapes(path)
     try:
         sizes = _sizes(shapes)
@@ -117,10 +112,10 @@ def read_config(path: str | Path) -> PaliGemmaConfig:
     for config in VARIANTS.values():
         vision, text = config.vision_config, config.text_config
         if sizes == (
-            vision.hidden_size, vision.num_hidden_layers, vision.grid,
-            text.hidden_size, text.num_hidden_layers, text.num_attention_heads,
-            text.num_key_value_heads, text.head_dim, text.post_norms,
-        ):  # fmt: skip
+            *(vision.hidden_size, vision.num_hidden_layers, vision.grid),
+            *(text.hidden_size, text.num_hidden_layers, text.num_attention_heads),
+            *(text.num_key_value_heads, text.head_dim, text.post_norms),
+        ):
             return config
     raise ValueError(
         f"{path} has the numbers of no published PaliGemma (width {sizes[3]}, {sizes[4]} layers, "
@@ -133,11 +128,10 @@ def _sizes(shapes: dict[str, tuple[int, ...]]) -> tuple:
     _, _, kv_heads, _, _ = shapes["llm/layers/attn/kv_einsum/w"]
     _, patches, tower_width = shapes["img/pos_embedding"]
     tower_layers = shapes["img/Transformer/encoderblock/LayerNorm_0/scale"][0]
-    four_norms = "llm/layers/post_ffw_norm/scale" in shapes
-    return (
-        tower_width, tower_layers, isqrt(patches),
-        width, layers, heads, kv_heads, head_dim, four_norms,
-    )  # fmt: skip
+    post_norms = "llm/layers/post_ffw_norm/scale" in shapes
+    grid = isqrt(patches)
+    text = (width, layers, heads, kv_heads, head_dim, post_norms)
+    return (tower_width, tower_layers, grid, *text)
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -147,80 +141,84 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 with archive.open(name) as file:
-                    version = np.lib.format.read_magic(file)
-                    read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-                        version, np.lib.format.read_array_header_2_0
-                    )
-                    key = name.removesuffix(".npy").removeprefix("params/")
-                    shapes[key] = read(file)[0]
+                    if np.lib.format.read_magic(file) == (1, 0):
+                        shape, _, _ = np.lib.format.read_array_header_1_0(file)
+                    else:
+                        shape, _, _ = np.lib.format.read_array_header_2_0(file)
+                    shapes[name.removesuffix(".npy").removeprefix("params/")] = shape
     except NPZ_ERRORS as error:
         raise ValueError(f"{path} cannot be read as a big_vision .npz: {error}") from error
     return shapes
 
 
 def read(path: str | Path, config: PaliGemmaConfig) -> dict[str, Tensor]:
-    """The file's arrays under our names; keys that are not PaliGemma's keep theirs.
+    """The file's arrays under our names. Unknown keys keep theirs.
 
-    Rows that the table of `config` has beyond the file's (for <image>) are zero. Raise ValueError
-    where the file is damaged.
+    The file's embedding table ends before <image>: the rest of its rows is zero. Raises ValueError
+    if the file is damaged or has other sizes than the config.
     """
-    rows, state = _rows(config), {}
+    mappings, state = _mappings(config), {}
     try:
         with np.load(path, allow_pickle=False) as arrays:
             for key in arrays.files:
-                tensor = _tensor(arrays[key])
-                bare = key.removeprefix("params/")
-                axes, *names = rows.get(bare, ("", key))
-                known = _known(config, bare, axes)
-                if not axes:
+                tensor = _to_tensor(arrays[key])
+                mapping = mappings.get(key.removeprefix("params/"))
+                if mapping is None:
                     state[key] = tensor
-                elif "{n}" in names[0]:
+                    continue
+                pattern, *names = mapping
+                heads = _head_counts(config, key.removeprefix("params/"), pattern)
+                if "{n}" in names[0]:
                     for n, layer in enumerate(tensor):
-                        _split(state, layer, axes, known, [name.format(n=n) for name in names])
+                        state |= _convert(
+                            layer, pattern, heads, [name.format(n=n) for name in names]
+                        )
                 else:
-                    _split(state, tensor, axes, known, names)
-        if OUR_TABLE in state:
-            short = max(config.text_config.vocab_size - len(state[OUR_TABLE]), 0)
-            state[OUR_TABLE] = torch.nn.functional.pad(state[OUR_TABLE], (0, 0, 0, short))
+                    state |= _convert(tensor, pattern, heads, names)
+        if EMBEDDING in state:
+            missing = max(config.text_config.vocab_size - len(state[EMBEDDING]), 0)
+            state[EMBEDDING] = torch.nn.functional.pad(state[EMBEDDING], (0, 0, 0, missing))
     except NPZ_ERRORS as error:
         raise ValueError(f"{path} cannot be read as a big_vision .npz: {error}") from error
     return state
 
 
-def _known(config: PaliGemmaConfig, key: str, axes: str) -> dict[str, int]:
-    """The numbers of heads among `axes`: a file that has others is not of this config."""
+def _head_counts(config: PaliGemmaConfig, key: str, pattern: str) -> dict[str, int]:
+    """The sizes of the head axes in `pattern`: an array of others does not fit the config."""
     vision, text = config.vision_config, config.text_config
     heads = {
         "img": {"N": vision.num_attention_heads},
         "llm": {"N": text.num_attention_heads, "K": text.num_key_value_heads},
     }
-    return {axis: n for axis, n in heads.get(key[:3], {}).items() if f"({axis} H)" in axes}
+    return {axis: n for axis, n in heads.get(key[:3], {}).items() if f"({axis} H)" in pattern}
 
 
-def _split(
-    state: dict[str, Tensor], array: Tensor, axes: str, known: dict[str, int], names: list[str]
-) -> None:
+def _convert(
+    array: Tensor, pattern: str, heads: dict[str, int], names: list[str]
+) -> dict[str, Tensor]:
     parts = array if len(names) > 1 else [array]
     if len(parts) != len(names):
-        raise ValueError(f"{names[0]} and its twin come as {len(parts)} arrays.")
+        raise ValueError(f"{names[0]} and {names[1]} come as {len(parts)} arrays.")
+    state = {}
     for name, part in zip(names, parts, strict=True):
         try:
-            state[name] = rearrange(part, axes, **known).contiguous()
+            state[name] = rearrange(part, pattern, **heads).contiguous()
         except EinopsError as error:
-            numbers = "".join(f", {axis} = {n}" for axis, n in known.items())
+            sizes = "".join(f", {axis} = {n}" for axis, n in heads.items())
             raise ValueError(
-                f"{name} comes as {list(part.shape)}, not as {axes.split(' -> ')[0]}{numbers}"
+                f"{name} comes as {list(part.shape)}, not as {pattern.split(' -> ')[0]}{sizes}"
             ) from error
+    return state
 
 
-def _tensor(array: np.ndarray) -> Tensor:
-    """numpy has no bfloat16: such arrays come as raw pairs of bytes."""
+def _to_tensor(array: np.ndarray) -> Tensor:
+    """numpy has no bfloat16: such arrays are read as raw pairs of bytes."""
     if array.dtype == np.dtype("V2"):
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
-def _array(tensor: Tensor) -> np.ndarray:
+def _to_array(tensor: Tensor) -> np.ndarray:
     tensor = tensor.contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view("V2")
@@ -230,25 +228,22 @@ def _array(tensor: Tensor) -> np.ndarray:
 def write(path: str | Path, config: PaliGemmaConfig, state: dict[str, Tensor]) -> None:
     """Write our tensors as big_vision's arrays, one after the other.
 
-    As published, the table ends before <image>, whose row is never looked up.
+    As in the published files, the embedding table ends before <image>, whose row is never used.
     """
     vision, text = config.vision_config, config.text_config
     layers = {"img": vision.num_hidden_layers, "llm": text.num_hidden_layers}
     with zipfile.ZipFile(path, "w") as archive:
-        for key, (axes, *names) in _rows(config).items():
-            theirs, ours = axes.split(" -> ")
-            known = _known(config, key, axes)
-
-            def gathered(names: list[str], back=f"{ours} -> {theirs}", known=known) -> Tensor:
-                arrays = [rearrange(state[name], back, **known) for name in names]
-                return torch.stack(arrays) if len(arrays) > 1 else arrays[0]
-
-            if "{n}" in names[0]:
-                stack = [gathered([f.format(n=n) for f in names]) for n in range(layers[key[:3]])]
-                array = torch.stack(stack)
-            else:
-                array = gathered(names)
-            if key == TABLE:
+        for key, (pattern, *names) in _mappings(config).items():
+            heads = _head_counts(config, key, pattern)
+            theirs, ours = pattern.split(" -> ")
+            inverse = f"{ours} -> {theirs}"
+            stacked = "{n}" in names[0]
+            arrays = []
+            for n in range(layers[key[:3]] if stacked else 1):
+                parts = [rearrange(state[name.format(n=n)], inverse, **heads) for name in names]
+                arrays.append(torch.stack(parts) if len(parts) > 1 else parts[0])
+            array = torch.stack(arrays) if stacked else arrays[0]
+            if key == INPUT_EMBEDDING:
                 array = array[: config.image_token_index]
             with archive.open(f"params/{key}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, _array(array), allow_pickle=False)
+                np.lib.format.write_array(file, _to_array(array), allow_pickle=False)

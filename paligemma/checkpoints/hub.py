@@ -1,6 +1,6 @@
-"""Files from the Hugging Face hub, through huggingface_hub: its cache, its token, its offline mode.
+"""Downloads from the Hugging Face hub, with huggingface_hub's cache, token and offline mode.
 
-Every way in which a download can fail is one sentence (ValueError) that says what to do.
+Every failure is a ValueError of one sentence that says what to do.
 """
 
 import hashlib
@@ -8,9 +8,9 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import httpx2
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     DryRunError,
@@ -23,52 +23,51 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import tqdm
-from huggingface_hub.utils._xet import abort_xet_session
+from huggingface_hub.utils import httpx, tqdm
 
-from paligemma.devices import free_disk, gigabytes
+from paligemma.devices import format_bytes, free_disk_space
 
 ProgressCallback = Callable[[int, int], None]  # (bytes done, bytes in all)
 
-# owner/model, and @revision to pin one
-NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)
-PATTERNS, TOKENIZER = ["*.json", "*.safetensors"], ["tokenizer.json"]
+REPO_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)  # owner/model[@revision]
+MODEL_FILES, TOKENIZER_FILES = ["*.json", "*.safetensors"], ["tokenizer.json"]
 BYTES_BAR = "huggingface_hub.snapshot_download"  # the bar of what is written to the disk
-# The published mask codec, and what its bytes must be (google-research/big_vision).
+# The published mask codec and its digest (google-research/big_vision).
 MASK_CODEC_REPO, MASK_CODEC_FILE = "google/paligemma-hf", "vae-oid.npz"
 MASK_CODEC_SHA256 = "5586010257b8536dddefab65e7755077f21d5672d5674dacf911f73ae95a4447"
 
 
 def fetch_model(name: str, progress: ProgressCallback | None = None) -> Path:
-    """The folder of `owner/model` or `owner/model@revision`, downloaded where it is not cached.
+    """The folder of `owner/model` or `owner/model@revision`, downloaded unless it is cached.
 
-    `progress` is called from other threads; what it raises ends the download and is raised here.
-    Files that are whole by then stay. Raise ValueError where the model cannot be had.
+    `progress` is called from other threads. An exception that it raises cancels the download and
+    is raised here; files that are complete by then stay in the cache. Raises ValueError if the
+    model cannot be had.
     """
     repo, _, revision = name.partition("@")
-    return _fetch(repo, revision or None, PATTERNS, progress)
+    return _fetch(repo, revision or None, MODEL_FILES, progress)
 
 
 def fetch_tokenizer(name: str) -> Path:
-    """The folder with the tokenizer.json of `owner/model`."""
+    """The folder with the tokenizer.json of `owner/model`. Raises ValueError if there is none."""
     repo, _, revision = name.partition("@")
-    return _fetch(repo, revision or None, TOKENIZER, None)
+    return _fetch(repo, revision or None, TOKENIZER_FILES, None)
 
 
 def fetch_mask_codec() -> Path:
-    """The published mask codec, checked. Raise ValueError where it cannot be had."""
-    wanted = {"repo_id": MASK_CODEC_REPO, "filename": MASK_CODEC_FILE, "repo_type": "space"}
+    """The published mask codec. Raises ValueError if it cannot be had or has another digest."""
+    download = partial(hf_hub_download, MASK_CODEC_REPO, MASK_CODEC_FILE, repo_type="space")
     try:
         try:
-            path = Path(hf_hub_download(**wanted, local_files_only=True))
+            path = Path(download(local_files_only=True))
         except LocalEntryNotFoundError:
-            path = Path(hf_hub_download(**wanted))
+            path = Path(download())
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except Exception as error:
+        reason = _explain(error, f"spaces/{MASK_CODEC_REPO}")
         raise ValueError(
-            f"The mask codec is missing: {_reason(error, f'spaces/{MASK_CODEC_REPO}')} Boxes need "
-            f"no codec; for masks, a {MASK_CODEC_FILE} on this machine can be given with "
-            "--mask-codec."
+            f"The mask codec is missing: {reason} Boxes need no codec; for masks, a "
+            f"{MASK_CODEC_FILE} on this machine can be given with --mask-codec."
         ) from error
     if digest != MASK_CODEC_SHA256:
         raise ValueError(
@@ -80,102 +79,106 @@ def fetch_mask_codec() -> Path:
 def _fetch(
     repo: str, revision: str | None, patterns: list[str], progress: ProgressCallback | None
 ) -> Path:
-    shared = {"repo_id": repo, "revision": revision, "allow_patterns": patterns}
-    stopped: list[Exception] = []  # what `progress` raised
+    download = partial(snapshot_download, repo, revision=revision, allow_patterns=patterns)
+    cancelled: list[Exception] = []  # what `progress` raised
     try:
-        folder = _cached(shared)
-        if folder is None:
-            files = snapshot_download(**shared, dry_run=True)
-            missing = sum(file.file_size or 0 for file in files if file.will_download)
-            _require_disk(repo, missing)
-            bar = tqdm if progress is None else _bar(progress, missing, stopped)
-            folder = Path(snapshot_download(**shared, tqdm_class=bar))
-        if not stopped and (lacking := _lacking(folder, patterns)):
-            raise FileNotFoundError(f"it has no {lacking}.")
+        cached = _find_cached(download)
+        if cached is not None:
+            if not _missing_file(cached, patterns):
+                return cached
+            if constants.HF_HUB_OFFLINE:
+                raise LocalEntryNotFoundError("The files in the cache are incomplete.")
+            download = partial(download, revision=cached.name)  # the rest of the same commit
+        files = download(dry_run=True)
+        size = sum(file.file_size or 0 for file in files if file.will_download)
+        _check_disk_space(repo, size)
+        if progress is None:
+            folder = Path(download())
+        else:
+            # Xet swallows what a bar raises, so it cannot be cancelled; plain HTTP can.
+            constants.HF_HUB_DISABLE_XET = True
+            folder = Path(download(tqdm_class=_progress_bar(progress, size, cancelled)))
+        if missing := _missing_file(folder, patterns):
+            raise FileNotFoundError(f"it has no {missing}.")
     except Exception as error:  # the library, its transports and the disk raise a dozen types
-        if not stopped:
-            raise ValueError(
-                f"{repo} cannot be loaded: {_reason(error, repo, revision)}"
-            ) from error
-    if stopped:
-        raise stopped[0]
+        if cancelled:
+            raise cancelled[0] from None
+        raise ValueError(f"{repo} cannot be loaded: {_explain(error, repo, revision)}") from error
     return folder
 
 
-def _cached(shared: dict) -> Path | None:
-    """The folder in the cache where it is whole: that needs no network.
-
-    Other programs fetch only some of the files: what is missing is then of the same commit.
+def _find_cached(download: Callable) -> Path | None:
+    """The folder in the cache, to be used without the network; other programs may have left it
+    incomplete. None if there is none and the hub may be asked.
     """
     try:
-        folder = Path(snapshot_download(**shared, local_files_only=True))
-        if _lacking(folder, shared["allow_patterns"]):
-            shared["revision"] = folder.name
-            raise LocalEntryNotFoundError("not whole")
+        return Path(download(local_files_only=True))
     except LocalEntryNotFoundError:
         if constants.HF_HUB_OFFLINE:
             raise
         return None
-    return folder
 
 
-def _lacking(folder: Path, patterns: list[str]) -> str | None:
-    """A file that a model (a tokenizer) cannot do without and the folder lacks."""
-    whole, index = constants.SAFETENSORS_SINGLE_FILE, folder / constants.SAFETENSORS_INDEX_FILE
-    needed = TOKENIZER if patterns == TOKENIZER else ["config.json", whole]
-    if whole in needed and not (folder / whole).is_file() and index.is_file():
+def _missing_file(folder: Path, patterns: list[str]) -> str | None:
+    """The first required file of a model (of a tokenizer) that the folder lacks."""
+    weights, index = constants.SAFETENSORS_SINGLE_FILE, folder / constants.SAFETENSORS_INDEX_FILE
+    if patterns == TOKENIZER_FILES:
+        required = TOKENIZER_FILES
+    elif (folder / weights).is_file() or not index.is_file():
+        required = ["config.json", weights]
+    else:
         try:
             shards = json.loads(index.read_text("utf-8"))["weight_map"].values()
-        except (ValueError, KeyError, TypeError, AttributeError):  # loading it says so
+        except (ValueError, KeyError, TypeError, AttributeError):  # reported when it is loaded
             shards = ()
-        needed = ["config.json", *sorted(map(str, shards))]
-    return next((name for name in needed if not (folder / name).is_file()), None)
+        required = ["config.json", *sorted(map(str, shards))]
+    return next((name for name in required if not (folder / name).is_file()), None)
 
 
-def _bar(progress: ProgressCallback, total: int, stopped: list[Exception]) -> type[tqdm]:
-    """The terminal's bar, which tells `progress` as well, also where no terminal shows it."""
+def _progress_bar(progress: ProgressCallback, size: int, cancelled: list[Exception]) -> type[tqdm]:
+    """The terminal's bar that also calls `progress`, even if no terminal shows the bar."""
     lock, done = threading.Lock(), 0
-
-    def tell(count: float) -> None:
-        nonlocal done
-        try:
-            with lock:
-                if stopped:
-                    raise stopped[0]
-                done += int(count)
-                progress(done, total)
-        except Exception as error:
-            stopped.append(error)
-            abort_xet_session()  # which does not hear of exceptions
-            raise
 
     class Bar(tqdm):
         def __init__(self, *args, name: str | None = None, **kwargs) -> None:
-            self.tells = name == BYTES_BAR
+            self.counts_bytes = name == BYTES_BAR
             super().__init__(*args, name=name, **kwargs)
 
         def update(self, n: float | None = 1) -> bool | None:
+            nonlocal done
             drawn = super().update(n)
-            if self.tells:
-                tell(n or 0)
+            if not self.counts_bytes:
+                return drawn
+            with lock:
+                if cancelled:
+                    raise cancelled[0]
+                done += int(n or 0)
+                try:
+                    progress(done, size)
+                except Exception as error:
+                    cancelled.append(error)
+                    raise
             return drawn
 
     return Bar
 
 
-def _require_disk(repo: str, needed: int) -> None:
+def _check_disk_space(repo: str, needed: int) -> None:
     cache = Path(constants.HF_HUB_CACHE)
-    free = free_disk(cache)
+    free = free_disk_space(cache)
     if needed > free:
         raise OSError(
-            f"the download takes {gigabytes(needed)}, and the disk of {cache} has "
-            f"{gigabytes(free)} free."
+            f"the download takes {format_bytes(needed)}, and the disk of {cache} has "
+            f"{format_bytes(free)} free."
         )
 
 
-def _reason(error: Exception, repo: str, revision: str | None = None) -> str:
-    if isinstance(error, DryRunError | LocalEntryNotFoundError):
-        error = error.__cause__ or error
+def _explain(error: Exception, repo: str, revision: str | None = None) -> str:
+    """What went wrong and what to do, as the end of a sentence."""
+    if isinstance(error, DryRunError | LocalEntryNotFoundError) and isinstance(
+        error.__cause__, Exception
+    ):
+        error = error.__cause__
     hub, page = constants.ENDPOINT, f"{constants.ENDPOINT}/{repo}"
     match error:
         case GatedRepoError():
@@ -205,8 +208,8 @@ def _reason(error: Exception, repo: str, revision: str | None = None) -> str:
                 f"what answers at {hub} is not the hub; HF_ENDPOINT may be wrong, or the network "
                 "wants a login first."
             )
-        case httpx2.ConnectError() | httpx2.TimeoutException():
+        case httpx.ConnectError() | httpx.TimeoutException():
             return f"it is not in the cache, and there is no network to {hub}."
-        case httpx2.HTTPError():
+        case httpx.HTTPError():
             return f"the connection to {hub} broke off; try again."
     return " ".join(str(error).split()).rstrip(".") + "."

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: read every published layout, write them. Nothing is ever unpickled.
+"""Checkpoints on disk: every published layout read, and written. Nothing is ever unpickled.
 
 - a folder of the Hugging Face hub: config.json and safetensors, one file or sharded with an
   index, under the older names (what the hub's PaliGemma files hold) or the newer ones;
@@ -11,6 +11,7 @@ Safetensors are mapped into memory, not read: a tensor costs memory when it is f
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -20,16 +21,24 @@ from torch import Tensor
 
 from paligemma.checkpoints import big_vision
 from paligemma.config import PaliGemmaConfig
-from paligemma.devices import DTYPES, DeviceMap, dispatch, free_disk, gigabytes, refuse_float16
+from paligemma.devices import (
+    DTYPES,
+    DeviceMap,
+    check_float16,
+    dispatch,
+    format_bytes,
+    free_disk_space,
+)
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-TABLE = "language_model.embed_tokens.weight"
-SHARD_BYTES = 5_000_000_000  # as the hub's own files are cut
+INITIALIZATION = "initialization"  # a key of config.json; "random": the weights were never trained
+EMBEDDING = "language_model.embed_tokens.weight"
+SHARD_BYTES = 5_000_000_000  # size of the hub's own shards
 
 # --- Names ----------------------------------------------------------------------------------------
 
-# Beginning of a name in a hub file -> beginning of ours. The first that fits is used.
+# Prefix of a name in a hub file -> prefix of our name. The first that fits is used.
 NEWER_NAMES = {
     "model.language_model.": "language_model.",
     "model.vision_tower.vision_model.": "vision_tower.",  # transformers 4.52 to 4.57
@@ -46,89 +55,126 @@ HUB_NAMES = {
     **OLDER_NAMES,
     "vision_tower.": "vision_tower.",  # transformers 5 saves the older names without vision_model
 }
-# A copy of the embedding table that some files hold as well.
-OUTPUT_TABLES = ("lm_head.weight", "language_model.lm_head.weight")
+# The output layer, a copy of the embedding table in some files.
+LM_HEAD_NAMES = ("lm_head.weight", "language_model.lm_head.weight")
+
+
+def from_hub_name(name: str) -> str:
+    """A parameter's name in any of the hub's layouts -> its name in this project."""
+    for hub_prefix, prefix in HUB_NAMES.items():
+        if name.startswith(hub_prefix):
+            return prefix + name.removeprefix(hub_prefix)
+    return name
+
 
 # --- Reading --------------------------------------------------------------------------------------
 
 
-def read_config(path: str | Path) -> PaliGemmaConfig:
-    """The config of a folder or an `.npz`; ValueError where it is missing, damaged or not ours."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ValueError if it is missing, damaged or no object."""
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is not a folder; a checkpoint is one, with a {CONFIG}.")
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path.parent} has no {path.name}.") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}, not an object.")
+    return values
+
+
+def read_config_values(path: str | Path) -> dict[str, Any]:
+    """The config.json of a folder, or beside an `.npz`.
+
+    An `.npz` without one is of a published size: the values are those of that size. Raises
+    ValueError if there is no config, or it is damaged.
+    """
     path = Path(path)
-    if path.suffix == ".npz":
-        return big_vision.read_config(path)
-    return PaliGemmaConfig.from_dict(_read_json(path, CONFIG))
+    if path.suffix != ".npz":
+        return read_json(path / CONFIG)
+    if (path.parent / CONFIG).is_file():
+        return read_json(path.parent / CONFIG)
+    return big_vision.published_config(path).to_dict()
+
+
+def read_config(path: str | Path) -> PaliGemmaConfig:
+    """The same as a config. Raises ValueError also if it is one of another model."""
+    return PaliGemmaConfig.from_dict(read_config_values(path))
 
 
 def load_model(
     path: str | Path,
     device: torch.device | str | DeviceMap = "cpu",
     dtype: torch.dtype | None = None,
+    config: PaliGemmaConfig | None = None,
 ) -> PaliGemmaForConditionalGeneration:
-    """Load a folder or an `.npz`, ready to run on `device` in `dtype` (None: the file's own).
+    """Load the model of a folder or an `.npz`, for inference on `device` in `dtype`.
 
-    A `DeviceMap` lays the model over several devices. Raise ValueError for files that are missing,
-    damaged or do not fit their config.
+    device: a `DeviceMap` for all devices
+    dtype: None for that of the file
+    config: what the caller has read already; None to read it
+
+    Raises ValueError if files are missing, damaged or do not fit the config.
     """
     path = Path(path)
-    config = read_config(path)
+    config = config or read_config(path)
+    files: dict[str, tuple[Path, str]] = {}
     if path.suffix == ".npz":
-        return _build(config, big_vision.read(path, config), {}, device, dtype, source=path)
+        state = big_vision.read(path, config)
+    else:
+        state, files = _read_safetensors(path)
+    with torch.device("meta"):
+        model = PaliGemmaForConditionalGeneration(config)
+    _check_fit(model, state, path)
+    dtype = dtype or state[EMBEDDING].dtype
+    if dtype not in DTYPES.values():
+        raise ValueError(f"{path}: {dtype} is not a dtype to run in; choose {', '.join(DTYPES)}.")
+    check_float16(config, dtype, path)
+    if isinstance(device, DeviceMap):
+        return dispatch(model.eval(), state, files, device, dtype)
+    for name in state:  # one at a time, so that what was read is freed as it is converted
+        state[name] = state[name].to(device, dtype)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def _read_safetensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, tuple[Path, str]]]:
+    """Each parameter by its name here, and for each its file and its name in that file."""
     state: dict[str, Tensor] = {}
-    output_tables: dict[str, Tensor] = {}
-    homes: dict[str, tuple[Path, str]] = {}
-    for file, expected in _weight_files(path).items():
+    files: dict[str, tuple[Path, str]] = {}
+    lm_heads: dict[str, Tensor] = {}
+    for file, expected in _weight_files(folder).items():
         try:
             tensors = load_file(file)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} cannot be read as safetensors: {error}") from error
-        if lacking := sorted(expected - tensors.keys()):
-            raise ValueError(f"{file} lacks {_first(lacking)}, which {INDEX} places there.")
-        for name, tensor in tensors.items():
-            if name in OUTPUT_TABLES:
-                output_tables[name] = tensor
-            elif (own := own_name(name)) in state:
-                raise ValueError(f"{file} holds {name}, which the checkpoint has twice.")
+        if missing := sorted(expected - tensors.keys()):
+            raise ValueError(f"{file} lacks {_first(missing)}, which {INDEX} places there.")
+        for hub_name, tensor in tensors.items():
+            if hub_name in LM_HEAD_NAMES:
+                lm_heads[hub_name] = tensor
+            elif (name := from_hub_name(hub_name)) in state:
+                raise ValueError(f"{file} holds {hub_name}, which the checkpoint has twice.")
             else:
-                state[own], homes[own] = tensor, (file, name)
-    for name, tensor in output_tables.items():
-        if TABLE in state and not torch.equal(tensor, state[TABLE]):
+                state[name], files[name] = tensor, (file, hub_name)
+    for name, tensor in lm_heads.items():
+        if EMBEDDING in state and not torch.equal(tensor, state[EMBEDDING]):
             raise ValueError(
-                f"{path} holds {name}, which differs from the embedding table; "
+                f"{folder} holds {name}, which differs from the embedding table; "
                 "PaliGemma ties the two, and only a tied model can be loaded."
             )
-    return _build(config, state, homes, device, dtype, source=path)
-
-
-def own_name(name: str) -> str:
-    """A parameter's name in any of the hub's layouts -> its name in this project."""
-    for beginning, own in HUB_NAMES.items():
-        if name.startswith(beginning):
-            return own + name.removeprefix(beginning)
-    return name
-
-
-def _read_json(folder: Path, name: str) -> dict:
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; a checkpoint is one, with a {CONFIG} in it.")
-    try:
-        values = json.loads((folder / name).read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder} has no {name}.") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder / name} cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{folder / name} holds a {type(values).__name__}, not an object.")
-    return values
+    return state, files
 
 
 def _weight_files(folder: Path) -> dict[Path, set[str]]:
-    """The one file of weights, or every shard that the index names, with what must be in it."""
+    """The single file, or every shard of the index; each with the names that must be in it."""
     if (folder / WEIGHTS).is_file():
         return {folder / WEIGHTS: set()}
     if not (folder / INDEX).is_file():
         raise ValueError(f"{folder} has neither {WEIGHTS} nor {INDEX}.")
-    weight_map = _read_json(folder, INDEX).get("weight_map")
+    weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{folder / INDEX} has no weight_map.")
     shards: dict[str, set[str]] = {}
@@ -142,34 +188,7 @@ def _weight_files(folder: Path) -> dict[Path, set[str]]:
     return {folder / shard: names for shard, names in sorted(shards.items())}
 
 
-# --- Building -------------------------------------------------------------------------------------
-
-
-def _build(
-    config: PaliGemmaConfig,
-    state: dict[str, Tensor],
-    homes: dict[str, tuple[Path, str]],
-    device: torch.device | str | DeviceMap,
-    dtype: torch.dtype | None,
-    source: Path,
-) -> PaliGemmaForConditionalGeneration:
-    """A model made of the tensors of `state`; no parameter is ever allocated twice."""
-    with torch.device("meta"):
-        model = PaliGemmaForConditionalGeneration(config)
-    _require_fit(model, state, source)
-    dtype = dtype or state[TABLE].dtype
-    if dtype not in DTYPES.values():
-        raise ValueError(f"{source}: {dtype} is not a dtype to run in; choose {', '.join(DTYPES)}.")
-    refuse_float16(config, dtype, source)
-    if isinstance(device, DeviceMap):
-        return dispatch(model.eval(), state, homes, device, dtype)
-    for name in state:  # one at a time, so that what was read is freed as it is converted
-        state[name] = state[name].to(device, dtype)
-    model.load_state_dict(state, assign=True)
-    return model.eval()
-
-
-def _require_fit(
+def _check_fit(
     model: PaliGemmaForConditionalGeneration, state: dict[str, Tensor], source: Path | str
 ) -> None:
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -179,13 +198,16 @@ def _require_fit(
         for name, shape in shapes.items()
         if found.get(name, shape) != shape
     ]
-    kinds = [f"{name} ({tensor.dtype})" for name, tensor in state.items()
-             if tensor.dtype not in DTYPES.values()]  # fmt: skip
+    dtypes = [
+        f"{name} ({tensor.dtype})"
+        for name, tensor in state.items()
+        if tensor.dtype not in DTYPES.values()
+    ]
     problems = {
         "missing": sorted(shapes.keys() - found.keys()),
         "unexpected": sorted(found.keys() - shapes.keys()),
         "misshapen": misshapen,
-        "of another dtype": kinds,
+        "of another dtype": dtypes,
     }
     if any(problems.values()):
         listed = "; ".join(
@@ -202,32 +224,39 @@ def _first(names: list[str], limit: int = 10) -> str:
 # --- Writing --------------------------------------------------------------------------------------
 
 
+def config_values(config: PaliGemmaConfig, initialization: str | None) -> dict[str, Any]:
+    """The content of a config.json."""
+    values = config.to_dict()
+    return values if initialization is None else values | {INITIALIZATION: initialization}
+
+
 def save_model(
     model: PaliGemmaForConditionalGeneration,
     folder: str | Path,
     shard_bytes: int = SHARD_BYTES,
+    initialization: str | None = None,
 ) -> None:
-    """Write config.json and safetensors, under the hub's older names, into `folder`.
+    """Write config.json and safetensors, with the hub's older names, into `folder`.
 
-    transformers loads the result too. A model of more than `shard_bytes` is cut into several files
-    with an index. Files that exist are replaced whole, so a model may be saved over the very folder
-    it is mapped from. Raise ValueError where the disk has no room.
+    transformers loads the result too. A model of more than `shard_bytes` becomes several files
+    with an index. Existing files are replaced atomically, so a model may be saved over the folder
+    that it is mapped from. `initialization` "random" marks weights that were never trained. Raises
+    ValueError if the folder cannot be written or its disk lacks space.
     """
     folder = Path(folder)
     state = model.state_dict()
     with torch.device("meta"):
-        _require_fit(PaliGemmaForConditionalGeneration(model.config), state, "the model")
-    dtype = str(state[TABLE].dtype).removeprefix("torch.")
-    values = model.config.to_dict() | {"torch_dtype": dtype}
-    hub = {own: beginning for beginning, own in OLDER_NAMES.items()}
+        _check_fit(PaliGemmaForConditionalGeneration(model.config), state, "the model")
+    hub_prefixes = {prefix: hub_prefix for hub_prefix, prefix in OLDER_NAMES.items()}
     renamed = {}
     for name, tensor in state.items():
-        own = next(own for own in hub if name.startswith(own))
-        renamed[hub[own] + name.removeprefix(own)] = tensor.contiguous()
+        prefix = next(prefix for prefix in hub_prefixes if name.startswith(prefix))
+        renamed[hub_prefixes[prefix] + name.removeprefix(prefix)] = tensor.contiguous()
     _make_folder(folder, sum(tensor.nbytes for tensor in renamed.values()))
 
     cut = split_torch_state_dict_into_shards(renamed, max_shard_size=shard_bytes)
-    documents = {CONFIG: values}
+    dtype = str(state[EMBEDDING].dtype).removeprefix("torch.")
+    documents = {CONFIG: config_values(model.config, initialization) | {"torch_dtype": dtype}}
     if cut.is_sharded:
         documents[INDEX] = {"metadata": cut.metadata, "weight_map": cut.tensor_to_filename}
     parts = {name: folder / f".{name}.part" for name in (*cut.filename_to_tensors, *documents)}
@@ -239,7 +268,7 @@ def save_model(
             parts[name].write_text(json.dumps(document, indent=2) + "\n", "utf-8")
         for name, part in parts.items():
             os.replace(part, folder / name)
-        if cut.is_sharded:  # else the older single file would be read instead
+        if cut.is_sharded:  # else an existing single file would be read instead
             (folder / WEIGHTS).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder} cannot be written: {error}.") from error
@@ -249,7 +278,7 @@ def save_model(
 
 
 def save_npz(model: PaliGemmaForConditionalGeneration, path: str | Path) -> None:
-    """Write a big_vision `.npz`. Raise ValueError where the disk has no room."""
+    """Write a big_vision `.npz`. Raises ValueError if it cannot be written or the disk is full."""
     path, state = Path(path), model.state_dict()
     _make_folder(path.parent, sum(tensor.nbytes for tensor in state.values()))
     part = path.with_name(f".{path.name}.part")
@@ -263,12 +292,13 @@ def save_npz(model: PaliGemmaForConditionalGeneration, path: str | Path) -> None
 
 
 def _make_folder(folder: Path, needed: int) -> None:
-    """Raise ValueError where it cannot be made, or its disk has fewer bytes free than `needed`."""
+    """Raises ValueError if it cannot be made, or its disk has fewer bytes free than `needed`."""
     try:
-        free = free_disk(folder)
+        free = free_disk_space(folder)
         if needed > free:
             raise ValueError(
-                f"{folder} needs {gigabytes(needed)}, and its disk has {gigabytes(free)} free."
+                f"{folder} needs {format_bytes(needed)}, "
+                f"and its disk has {format_bytes(free)} free."
             )
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -276,7 +306,12 @@ def _make_folder(folder: Path, needed: int) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file aside, then rename it: what is there is always whole."""
+    """Write a small file atomically: under another name first, which is then changed."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, "utf-8")
     os.replace(part, path)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a small JSON file atomically."""
+    write_text(path, json.dumps(values, indent=2) + "\n")

@@ -1,9 +1,9 @@
-"""LoRA adapters on disk: the folder that peft writes, found by its adapter_config.json.
+"""LoRA adapters on disk: the folder that peft writes, recognised by its adapter_config.json.
 
-Names in the file are those of transformers 5, so an adapter made here fits there, and the reverse.
+Names in the file are those of transformers 5, so that peft and transformers load an adapter that
+was trained here, and the reverse.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,19 +12,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from paligemma.checkpoints.io import NEWER_NAMES, own_name
+from paligemma.checkpoints.io import NEWER_NAMES, from_hub_name, read_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # peft's, before every name
-HUB = {own: hub for hub, own in reversed(NEWER_NAMES.items())}
+HUB_PREFIXES = {prefix: hub_prefix for hub_prefix, prefix in reversed(NEWER_NAMES.items())}
 
 
-def base_of(folder: Path) -> str:
-    """The model that an adapter was made on, as its config names it; ValueError without one."""
-    try:
-        base = json.loads((folder / CONFIG).read_text("utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{folder / CONFIG} cannot be read as JSON: {error}.") from error
+def base_model_name(folder: Path) -> str:
+    """The model that an adapter was trained on. Raises ValueError if the config names none."""
+    base = read_json(folder / CONFIG).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ValueError(f"{folder / CONFIG} does not name its base_model_name_or_path.")
     return base
@@ -35,14 +32,17 @@ def lora_config(base: str, rank: int, alpha: float, targets: Sequence[str]):
     from peft import LoraConfig
 
     return LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=list(targets), base_model_name_or_path=base
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type] # annotated int, but any number is used
+        target_modules=list(targets),
+        base_model_name_or_path=base,
     )
 
 
 def attach(model: nn.Module, config) -> list[str]:
-    """Put adapters into `model`, the only parameters then trained, and return their names.
+    """Add adapters to `model`, freeze all other parameters, and return the adapters' names.
 
-    ValueError where no module fits.
+    Raises ValueError if no module fits the adapter's targets.
     """
     from peft import inject_adapter_in_model
 
@@ -55,23 +55,23 @@ def attach(model: nn.Module, config) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def in_file(name: str) -> str:
-    """A trained parameter's name in this project -> its name in an adapter's file."""
+def to_file_name(name: str) -> str:
+    """An adapter parameter's name in this project -> its name in an adapter's file."""
     name = name.replace(".default.", ".")
-    own = next((own for own in HUB if name.startswith(own)), "")
-    return PREFIX + HUB.get(own, "") + name.removeprefix(own)
+    prefix = next((prefix for prefix in HUB_PREFIXES if name.startswith(prefix)), "")
+    return PREFIX + HUB_PREFIXES.get(prefix, "") + name.removeprefix(prefix)
 
 
 def save(folder: Path, config, tensors: dict[str, Tensor]) -> None:
-    """Write an adapter; `tensors` by the names that `attach` gave."""
+    """Write an adapter; `tensors` by the names that `attach` returned."""
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
-    named = {in_file(name): tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
+    renamed = {to_file_name(name): tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(renamed, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def merge(model: nn.Module, folder: Path) -> None:
-    """Add the adapter of `folder` to the weights of `model`. ValueError where it does not fit."""
+    """Merge the adapter of `folder` into the weights. Raises ValueError if it does not fit."""
     from peft import LoraConfig
     from peft.tuners.lora import LoraLayer
 
@@ -81,9 +81,10 @@ def merge(model: nn.Module, folder: Path) -> None:
     except (OSError, SafetensorError, TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{folder} holds no LoRA that can be read: {error}.") from error
     found = {
-        in_file(own_name(name.removeprefix(PREFIX))): tensor for name, tensor in tensors.items()
+        to_file_name(from_hub_name(name.removeprefix(PREFIX))): tensor
+        for name, tensor in tensors.items()
     }
-    expected = {in_file(name): name for name in attach(model, config)}
+    expected = {to_file_name(name): name for name in attach(model, config)}
     if differing := sorted(found.keys() ^ expected.keys()):
         raise ValueError(f"{folder} does not fit its base: {differing[0]} is in one of them only.")
     parameters = dict(model.named_parameters())

@@ -3,10 +3,14 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from paligemma.checkpoints import hub, lora
 from paligemma.checkpoints.hub import ProgressCallback
-from paligemma.checkpoints.io import CONFIG, read_config
+from paligemma.checkpoints.io import CONFIG, INITIALIZATION, load_model, read_config_values
 from paligemma.config import PaliGemmaConfig
+from paligemma.devices import DeviceMap, plan_placement
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor
 
 BUILT_IN = "built-in"
@@ -21,6 +25,7 @@ class Checkpoint:
     source: the name that was asked for
     path: the folder or the `.npz` of the weights
     mask_codec: its `.npz`; None: the published one, fetched from the hub when it is needed
+    initialization: of config.json; "random": the weights were never trained
     adapter: the folder of a LoRA adapter to merge into the weights at `path`
     """
 
@@ -29,6 +34,7 @@ class Checkpoint:
     config: PaliGemmaConfig
     processor: PaliGemmaProcessor
     mask_codec: Path | None
+    initialization: str | None = None
     adapter: Path | None = None
 
     @property
@@ -42,6 +48,38 @@ class Checkpoint:
         if _as_path(self.source).exists():
             return (self.adapter or self.path).resolve().name
         return self.source
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights were never trained."""
+        return self.initialization == "random"
+
+    def plan(
+        self,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        freed: int = 0,
+    ) -> tuple[torch.device | DeviceMap, torch.dtype]:
+        """Where the model runs and in which dtype: see `devices.plan_placement`.
+
+        The built-in model is small, and float32 by default. Raises ValueError if the model cannot
+        run as asked for.
+        """
+        if dtype is None and self.is_built_in:
+            dtype = torch.float32
+        placement, dtype = plan_placement(self.config, device, dtype, freed, self.name)
+        if self.adapter and isinstance(placement, DeviceMap):
+            raise ValueError(f"{self.name} is an adapter, and its base fits no single device.")
+        return placement, dtype
+
+    def load_model(
+        self, device: torch.device | str | DeviceMap = "cpu", dtype: torch.dtype | None = None
+    ) -> PaliGemmaForConditionalGeneration:
+        """Read the weights, with the adapter merged: see `io.load_model`."""
+        model = load_model(self.path, device, dtype, self.config)
+        if self.adapter:
+            lora.merge(model, self.adapter)
+        return model
 
 
 def resolve(
@@ -64,11 +102,13 @@ def resolve(
     source = str(source or BUILT_IN)
     path = _locate(source, progress)
     if (path / lora.CONFIG).is_file() and not (path / CONFIG).is_file():
-        if (_as_path(lora.base_of(path)) / lora.CONFIG).is_file():
+        base = lora.base_model_name(path)
+        if (_as_path(base) / lora.CONFIG).is_file():
             raise ValueError(f"{path} is an adapter of an adapter; merge the one it names first.")
-        base = resolve(lora.base_of(path), tokenizer, mask_codec, progress)
-        return replace(base, source=source, adapter=path)
-    config = read_config(path)
+        checkpoint = resolve(base, tokenizer, mask_codec, progress)
+        return replace(checkpoint, source=source, adapter=path)
+    values = read_config_values(path)
+    config = PaliGemmaConfig.from_dict(values)
     folder = path if path.is_dir() else path.parent
     if tokenizer is not None:
         folder = _tokenizer_folder(str(tokenizer))
@@ -78,7 +118,14 @@ def resolve(
             "--tokenizer, such as that of google/paligemma-3b-pt-224."
         )
     processor = PaliGemmaProcessor.from_folder(folder, config)
-    return Checkpoint(source, path, config, processor, _find_mask_codec(path, mask_codec))
+    return Checkpoint(
+        source=source,
+        path=path,
+        config=config,
+        processor=processor,
+        mask_codec=_find_mask_codec(path, mask_codec),
+        initialization=values.get(INITIALIZATION),
+    )
 
 
 def _locate(source: str, progress: ProgressCallback | None) -> Path:
@@ -92,7 +139,7 @@ def _locate(source: str, progress: ProgressCallback | None) -> Path:
             f"{source} is a file; a checkpoint is a folder with a config.json, or a big_vision "
             ".npz. For safetensors, give their folder."
         )
-    if path.suffix != ".npz" and hub.NAME.fullmatch(source):
+    if path.suffix != ".npz" and hub.REPO_NAME.fullmatch(source):
         return hub.fetch_model(source, progress)
     raise ValueError(
         f"There is no checkpoint {source!r}: it is neither {BUILT_IN!r} nor a folder, an .npz or a "
@@ -106,7 +153,7 @@ def _tokenizer_folder(tokenizer: str) -> Path:
         return path
     if path.name == "tokenizer.json":
         return path.parent
-    if not path.exists() and hub.NAME.fullmatch(tokenizer):
+    if not path.exists() and hub.REPO_NAME.fullmatch(tokenizer):
         return hub.fetch_tokenizer(tokenizer)
     raise ValueError(
         f"{tokenizer} is not a tokenizer; give a tokenizer.json, its folder, or a model of the hub."

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paligemma.devices import free_bytes, gigabytes
+from paligemma.devices import format_bytes, free_memory
 from paligemma.interpret.views import AttentionWeights
 from paligemma.models.gemma import RECORDER
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
@@ -216,10 +216,10 @@ def _check_backward(model: PaliGemmaForConditionalGeneration, length: int) -> No
     attention = 4 * heads * (text.head_dim + length)  # float32 scores where no kernel fuses them
     position = 12 * text.hidden_size + 6 * text.intermediate_size + attention
     needed = text.num_hidden_layers * length * position * table.dtype.itemsize
-    if needed > (free := free_bytes(table.device)):
+    if needed > (free := free_memory(table.device)):
         raise ValueError(
-            f"Gradient-weighted attention needs about {gigabytes(needed)} for a backward pass, and "
-            f"{table.device} has {gigabytes(free)} free; choose another view."
+            f"Gradient-weighted attention needs about {format_bytes(needed)} for a backward pass, "
+            f"and {table.device} has {format_bytes(free)} free; choose another view."
         )
 
 

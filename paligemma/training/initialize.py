@@ -1,6 +1,5 @@
 """The model that a run starts from, loaded or fresh, and the files that it leaves behind."""
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paligemma.checkpoints import lora as adapters
-from paligemma.checkpoints.io import load_model, save_model, write_text
+from paligemma.checkpoints.io import save_model, write_json, write_text
 from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.config import PaliGemmaConfig
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
@@ -38,7 +37,7 @@ def at_resolution(config: PaliGemmaConfig, side: int) -> PaliGemmaConfig:
 
 def start(run: Run, found: Checkpoint) -> tuple[PaliGemmaForConditionalGeneration, Checkpoint]:
     """The model in float32, and the checkpoint with config and processor as the run has them."""
-    if found.adapter:
+    if found.adapter is not None:
         raise ValueError(f"{found.name} is an adapter; train on its base, or on a merged model.")
     side = run.resolution or found.config.vision_config.image_size
     config = at_resolution(found.config, side)
@@ -46,7 +45,7 @@ def start(run: Run, found: Checkpoint) -> tuple[PaliGemmaForConditionalGeneratio
         model = PaliGemmaForConditionalGeneration(config)
         initialise(model, run.seed)
     else:
-        model = load_model(found.path, "cpu", torch.float32)
+        model = found.load_model("cpu", torch.float32)
         if side != found.config.vision_config.image_size:
             state = model.state_dict()
             state[POSITIONS] = resample(state[POSITIONS], config.vision_config.grid)
@@ -86,7 +85,7 @@ def write(run: Run, found: Checkpoint, state: dict[str, Tensor]) -> None:
         parameter.data = parameter.data.to(dtype)
     save_model(model, run.out)
     for name, values in processor_files(start_from.config).items():
-        write_text(run.out / name, json.dumps(values, indent=2) + "\n")
+        write_json(run.out / name, values)
     write_text(run.out / "tokenizer.json", found.processor.tokenizer.to_str(pretty=True))
     if found.mask_codec is not None and found.mask_codec.parent != run.out:
         shutil.copyfile(found.mask_codec, run.out / found.mask_codec.name)

@@ -6,7 +6,7 @@ import torch
 
 from paligemma.checkpoints.hub import ProgressCallback
 from paligemma.checkpoints.resolve import Checkpoint, resolve
-from paligemma.pipeline import PaliGemma, plan
+from paligemma.pipeline import PaliGemma
 
 
 class ModelManager:
@@ -37,7 +37,7 @@ class ModelManager:
         checkpoint = resolve(source, mask_codec=self._mask_codec, progress=progress)
         if (current := self.current) is None:
             raise ValueError("Another model is being loaded: try again when it answers.")
-        plan(checkpoint, self._device, self._dtype, freed=current.memory)
+        checkpoint.plan(self._device, self._dtype, freed=current.memory)
         return checkpoint
 
     def switch(self, checkpoint: Checkpoint) -> None:
@@ -59,7 +59,7 @@ class ModelManager:
         """A checkpoint that fits beside the current model; raises ValueError otherwise."""
         checkpoint = resolve(source, mask_codec=self._mask_codec, progress=progress)
         freed = self._comparison[1].memory if self._comparison else 0
-        plan(checkpoint, self._device, freed=freed)
+        checkpoint.plan(self._device, freed=freed)
         return checkpoint
 
     def load_comparison(self, checkpoint: Checkpoint, dtype: str) -> PaliGemma:

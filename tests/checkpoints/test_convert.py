@@ -16,9 +16,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from paligemma.__main__ import main
-from paligemma.checkpoints.big_vision import read_config as read_npz_config
+from paligemma.checkpoints import lora
+from paligemma.checkpoints.big_vision import published_config
 from paligemma.checkpoints.convert import convert
-from paligemma.checkpoints.io import CONFIG, INDEX, WEIGHTS, load_model, save_model, save_npz
+from paligemma.checkpoints.io import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    load_model,
+    read_config_values,
+    save_model,
+    save_npz,
+)
 from paligemma.checkpoints.resolve import resolve
 from paligemma.config import VARIANTS, PaliGemmaConfig
 
@@ -269,6 +278,43 @@ def test_transformers_reads_the_whole_folder(sources, tmp_path, name, via):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("via", ["folder", "npz"])
+def test_random_weights_stay_marked_as_random(sources, tmp_path, via):
+    """A field of config.json, which transformers accepts, says so: the name does not matter."""
+    save_model(load_model(sources["gemma1"]), tmp_path / "one", initialization="random")
+    tiny.words().save(str(tmp_path / "one" / "tokenizer.json"))
+    source = tmp_path / "one"
+    if via == "npz":
+        source = converted(source, tmp_path / "npz" / "w.npz")
+        assert resolve(source).is_random
+    folder = converted(source, tmp_path / "folder")
+    assert resolve(folder).is_random and not resolve(sources["gemma1"]).is_random
+    transformers = pytest.importorskip("transformers")
+    reference, report = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert not any(report.values()), report
+    assert reference.config.initialization == "random"
+
+
+def test_an_adapter_is_merged(sources, tmp_path):
+    base = load_model(sources["gemma1"])
+    config = lora.lora_config(str(sources["gemma1"]), 2, 4.0, ["q_proj"])
+    names = lora.attach(base, config)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.rand(value.shape, generator=generator)
+        for name, value in base.named_parameters()
+        if name in names
+    }
+    lora.save(tmp_path / "adapter", config, state)
+    folder = converted(tmp_path / "adapter", tmp_path / "merged")
+    merged, before = state_of(folder), state_of(sources["gemma1"])
+    changed = {name for name, tensor in merged.items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in before if "q_proj.weight" in name}
+    assert_same(merged, resolve(tmp_path / "adapter").load_model().state_dict())
+
+
 # --- Where convert may not write ------------------------------------------------------------------
 
 TAKEN = ["out", "out/config.json", "out/tokenizer.json", "out/" + WEIGHTS, "out/" + INDEX]
@@ -433,7 +479,7 @@ def array_shapes(config: PaliGemmaConfig) -> dict[str, tuple[int, ...]]:
 
 
 def write_headers(path, shapes, prefix="params/", dtype="|V2", version=1) -> None:
-    """An .npz without its numbers, which `read_config` does not read."""
+    """An .npz without its numbers, which `published_config` does not read."""
     write = {1: np.lib.format.write_array_header_1_0, 2: np.lib.format.write_array_header_2_0}
     with zipfile.ZipFile(path, "w") as archive:
         for key, shape in shapes.items():
@@ -445,7 +491,7 @@ def write_headers(path, shapes, prefix="params/", dtype="|V2", version=1) -> Non
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_bare_npz_is_the_variant_that_it_has_the_numbers_of(tmp_path, name):
     write_headers(tmp_path / "w.npz", array_shapes(VARIANTS[name]))
-    assert read_npz_config(tmp_path / "w.npz") == VARIANTS[name]
+    assert published_config(tmp_path / "w.npz") == VARIANTS[name]
 
 
 @pytest.mark.parametrize(
@@ -454,7 +500,7 @@ def test_a_bare_npz_is_the_variant_that_it_has_the_numbers_of(tmp_path, name):
 def test_prefix_dtype_and_version_of_the_headers_do_not_matter(tmp_path, how):
     config = VARIANTS["paligemma2-3b-448"]
     write_headers(tmp_path / "w.npz", array_shapes(config), **how)
-    assert read_npz_config(tmp_path / "w.npz") == config
+    assert published_config(tmp_path / "w.npz") == config
 
 
 OTHERS = {
@@ -473,7 +519,7 @@ def test_other_numbers_are_no_published_variant(tmp_path, key, shape):
     shapes = array_shapes(VARIANTS["paligemma-3b-224"]) | {key: shape}
     write_headers(tmp_path / "w.npz", shapes)
     words = r"no published PaliGemma \(width \d+, \d+ layers, \d+ × \d+ patches\); put its config"
-    refused(words, read_npz_config, tmp_path / "w.npz")
+    refused(words, published_config, tmp_path / "w.npz")
 
 
 @pytest.mark.parametrize("key", [*OTHERS])
@@ -484,7 +530,7 @@ def test_what_lacks_an_array_is_no_paligemma(tmp_path, key):
     words = (
         "no published" if "post_ffw" in key else f"not a PaliGemma of big_vision: it lacks '{key}'"
     )
-    refused(words, read_npz_config, tmp_path / "w.npz")
+    refused(words, published_config, tmp_path / "w.npz")
 
 
 @pytest.mark.parametrize("shape", [(), (18,), (18, 8, 2048, 256, 1)])
@@ -492,26 +538,35 @@ def test_what_lacks_an_array_is_no_paligemma(tmp_path, key):
 def test_arrays_with_other_axes_are_no_paligemma(tmp_path, key, shape):
     write_headers(tmp_path / "w.npz", array_shapes(VARIANTS["paligemma-3b-224"]) | {key: shape})
     words = "not a PaliGemma of big_vision|no published PaliGemma"
-    refused(words, read_npz_config, tmp_path / "w.npz")
+    refused(words, published_config, tmp_path / "w.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"not a zip"])
 def test_what_is_no_npz_is_refused(tmp_path, content):
     (tmp_path / "w.npz").write_bytes(content)
-    refused("cannot be read as a big_vision .npz", read_npz_config, tmp_path / "w.npz")
+    refused("cannot be read as a big_vision .npz", published_config, tmp_path / "w.npz")
 
 
-def test_the_config_beside_an_npz_is_believed(tmp_path):
+def test_the_config_beside_an_npz_is_taken(tmp_path):
     write_headers(tmp_path / "w.npz", array_shapes(VARIANTS["paligemma-3b-224"]))
     (tmp_path / CONFIG).write_text(json.dumps(CONFIGS["gemma2"].to_dict()))
-    assert read_npz_config(tmp_path / "w.npz") == CONFIGS["gemma2"]
+    assert read_config_values(tmp_path / "w.npz") == CONFIGS["gemma2"].to_dict()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"model_type": "llama"}', "\xff"])
-def test_a_damaged_config_beside_an_npz_is_refused(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"config\.json cannot be read as JSON"),
+        ("{", r"config\.json cannot be read as JSON"),
+        ("\xff", r"config\.json cannot be read as JSON"),
+        ("[]", r"config\.json holds a list, not an object"),
+        ('{"model_type": "llama"}', "config.json is of a 'llama' model"),
+    ],
+)
+def test_a_damaged_config_beside_an_npz_is_refused(tmp_path, text, words):
     write_headers(tmp_path / "w.npz", array_shapes(VARIANTS["paligemma-3b-224"]))
     (tmp_path / CONFIG).write_bytes(text.encode("latin-1"))
-    refused(r"config\.json cannot be read as a config", read_npz_config, tmp_path / "w.npz")
+    refused(words, load_model, tmp_path / "w.npz")
 
 
 # --- Damages --------------------------------------------------------------------------------------
@@ -820,7 +875,7 @@ NPZ = {
     ),
     "keys without values": (
         with_array("llm/layers/attn/kv_einsum/w", lambda array: array[:, :1]),
-        "its twin come as 1 arrays",
+        "k_proj\.weight and .*v_proj\.weight come as 1 arrays",
     ),
     "whole numbers": (
         with_array("img/head/bias", lambda array: array.astype(np.int64)),

@@ -70,6 +70,7 @@ def fake(tmp_path, monkeypatch):
         "HF_TOKEN_PATH": str(tmp_path / "token"),
         "AGENT_HARNESSES_PATH": str(tmp_path / "agents.json"),
         "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": False,
         "DOWNLOAD_CHUNK_SIZE": 10_000,
     }.items():
         monkeypatch.setattr(constants, name, value)
@@ -393,13 +394,27 @@ def test_what_a_report_raises_is_raised(served, error):
     assert caught.value is error
 
 
-def test_a_report_may_stop_a_download_from_xet(served, files, tmp_path, monkeypatch):
-    """Xet swallows what a progress raises: the download is aborted all the same."""
+@pytest.fixture
+def in_xet(served, files, tmp_path):
+    """The hub keeps the weights in Xet."""
     xet = pytest.importorskip("hf_xet")
     served.xet_url = f"local://{tmp_path}/xet"
     with xet.XetSession().new_upload_commit(endpoint=served.xet_url) as commit:
         upload = commit.start_upload_bytes(files[WEIGHTS])
     served.xet = {WEIGHTS: upload.result().xet_info.hash}
+    return served
+
+
+def asked_for_xet(served) -> bool:
+    return any("xet-token" in line for line in served.asked)
+
+
+def test_without_progress_xet_is_used(in_xet):
+    assert weights_of(resolve(NAME).path) and asked_for_xet(in_xet)
+
+
+def test_progress_may_stop_a_download_of_weights_in_xet(in_xet, cache):
+    """Xet swallows what progress raises: such a download uses plain HTTP."""
     counts = []
 
     def stop(done, total):
@@ -409,8 +424,9 @@ def test_a_report_may_stop_a_download_from_xet(served, files, tmp_path, monkeypa
 
     with pytest.raises(ValueError, match=r"^The download was stopped\.$"):
         resolve(NAME, progress=stop)
-    assert any("xet-token" in line for line in served.asked) and counts
-    assert weights_of(resolve(NAME).path)
+    assert counts and not whole_weights(cache) and not list(cache.rglob("*.incomplete"))
+    assert weights_of(resolve(NAME, progress=lambda done, total: None).path)
+    assert not asked_for_xet(in_xet)
 
 
 # --- Broken downloads -----------------------------------------------------------------------------

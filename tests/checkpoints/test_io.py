@@ -12,7 +12,7 @@ from reference import CONFIGS, ours, prompts, weights
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from paligemma.checkpoints.io import INDEX, load_model, read_config, save_model
+from paligemma.checkpoints.io import INDEX, load_model, read_config_values, save_model
 
 TABLE = "language_model.model.embed_tokens.weight"
 
@@ -202,7 +202,7 @@ def test_missing_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere is not a folder"):
         load_model(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"has no config\.json"):
-        read_config(tmp_path)
+        read_config_values(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS["gemma1"].to_dict()))
     with pytest.raises(ValueError, match=r"neither model\.safetensors nor model\.safetensors\.i"):
         load_model(tmp_path)
@@ -236,7 +236,7 @@ def test_an_index_without_a_map_is_refused(tmp_path, text):
 def test_a_damaged_config_is_refused(tmp_path, text, words):
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=words):
-        read_config(tmp_path)
+        read_config_values(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 300, -1], ids=["empty", "stub", "header", "short"])

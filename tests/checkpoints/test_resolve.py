@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from paligemma.checkpoints import hub
+from paligemma.checkpoints import big_vision, hub
 from paligemma.checkpoints.big_vision import write as write_npz
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER, MASK_CODEC_FILES, resolve
+from paligemma.pipeline import PaliGemma
 from paligemma.processor import PaliGemmaProcessor
 
 
@@ -88,7 +89,7 @@ def test_a_folder(whole, kind, asked):
 def test_a_folder_that_looks_like_a_name_of_the_hub(folder, monkeypatch, asked):
     monkeypatch.chdir(folder.parents[1])
     source = str(folder.relative_to(folder.parents[1]))
-    assert hub.NAME.fullmatch(source)
+    assert hub.REPO_NAME.fullmatch(source)
     assert resolve(source).name == "tiny" and asked == []
 
 
@@ -201,6 +202,35 @@ def test_a_model_of_the_hub_is_called_as_it_was_asked_for(whole, source, monkeyp
     monkeypatch.setattr(hub, "fetch_model", lambda *given: told.append(given) or whole)
     found = resolve(source, progress=print)
     assert found.name == source and found.path == whole and told == [(source, print)]
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz", "npz without a config"])
+def test_the_config_is_read_once(whole, npz, kind, monkeypatch):
+    shutil.copy(whole / "tokenizer.json", npz.parent)
+    source = whole if kind == "folder" else npz
+    if kind == "npz without a config":
+        (npz.parent / "config.json").unlink()
+        monkeypatch.setattr(big_vision, "VARIANTS", {"tiny": tiny.config()})
+    opened = []
+    with monkeypatch.context() as patch:
+        original = Path.read_text
+        read = lambda path, *given: opened.append(path.name) or original(path, *given)
+        patch.setattr(Path, "read_text", read)
+        shapes = big_vision._shapes
+        patch.setattr(big_vision, "_shapes", lambda path: opened.append("shapes") or shapes(path))
+        checkpoint = resolve(source)
+        model = checkpoint.load_model(*checkpoint.plan("cpu", "float32"))
+    assert model.config is checkpoint.config
+    once = "shapes" if kind == "npz without a config" else "config.json"
+    assert [name for name in opened if name in ("config.json", "shapes")] == [once]
+
+
+def test_random_weights_are_known_by_a_field_of_the_config(folder):
+    assert not resolve(folder).is_random
+    values = json.loads((folder / "config.json").read_text()) | {"initialization": "random"}
+    (folder / "config.json").write_text(json.dumps(values))
+    assert resolve(folder).is_random
+    assert PaliGemma.open(resolve(folder)).description.startswith("Random weights")
 
 
 # --- Tokenizers -----------------------------------------------------------------------------------
@@ -332,7 +362,7 @@ def test_a_codec_that_can_be_no_path(folder):
     ],
 )
 def test_what_a_name_of_the_hub_looks_like(name, fits):
-    assert bool(hub.NAME.fullmatch(name)) == fits
+    assert bool(hub.REPO_NAME.fullmatch(name)) == fits
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read it all")

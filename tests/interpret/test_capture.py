@@ -228,7 +228,7 @@ def test_gradients_work_inside_inference_mode():
 
 def test_gradients_are_refused_where_they_do_not_fit(monkeypatch):
     batch, model = prompts(4), ours(CONFIGS["gemma1"])
-    monkeypatch.setattr(capture, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(capture, "free_memory", lambda device: 1000)
     with pytest.raises(ValueError, match="cpu has 0 MB free; choose another view"):
         gradients(model, batch, [P + 3])
     model.hf_device_map = {}

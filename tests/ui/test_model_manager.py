@@ -90,10 +90,10 @@ def test_the_old_model_is_back_when_the_new_one_does_not_load(folder):
 
 def test_what_does_not_fit_is_refused_while_the_old_model_stays(folder, monkeypatch):
     manager = ModelManager(PaliGemma.load())
-    monkeypatch.setattr("paligemma.devices.free_bytes", lambda device: -manager.current.memory)
+    monkeypatch.setattr("paligemma.devices.free_memory", lambda device: -manager.current.memory)
     with pytest.raises(ValueError, match="The model needs"):
         manager.resolve(folder)
-    monkeypatch.setattr("paligemma.devices.free_bytes", lambda device: 0)
+    monkeypatch.setattr("paligemma.devices.free_memory", lambda device: 0)
     assert manager.resolve(folder), "the old model's memory counts as free"
 
 
