@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from paligemma import PaliGemma, SamplingOptions
 from paligemma.detections import Detection
-from paligemma.evaluation.metrics.boxes import average_precision
+from paligemma.evaluation.metrics.detection import average_precision
 from paligemma.synthetic import scenes
 from paligemma.synthetic.language import examples, groups, phrase
 from visualize import draw_boxes

@@ -100,53 +100,59 @@ def evaluate(arguments: argparse.Namespace) -> None:
         return
     if arguments.data or arguments.out:
         raise ValueError("--data and --out need a --task, such as coco-captions.")
-    from paligemma.evaluation.synthetic import evaluate
+    from paligemma.evaluation.synthetic import evaluate_synthetic
 
-    scores = evaluate(_load(arguments), arguments.scenes, arguments.first)
+    scores = evaluate_synthetic(_load(arguments), arguments.scenes, arguments.first)
     for name, score in scores.items():
         print(f"{name:28} {score:.3f}" if isinstance(score, float) else f"{name:28} {score}")
     print(json.dumps(scores))
 
 
 def _evaluate_task(arguments: argparse.Namespace) -> None:
-    from paligemma.evaluation.benchmarks import benchmark
-    from paligemma.evaluation.run import evaluate, table
+    from paligemma.evaluation.benchmarks import get_benchmark
+    from paligemma.evaluation.run import evaluate_benchmark, format_results
 
-    row = benchmark(arguments.task)
+    benchmark = get_benchmark(arguments.task)
     if arguments.data is None:
-        raise ValueError(f"--task {row.key} needs --data, the folder or file that holds it.")
-    out = arguments.out or Path("evaluations", row.key)
+        raise ValueError(f"--task {benchmark.key} needs --data, the folder or file that holds it.")
+    out = arguments.out or Path("evaluations", benchmark.key)
 
     def load(device: str | None):
         arguments.device = arguments.device or device
         return _load(arguments)
 
-    data, split = arguments.data, arguments.split
-    results = evaluate(load, row, data, split, out, arguments.batch, arguments.limit)
+    results = evaluate_benchmark(
+        load, benchmark, arguments.data, arguments.split, out, arguments.batch, arguments.limit
+    )
     if results:
-        print(table(results))
-        for why, count in results["left_out"].items():
-            print(f"left out: {count} {why}")
+        print(format_results(results))
+        for reason, count in results["left_out"].items():
+            print(f"left out: {count} {reason}")
         print(f"The worst answers: {out / 'worst.html'}")
         print(json.dumps(results["scores"]))
 
 
 def pointing(arguments: argparse.Namespace) -> None:
     """Measure how often each view of attention looks at the object that a token names."""
-    from paligemma.evaluation.named import coco_questions, drawn_questions
-    from paligemma.evaluation.pointing import measure, table, winner, write
+    from paligemma.evaluation.pointing import (
+        best_view,
+        format_pointing,
+        measure_pointing,
+        save_pointing,
+    )
+    from paligemma.evaluation.pointing_questions import coco_questions, synthetic_questions
 
     if (arguments.coco is None) != (arguments.images is None):
-        raise ValueError("--coco and --images go together: the annotations and their pictures.")
+        raise ValueError("--coco and --images go together: the annotations and their images.")
     if arguments.coco is None:
-        questions = drawn_questions(arguments.scenes, arguments.first)
+        questions = synthetic_questions(arguments.scenes, arguments.first)
     else:
         questions = coco_questions(arguments.coco, arguments.images)
-    scores = measure(_load(arguments), questions)
+    scores = measure_pointing(_load(arguments), questions)
     _make(arguments.out)
-    write(scores, arguments.out)
-    print(table(scores))
-    print(f"Best whole view: {winner(scores)}. Wrote {arguments.out}.")
+    save_pointing(scores, arguments.out)
+    print(format_pointing(scores))
+    print(f"Best whole view: {best_view(scores)}. Wrote {arguments.out}.")
 
 
 def convert(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from scripted import Scripted
 from paligemma.__main__ import main
 from paligemma.checkpoints import random_weights
 from paligemma.config import VARIANTS
-from paligemma.evaluation import synthetic as drawn
+from paligemma.evaluation import synthetic
 from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
 
@@ -188,12 +188,12 @@ def test_from_a_shell():
 
 
 def test_evaluate_prints_a_table_and_then_json(folder, capsys, monkeypatch):
-    monkeypatch.setattr(drawn, "LONGEST", SamplingOptions(max_new_tokens=8))
+    monkeypatch.setattr(synthetic, "OPTIONS", SamplingOptions(max_new_tokens=8))
     assert main(["evaluate", "--model", folder, "--scenes", "3"]) == 0
     *table, last = capsys.readouterr().out.splitlines()
     scores = json.loads(last, parse_constant=pytest.fail)  # NaN is no JSON
     assert [line.split()[0] for line in table] == list(scores)
-    assert scores["scenes"] == scores["caption_asked"] == scores["detect_asked"] == 3
+    assert scores["scenes"] == scores["caption_examples"] == scores["detect_examples"] == 3
     for line, score in zip(table, scores.values(), strict=True):
         assert float(line.split()[1]) == pytest.approx(score, abs=5e-4)
     assert all(0 <= score <= 1 for name, score in scores.items() if isinstance(score, float))
@@ -258,7 +258,7 @@ def test_pointing_writes_table_and_plot(folder, tmp_path, capsys):
         (["--scenes", "0"], "at least one"),
         (["--first=-5"], "from 0; not 1 from -5"),
         (["--coco", "nowhere.json"], "go together"),
-        (["--coco", "nowhere.json", "--images", "."], "no COCO instances file"),
+        (["--coco", "nowhere.json", "--images", "."], "nowhere.json cannot be read: No such file"),
     ],
 )
 def test_pointing_with_a_mistake(folder, tmp_path, capsys, argv, expected):

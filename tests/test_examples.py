@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from paligemma.detections import Detection, box_iou
-from paligemma.evaluation.metrics.boxes import mask_iou, pair
+from paligemma.evaluation.metrics.detection import match_detections
+from paligemma.evaluation.metrics.segmentation import mask_iou
 from paligemma.pipeline import PaliGemma
 from paligemma.synthetic.language import caption, reading
 from paligemma.synthetic.scenes import render, silhouette
@@ -69,7 +70,7 @@ def test_objects(pg, name, task, text):
     found = ask(pg, name, task, text).detections
     assert len(found) == len(true)
     soft = pg.masks(found)
-    for item, truth, match in zip(items, true, pair(true, found), strict=True):
+    for item, truth, match in zip(items, true, match_detections(true, found), strict=True):
         assert match is not None, f"no {item.kind}"
         assert box_iou(truth.box, found[match].box) > 0.7
         if task == "segment":

@@ -1,1 +1,1 @@
-"""How right a model is."""
+"""Benchmarks, metrics and reports of a model's answers."""

@@ -1,189 +1,249 @@
-"""The benchmarks, one row each: how data is read, how it is asked for, how answers are scored."""
+"""The benchmarks, one row each: how data is loaded, the prompt, and how answers are scored."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from paligemma.detections import Detection, box_iou
 from paligemma.evaluation.datasets import coco, questions
-from paligemma.evaluation.datasets.examples import Example, Loaded
-from paligemma.evaluation.metrics.answers import anls, chosen, relaxed, vqa_accuracy
-from paligemma.evaluation.metrics.boxes import (
+from paligemma.evaluation.datasets.examples import (
+    AnswerReferences,
+    ChoiceTarget,
+    DetectionTarget,
+    EvaluationDataset,
+    EvaluationExample,
+    ReferringTarget,
+)
+from paligemma.evaluation.metrics.anls import anls
+from paligemma.evaluation.metrics.caption_tokens import tokenize_caption
+from paligemma.evaluation.metrics.cider import cider_d
+from paligemma.evaluation.metrics.detection import (
     average_precision,
     coco_average_precision,
-    pair,
-    referred_iou,
-    whole_object,
+    mean_overlap,
 )
-from paligemma.evaluation.metrics.cider import cider_d, words
+from paligemma.evaluation.metrics.multiple_choice import parse_choice
+from paligemma.evaluation.metrics.relaxed_accuracy import relaxed_match
+from paligemma.evaluation.metrics.segmentation import parse_referred_object, referring_iou
+from paligemma.evaluation.metrics.vqa import vqa_accuracy
 from paligemma.evaluation.predictions import Prediction
 
-DECODED = 256  # masks decoded together
-Masks = Callable[[Sequence[Detection]], Sequence[np.ndarray | None]]
+MASK_BATCH = 256  # masks decoded together
+
+DecodeMasks = Callable[[Sequence[Detection]], Sequence[np.ndarray | None]]
 
 
 @dataclass(frozen=True)
-class Scored:
-    """The scores of a benchmark by name, and how good each answer is: 0..1, captions 0..10."""
+class BenchmarkScores:
+    """The scores of a benchmark by name, and that of each answer: 0..1, captions 0..10."""
 
     scores: dict[str, float | int]
-    each: list[float]
+    per_example: list[float]
 
 
-Score = Callable[[Sequence[Example], Sequence[Prediction], Masks], Scored]
+ScoreFunction = Callable[
+    [Sequence[EvaluationExample], Sequence[Prediction], DecodeMasks], BenchmarkScores
+]
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """One benchmark.
 
-    template: the prompt, with {text} for what the example asks. tokens: the longest answer.
-    published: {score: {resolution: value}} of PaliGemma 3B fine-tuned on it, from `SOURCE`.
+    template: the prompt, with {text} for the example's text.
+    published: {score: {resolution: value}} of PaliGemma 3B fine-tuned on it, from
+    `PUBLISHED_SOURCE`.
     """
 
     key: str
-    load: Callable[[Path, str], Loaded]
+    load: Callable[[Path, str], EvaluationDataset]
     template: str
-    score: Score
-    tokens: int
+    score: ScoreFunction
+    max_new_tokens: int
     published: dict[str, dict[int, float]] = field(default_factory=dict)
 
-    def prompt(self, example: Example) -> str:
+    def prompt(self, example: EvaluationExample) -> str:
         """The example's prompt, in one line."""
         return " ".join(self.template.format(text=example.text).split())
 
 
 # --- Scores ---------------------------------------------------------------------------------------
 
+T = TypeVar("T")
+
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else 0.0
 
 
-def _each(name: str, judge: Callable[[str, Example], float]) -> Score:
-    """The mean of what `judge` says of every answer, and of every group's."""
+def _target(example: EvaluationExample, kind: type[T]) -> T:
+    assert isinstance(example.target, kind)
+    return example.target
 
-    def score(examples: Sequence[Example], said: Sequence[Prediction], _: Masks) -> Scored:
-        each = [float(judge(s.text, example)) for example, s in zip(examples, said, strict=True)]
-        groups: dict[str, list[float]] = defaultdict(list)
-        for example, value in zip(examples, each, strict=True):
-            groups[example.group].append(value)
-        parts = {f"{name} of {part}": _mean(values) for part, values in sorted(groups.items())}
-        return Scored({name: _mean(each)} | (parts if len(parts) > 1 else {}), each)
+
+def _mean_of(name: str, score_answer: Callable[[str, EvaluationExample], float]) -> ScoreFunction:
+    """The mean score of all answers, and of each group's."""
+
+    def score(
+        examples: Sequence[EvaluationExample], predictions: Sequence[Prediction], _: DecodeMasks
+    ) -> BenchmarkScores:
+        values, groups = [], defaultdict(list)
+        for example, prediction in zip(examples, predictions, strict=True):
+            values.append(float(score_answer(prediction.text, example)))
+            groups[example.group].append(values[-1])
+        by_group = {f"{name} of {group}": _mean(groups[group]) for group in sorted(groups)}
+        return BenchmarkScores(
+            {name: _mean(values)} | (by_group if len(by_group) > 1 else {}), values
+        )
 
     return score
 
 
-def _captions(examples: Sequence[Example], said: Sequence[Prediction], _: Masks) -> Scored:
-    each = cider_d(
-        [words(s.text) for s in said],
-        [[words(text) for text in example.truth.texts] for example in examples],
+def _vqa_accuracy(answer: str, example: EvaluationExample) -> float:
+    return vqa_accuracy(answer, _target(example, AnswerReferences).texts)
+
+
+def _anls(answer: str, example: EvaluationExample) -> float:
+    return anls(answer, _target(example, AnswerReferences).texts)
+
+
+def _relaxed_match(answer: str, example: EvaluationExample) -> float:
+    return relaxed_match(answer, _target(example, AnswerReferences).texts[0])
+
+
+def _choice_is_correct(answer: str, example: EvaluationExample) -> float:
+    target = _target(example, ChoiceTarget)
+    return parse_choice(answer, target.options) in target.letters
+
+
+def _score_captions(
+    examples: Sequence[EvaluationExample], predictions: Sequence[Prediction], _: DecodeMasks
+) -> BenchmarkScores:
+    scores = cider_d(
+        [tokenize_caption(prediction.text) for prediction in predictions],
+        [
+            [tokenize_caption(text) for text in _target(example, AnswerReferences).texts]
+            for example in examples
+        ],
     )
-    return Scored({"cider": _mean(each)}, each)
+    return BenchmarkScores({"cider": _mean(scores)}, scores)
 
 
-def _overlap(true: Sequence[Detection], found: Sequence[Detection]) -> float:
-    """The mean box IoU of true objects with theirs; missed and extra ones count 0."""
-    matched = [(t, m) for t, m in zip(true, pair(true, found), strict=True) if m is not None]
-    total = len(true) + len(found) - len(matched)
-    return sum(box_iou(t.box, found[m].box) for t, m in matched) / total if total else 1.0
+def _score_detection(
+    examples: Sequence[EvaluationExample], predictions: Sequence[Prediction], _: DecodeMasks
+) -> BenchmarkScores:
+    """COCO's mAP. Labels that the prompt does not name do not count."""
+    annotations: list[dict] = []
+    results: list[dict] = []
+    overlaps, image_ids = [], set()
+    for example, prediction in zip(examples, predictions, strict=True):
+        target = _target(example, DetectionTarget)
+        found = [one for one in prediction.detections if one.label in target.categories]
+        overlaps.append(mean_overlap(target.detections, found))
+        image_ids.add(target.image_id)
+        annotations += [one.to_coco() for one in target.annotations]
+        for one in found:
+            x1, y1, x2, y2 = one.xyxy(*target.size)
+            results.append(
+                {
+                    "image_id": target.image_id,
+                    "category_id": target.categories[one.label],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "score": one.score,
+                }
+            )
+    ap50, mean_ap = coco_average_precision(sorted(image_ids), annotations, results)
+    return BenchmarkScores({"map": mean_ap, "ap50": ap50, "images": len(image_ids)}, overlaps)
 
 
-def _boxes(examples: Sequence[Example], said: Sequence[Prediction], _: Masks) -> Scored:
-    """COCO's mAP. A label that was not asked for does not count."""
-    wanted: dict[tuple[int, int], dict] = {}
-    results, each = [], []
-    for example, s in zip(examples, said, strict=True):
-        truth = example.truth
-        found = [d for d in s.detections if d.label in truth.asked]
-        each.append(_overlap(truth.detections, found))
-        wanted |= {(truth.picture, one["id"]): one for one in truth.wanted}
-        for d in found:
-            x1, y1, x2, y2 = d.xyxy(truth.width, truth.height)
-            results.append({
-                "image_id": truth.picture,
-                "category_id": truth.asked[d.label],
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": d.score,
-            })  # fmt: skip
-    pictures = sorted({example.truth.picture for example in examples})
-    ap50, ap = coco_average_precision(pictures, list(wanted.values()), results)
-    return Scored({"map": ap, "ap50": ap50, "pictures": len(pictures)}, each)
-
-
-def _referred(examples: Sequence[Example], said: Sequence[Prediction], masks: Masks) -> Scored:
-    found = [whole_object(s.text) for s in said]
-    soft = _decoded([one for one in found if one is not None], masks)
-    overlaps, boxes, invalid = [], [], 0
+def _score_referring(
+    examples: Sequence[EvaluationExample],
+    predictions: Sequence[Prediction],
+    decode_masks: DecodeMasks,
+) -> BenchmarkScores:
+    found = [parse_referred_object(prediction.text) for prediction in predictions]
+    soft_masks = _decode_in_batches([one for one in found if one is not None], decode_masks)
+    mask_ious, box_ious, invalid = [], [], 0
     for example, one in zip(examples, found, strict=True):
-        overlap = None if one is None else referred_iou(one.box, next(soft), example.truth.mask)
-        invalid += overlap is None
-        overlaps.append(overlap or 0.0)
-        boxes.append(0.0 if one is None else box_iou(one.box, example.truth.box))
-    accuracy = {f"box_accuracy_{t}": _mean([t <= iou for iou in boxes]) for t in (0.5, 0.75)}
-    return Scored({"miou": _mean(overlaps)} | accuracy | {"invalid": invalid}, overlaps)
+        target = _target(example, ReferringTarget)
+        soft_mask = None if one is None else next(soft_masks)
+        iou = None
+        if one is not None and soft_mask is not None:
+            iou = referring_iou(one.box, soft_mask, target.mask)
+        invalid += iou is None
+        mask_ious.append(iou or 0.0)
+        box_ious.append(0.0 if one is None else box_iou(one.box, target.box))
+    accuracy = {f"box_accuracy_{t}": _mean([t <= iou for iou in box_ious]) for t in (0.5, 0.75)}
+    scores = {"miou": _mean(mask_ious)} | accuracy | {"invalid": invalid}
+    return BenchmarkScores(scores, mask_ious)
 
 
-def _decoded(found: Sequence[Detection], masks: Masks) -> Iterator[np.ndarray | None]:
-    """The mask of each, some at a time: all of a benchmark's would not fit memory."""
-    for start in range(0, len(found), DECODED):
-        yield from masks(found[start : start + DECODED])
+def _decode_in_batches(
+    detections: Sequence[Detection], decode_masks: DecodeMasks
+) -> Iterator[np.ndarray | None]:
+    """The mask of each, a batch at a time: all of a benchmark's would not fit in memory."""
+    for start in range(0, len(detections), MASK_BATCH):
+        yield from decode_masks(detections[start : start + MASK_BATCH])
 
 
-def _lines(examples: Sequence[Example], said: Sequence[Prediction], _: Masks) -> Scored:
-    """Exact answers, and where true ones name objects, the average precision of their boxes."""
-    exact = [s.text == example.truth.texts[0] for example, s in zip(examples, said, strict=True)]
-    scores: dict[str, float | int] = {"exact": _mean(exact)}
-    true = [example.truth.detections for example in examples]
-    found = [s.detections for s in said]
-    if any(true):
-        ap50, ap = average_precision(true, found)
-        scores |= {"map": ap, "ap50": ap50}
-    each = [
-        _overlap(t, f) if t else float(same) for t, f, same in zip(true, found, exact, strict=True)
+def _score_json_lines(
+    examples: Sequence[EvaluationExample], predictions: Sequence[Prediction], _: DecodeMasks
+) -> BenchmarkScores:
+    """Exact matches, and the average precision of boxes if there are objects in the references."""
+    references = [_target(example, AnswerReferences) for example in examples]
+    exact = [
+        prediction.text == reference.texts[0]
+        for prediction, reference in zip(predictions, references, strict=True)
     ]
-    return Scored(scores, each)
+    scores: dict[str, float | int] = {"exact": _mean(exact)}
+    targets = [reference.detections for reference in references]
+    found = [prediction.detections for prediction in predictions]
+    if any(targets):
+        ap50, mean_ap = average_precision(targets, found)
+        scores |= {"map": mean_ap, "ap50": ap50}
+    per_example = [
+        mean_overlap(objects, predicted) if objects else float(same)
+        for objects, predicted, same in zip(targets, found, exact, strict=True)
+    ]
+    return BenchmarkScores(scores, per_example)
 
 
 # --- The table ------------------------------------------------------------------------------------
 
-SOURCE = "big_vision's PaliGemma README, arXiv 2407.07726 and 2412.03555"
-ASK = "answer en {text}"
+PUBLISHED_SOURCE = "big_vision's PaliGemma README, arXiv 2407.07726 and 2412.03555"
+ANSWER = "answer en {text}"
 
 BENCHMARKS: dict[str, Benchmark] = {
     row.key: row
     for row in (
-        Benchmark("coco-captions", coco.coco_captions, "caption en", _captions, 64,
+        Benchmark("coco-captions", coco.load_coco_captions, "caption en", _score_captions, 64,
                   {"cider": {224: 1.419, 448: 1.446}}),
-        Benchmark("coco-detection", coco.coco_detection, "detect {text}", _boxes, 256,
-                  {"map": {224: 0.287, 448: 0.370, 896: 0.411}}),
-        Benchmark("refcoco", coco.refcoco, "segment {text}", _referred, 48,
+        Benchmark("coco-detection", coco.load_coco_detection, "detect {text}", _score_detection,
+                  256, {"map": {224: 0.287, 448: 0.370, 896: 0.411}}),
+        Benchmark("refcoco", coco.load_refcoco, "segment {text}", _score_referring, 48,
                   {"miou": {224: 0.734, 448: 0.756, 896: 0.769}}),
-        Benchmark("vqav2", questions.vqav2, ASK,
-                  _each("accuracy", lambda said, one: vqa_accuracy(said, one.truth.texts)), 32,
+        Benchmark("vqav2", questions.load_vqav2, ANSWER, _mean_of("accuracy", _vqa_accuracy), 32,
                   {"accuracy": {224: 0.832, 448: 0.856}}),
-        Benchmark("textvqa", questions.textvqa, ASK,
-                  _each("accuracy", lambda said, one: vqa_accuracy(said, one.truth.texts)), 32,
-                  {"accuracy": {224: 0.555, 448: 0.732, 896: 0.765}}),
-        Benchmark("docvqa", questions.docvqa, ASK,
-                  _each("anls", lambda said, one: anls(said, one.truth.texts)), 64,
+        Benchmark("textvqa", questions.load_textvqa, ANSWER, _mean_of("accuracy", _vqa_accuracy),
+                  32, {"accuracy": {224: 0.555, 448: 0.732, 896: 0.765}}),
+        Benchmark("docvqa", questions.load_docvqa, ANSWER, _mean_of("anls", _anls), 64,
                   {"anls": {224: 0.437, 448: 0.780, 896: 0.848}}),
-        Benchmark("chartqa", questions.chartqa, ASK,
-                  _each("relaxed", lambda said, one: relaxed(said, one.truth.texts[0])), 48),
-        Benchmark("mmmu", questions.mmmu, ASK,
-                  _each("accuracy", lambda said, one: chosen(said, one.truth.options)
-                        in one.truth.letters), 32),
-        Benchmark("json-lines", questions.json_lines, "{text}", _lines, 256),
+        Benchmark("chartqa", questions.load_chartqa, ANSWER,
+                  _mean_of("relaxed_accuracy", _relaxed_match), 48),
+        Benchmark("mmmu", questions.load_mmmu, ANSWER, _mean_of("accuracy", _choice_is_correct),
+                  32),
+        Benchmark("json-lines", questions.load_json_lines, "{text}", _score_json_lines, 256),
     )
 }  # fmt: skip
 
 
-def benchmark(key: str) -> Benchmark:
-    """The row of this name; ValueError with the nearest one where there is none."""
+def get_benchmark(key: str) -> Benchmark:
+    """The benchmark of this name. Raises ValueError, with the nearest name, if there is none."""
     if key in BENCHMARKS:
         return BENCHMARKS[key]
     near = get_close_matches(key, BENCHMARKS, 1)

@@ -1,12 +1,12 @@
-"""Does it look in the right place? How often a map's peak falls in the box of the object it names.
+"""The pointing game: how often a map's peak lies in the box of the object that a token names.
 
     python -m paligemma pointing --scenes 500 --out DIR
     python -m paligemma pointing --coco instances.json --images DIR --out DIR
 
-The true answer is read again, and each token in it that names one object of the picture gives a
-map in every view. `hit`: the share of peaks whose patch has its centre in the object's box (the
-pointing game, Zhang et al., arXiv 1608.00507, without its tolerance). `mass`: the share of a map in
-the box. An even map is what chance gives; a centre prior is a bell over the middle of a picture.
+The correct answer is given to the model, and each token of it that names one object of the image
+has a map in every view. `hit` is the share of peaks on a patch whose centre is in the object's box
+(Zhang et al., arXiv 1608.00507, without the tolerance); `mass` is the share of a map in the box. An
+even map is the chance level; the centre prior is a Gaussian in the middle of the image.
 """
 
 import json
@@ -20,183 +20,195 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from paligemma.detections import Box
-from paligemma.evaluation.named import Named, Question
+from paligemma.evaluation.pointing_questions import ObjectMention, PointingQuestion
 from paligemma.interpret.explain import VIEWS
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply, Timings, Token
 
-PRIOR_WIDTH = 0.25  # of the picture's side: the deviation of the centre prior
+PRIOR_WIDTH = 0.25  # standard deviation of the centre prior, in image sides
 BASELINES = ("chance", "centre")
+
+MapKey = tuple[str, int | None, int | None]  # view, layer, head
 
 
 @dataclass(frozen=True)
-class Score:
-    """How right one view is about one sort of tokens; "all" is the mean over the sorts.
+class PointingScore:
+    """How well one map points at the objects that one type of tokens names.
 
-    `layer` None is the whole map, `head` None all heads. `hit` and `mass` 0..1; `count` maps.
+    layer None: the whole map; head None: all heads; token_type "all": the mean over the types.
+    hit and mass are 0..1; count is the number of maps.
     """
 
     view: str
     layer: int | None
     head: int | None
-    tokens: str
+    token_type: str
     hit: float
     mass: float
     count: int
 
 
-def measure(pg: PaliGemma, questions: Iterable[Question]) -> list[Score]:
-    """Every view, whole and layer by layer, every head, and the baselines.
+def measure_pointing(pg: PaliGemma, questions: Iterable[PointingQuestion]) -> list[PointingScore]:
+    """The scores of every view, whole and by layer, of every head, and of the baselines.
 
-    A view that the model cannot give (gradients of one too large) is left out. ValueError where
-    there is no question at all.
+    A view that the model cannot compute (gradients of a model that is too large) is left out.
+    Raises ValueError if there is no question.
     """
-    found: dict[tuple, list[tuple[float, float]]] = defaultdict(list)
+    found: dict[tuple[MapKey, str], list[tuple[float, float]]] = defaultdict(list)
     views = tuple(VIEWS)
     prior = centre_prior(pg.config.vision_config.grid)
 
-    def note(view: str, layer: int | None, head: int | None, heat: np.ndarray, of: Named) -> None:
-        found[view, layer, head, of.tokens].append(score(heat, of.box))
+    def add(key: MapKey, heat: np.ndarray, mention: ObjectMention) -> None:
+        found[key, mention.token_type].append(score_map(heat, mention.box))
 
     for question in tqdm(questions, desc="pointing", unit="question"):
-        reply = given(pg, question.answer)
+        reply = correct_reply(pg, question.answer)
         try:
-            seen = pg.explain_reply(question.image, question.prompt, reply, views)
+            explanation = pg.explain_reply(question.image, question.prompt, reply, views)
         except ValueError:
             if "gradient" not in views:
                 raise
             views = tuple(view for view in views if view != "gradient")
-            seen = pg.explain_reply(question.image, question.prompt, reply, views)
-        heads = seen.heads
-        for number, named in _tokens(reply, question.named):
-            note("chance", None, None, np.ones_like(prior), named)
-            note("centre", None, None, prior, named)
+            explanation = pg.explain_reply(question.image, question.prompt, reply, views)
+        heads = explanation.heads
+        for token, mention in _mentioned_tokens(reply, question.mentions):
+            add(("chance", None, None), np.ones_like(prior), mention)
+            add(("centre", None, None), prior, mention)
             for view in views:
-                note(view, None, None, seen.maps[view][number], named)
-                layers = seen.layers[view]
+                add((view, None, None), explanation.maps[view][token], mention)
+                layers = explanation.layers[view]
                 for layer in range(len(layers) if len(layers) > 1 else 0):
-                    note(view, layer, None, layers[layer, number], named)
+                    add((view, layer, None), layers[layer, token], mention)
             for layer, head in np.ndindex(heads.shape[:2]):
-                note("mean", layer, head, heads[layer, head, number], named)
+                add(("mean", layer, head), heads[layer, head, token], mention)
     if not found:
-        raise ValueError("There is nothing to point at: no question names one object alone.")
-    return _summed(found)
+        raise ValueError("There is nothing to point at: no question names a single object.")
+    return _average(found)
 
 
-def given(pg: PaliGemma, answer: str) -> Reply:
-    """An answer as if the model had written it, sure of every token."""
+def correct_reply(pg: PaliGemma, answer: str) -> Reply:
+    """The reply of a model that wrote `answer` with probability 1."""
     ids = pg.processor.encode_suffix(answer)[:-1]
     pieces = pg.processor.decode_pieces(ids)
     tokens = tuple(Token(i, piece, 0.0) for i, piece in zip(ids, pieces, strict=True))
     return Reply(answer, (), tokens, Timings(0.0, 0.0, 0.0, 0), finished=True)
 
 
-def _tokens(reply: Reply, named: Iterable[Named]) -> Iterator[tuple[int, Named]]:
-    """The numbers of the tokens that touch each name."""
+def _mentioned_tokens(
+    reply: Reply, mentions: Iterable[ObjectMention]
+) -> Iterator[tuple[int, ObjectMention]]:
+    """The indices of the tokens that share characters with each mention."""
     end = 0
-    for number, token in enumerate(reply.tokens):
+    for index, token in enumerate(reply.tokens):
         start, end = end, end + len(token.text)
-        yield from ((number, one) for one in named if max(start, one.start) < min(end, one.stop))
+        for mention in mentions:
+            if max(start, mention.start) < min(end, mention.stop):
+                yield index, mention
 
 
-def score(heat: np.ndarray, box: Box) -> tuple[float, float]:
-    """(hit, mass) of a map [g, g] and the box that it should look at; equal peaks share the hit."""
+def score_map(heat: np.ndarray, box: Box) -> tuple[float, float]:
+    """(hit, mass) of a map [grid, grid] for an object's box; equal peaks share the hit."""
     grid, (x1, y1, x2, y2) = len(heat), box
     edges = np.arange(grid + 1) / grid
-    middle = (edges[1:] + edges[:-1]) / 2
-    covered, centred = [], []
+    centres = (edges[1:] + edges[:-1]) / 2
+    covered, inside = [], []
     for low, high in ((y1, y2), (x1, x2)):
-        both = np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)
-        covered.append(np.clip(both, 0, None) * grid)
-        inside = (low <= middle) & (middle <= high)
-        inside[min(int((low + high) / 2 * grid), grid - 1)] = True  # a box between all centres
-        centred.append(inside)
-    hit = np.outer(*centred)[heat == heat.max()].mean()
+        overlap = np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)
+        covered.append(np.clip(overlap, 0, None) * grid)
+        hit = (low <= centres) & (centres <= high)
+        hit[min(int((low + high) / 2 * grid), grid - 1)] = True  # a box between all centres
+        inside.append(hit)
+    hit = np.outer(*inside)[heat == heat.max()].mean()
     return float(hit), float((heat * np.outer(*covered)).sum() / max(heat.sum(), 1e-30))
 
 
 def centre_prior(grid: int) -> np.ndarray:
-    """A bell over the middle of the picture: [grid, grid]."""
-    middle = (np.arange(grid) + 0.5) / grid - 0.5
-    bell = np.exp(-((middle / PRIOR_WIDTH) ** 2) / 2)
-    return np.outer(bell, bell)
+    """A Gaussian in the middle of the image: [grid, grid]."""
+    offset = (np.arange(grid) + 0.5) / grid - 0.5
+    gaussian = np.exp(-((offset / PRIOR_WIDTH) ** 2) / 2)
+    return np.outer(gaussian, gaussian)
 
 
-def _summed(found: dict[tuple, list[tuple[float, float]]]) -> list[Score]:
-    """Means of what was found; behind the sorts of tokens of one map, "all", their own mean."""
-    scores, maps = [], defaultdict(list)
-    for (*which, tokens), pairs in found.items():
+def _average(
+    found: dict[tuple[MapKey, str], list[tuple[float, float]]],
+) -> list[PointingScore]:
+    """The mean scores; after the token types of one map, "all" is the mean of their means."""
+    by_map: dict[MapKey, list[PointingScore]] = defaultdict(list)
+    for (key, token_type), pairs in found.items():
         hit, mass = np.mean(pairs, axis=0).tolist()
-        maps[tuple(which)].append(Score(*which, tokens, hit, mass, len(pairs)))
-    for which, rows in maps.items():
-        hit, mass = (float(np.mean([getattr(r, of) for r in rows])) for of in ("hit", "mass"))
-        scores += [*rows, Score(*which, "all", hit, mass, sum(row.count for row in rows))]
+        by_map[key].append(PointingScore(*key, token_type, hit, mass, len(pairs)))
+    scores: list[PointingScore] = []
+    for key, types in by_map.items():
+        hit = float(np.mean([score.hit for score in types]))
+        mass = float(np.mean([score.mass for score in types]))
+        count = sum(score.count for score in types)
+        scores += [*types, PointingScore(*key, "all", hit, mass, count)]
     return scores
 
 
-def winner(scores: Iterable[Score]) -> str:
+def best_view(scores: Iterable[PointingScore]) -> str:
     """The view whose whole map hits most often."""
-    whole = [s for s in scores if s.tokens == "all" and s.layer is None and s.view in VIEWS]
-    return max(whole, key=lambda s: s.hit).view
+    whole = [s for s in scores if s.token_type == "all" and s.layer is None and s.view in VIEWS]
+    return max(whole, key=lambda score: score.hit).view
 
 
-def table(scores: list[Score]) -> str:
-    """Markdown: hits by sort of tokens and the mass in the box, a row a map."""
-    sorts = list(dict.fromkeys(s.tokens for s in scores if s.tokens != "all"))
-    by_map = defaultdict(dict)
-    for s in scores:
-        by_map[s.view, s.layer, s.head][s.tokens] = s
+def format_pointing(scores: list[PointingScore]) -> str:
+    """A Markdown table, a row a map: hits by token type, mean hit and mean mass."""
+    types = list(dict.fromkeys(s.token_type for s in scores if s.token_type != "all"))
+    by_map: dict[MapKey, dict[str, PointingScore]] = defaultdict(dict)
+    for score in scores:
+        by_map[score.view, score.layer, score.head][score.token_type] = score
     heads = [key for key in by_map if key[2] is not None]
-    best = max(heads, key=lambda key: by_map[key]["all"].hit)
-    counts = [f"{by_map['chance', None, None][of].count:,}" for of in sorts]
+    best_head = max(heads, key=lambda key: by_map[key]["all"].hit)
+    counts = [f"{by_map['chance', None, None][name].count:,}" for name in types]
     lines = [
-        "| view | layer | " + " | ".join(sorts) + " | mean hit | mean mass |",
-        "|---|---|" + "---|" * (len(sorts) + 2),
+        "| view | layer | " + " | ".join(types) + " | mean hit | mean mass |",
+        "|---|---|" + "---|" * (len(types) + 2),
         "| *maps* | | " + " | ".join(counts) + " | | |",
     ]
-    for key in sorted(by_map, key=lambda key: (_place(key[0]), -1 if key[1] is None else key[1])):
-        if key[2] is not None and key != best:
-            continue
+    for key in sorted(by_map, key=lambda key: (_order(key[0]), -1 if key[1] is None else key[1])):
         view, layer, head = key
+        if head is not None and key != best_head:
+            continue
         name = view if head is None else f"best of {len(heads)} heads, number {head}"
-        hits = " | ".join(f"{by_map[key][of].hit:.3f}" for of in sorts)
-        where = "all" if layer is None else layer
-        where = "" if view in BASELINES else where
-        whole = by_map[key]["all"]
-        lines.append(f"| {name} | {where} | {hits} | {whole.hit:.3f} | {whole.mass:.3f} |")
+        hits = " | ".join(f"{by_map[key][one].hit:.3f}" for one in types)
+        which = "" if view in BASELINES else "all" if layer is None else layer
+        mean = by_map[key]["all"]
+        lines.append(f"| {name} | {which} | {hits} | {mean.hit:.3f} | {mean.mass:.3f} |")
     return "\n".join(lines) + "\n"
 
 
-def _place(view: str) -> int:
+def _order(view: str) -> int:
     return (*BASELINES, *VIEWS).index(view)
 
 
-def plot(scores: list[Score], path: Path) -> None:
-    """Hits and mass layer by layer, a line a view; dashed: whole maps; dotted: the baselines."""
+def plot_pointing(scores: list[PointingScore], path: Path) -> None:
+    """Hit and mass by layer, a line a view; dashed: whole maps; dotted: the baselines."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    for axes, of in zip(figure.subplots(1, 2), ("hit", "mass"), strict=True):
-        rows = [s for s in scores if s.tokens == "all" and s.head is None]
-        for color, view in enumerate(v for v in VIEWS if any(s.view == v for s in rows)):
-            whole = next(s for s in rows if s.view == view and s.layer is None)
-            layers = [s for s in rows if s.view == view and s.layer is not None]
-            numbers, values = [s.layer for s in layers], [getattr(s, of) for s in layers]
+    titles = {"hit": "peak in the box", "mass": "share of the map in the box"}
+    means = [score for score in scores if score.token_type == "all" and score.head is None]
+    for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        for color, view in enumerate(v for v in VIEWS if any(s.view == v for s in means)):
+            whole = next(s for s in means if s.view == view and s.layer is None)
+            layers = [s for s in means if s.view == view and s.layer is not None]
             if len(layers) > 1:
+                values = [getattr(score, name) for score in layers]
+                numbers = [score.layer for score in layers]
                 axes.plot(numbers, values, "o-", color=f"C{color}", label=view)
             label = None if len(layers) > 1 else view
-            axes.axhline(getattr(whole, of), ls="--", lw=1, color=f"C{color}", label=label)
+            axes.axhline(getattr(whole, name), ls="--", lw=1, color=f"C{color}", label=label)
         for gray, view in zip(("0.2", "0.6"), BASELINES, strict=True):
-            line = next(s for s in rows if s.view == view)
-            axes.axhline(getattr(line, of), ls=":", color=gray, label=view)
-        title = {"hit": "peak in the box", "mass": "share of the map in the box"}[of]
+            line = next(s for s in means if s.view == view)
+            axes.axhline(getattr(line, name), ls=":", color=gray, label=view)
         axes.set(title=title, xlabel="decoder layer (dashed: the whole map)", ylim=(0, None))
         axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=120)
 
 
-def write(scores: list[Score], folder: Path) -> None:
-    """pointing.md, pointing.json and pointing.png in `folder`, which is there."""
-    (folder / "pointing.md").write_text(table(scores), "utf-8")
-    rows = json.dumps([asdict(s) for s in scores], indent=1)
-    (folder / "pointing.json").write_text(rows, "utf-8")
-    plot(scores, folder / "pointing.png")
+def save_pointing(scores: list[PointingScore], folder: Path) -> None:
+    """Write pointing.md, pointing.json and pointing.png to `folder`, which exists."""
+    (folder / "pointing.md").write_text(format_pointing(scores), "utf-8")
+    values = json.dumps([asdict(score) for score in scores], indent=1)
+    (folder / "pointing.json").write_text(values, "utf-8")
+    plot_pointing(scores, folder / "pointing.png")

@@ -19,11 +19,11 @@ class Prediction:
     detections: tuple[Detection, ...]
 
 
-class Appended:
-    """The file of one process in `folder`, for more answers; a context manager.
+class PredictionWriter:
+    """Appends to the predictions file of one process in `folder`; a context manager.
 
-    A last line that was cut off is taken away first. What was added is with the operating system
-    when `add` returns, so that only the machine itself can lose it.
+    A last line that was cut off is removed first. What was written is with the operating system
+    when `write` returns, so that a killed process loses nothing.
     """
 
     def __init__(self, folder: Path, process: int) -> None:
@@ -32,43 +32,43 @@ class Appended:
             os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
         self._file = path.open("ab")
 
-    def __enter__(self) -> "Appended":
+    def __enter__(self) -> "PredictionWriter":
         return self
 
     def __exit__(self, *_) -> None:
         self._file.close()
 
-    def add(self, answers: Iterable[Prediction]) -> None:
-        lines = (json.dumps(asdict(one), ensure_ascii=False).encode() + b"\n" for one in answers)
-        self._file.write(b"".join(lines))
+    def write(self, predictions: Iterable[Prediction]) -> None:
+        lines = (json.dumps(asdict(one), ensure_ascii=False).encode() for one in predictions)
+        self._file.write(b"".join(line + b"\n" for line in lines))
         self._file.flush()
 
 
 def read_predictions(folder: Path) -> dict[str, Prediction]:
-    """All answers in a folder by the id of their example; a last line that was cut off is none.
+    """All predictions in a folder by the id of their example, without a last line that is cut off.
 
-    Raises ValueError, with file and line, for any other line that is no answer.
+    Raises ValueError, with file and line, for any other line that is no prediction.
     """
-    kept: dict[str, Prediction] = {}
+    predictions: dict[str, Prediction] = {}
     for path in sorted(folder.glob("predictions-*.jsonl")):
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
             try:
-                one = _parse(line)
+                one = _parse_prediction(line)
             except (ValueError, KeyError, TypeError):
-                raise ValueError(f"{path}, line {number}, is no answer: take it out.") from None
-            kept.setdefault(one.id, one)
-    return kept
+                raise ValueError(f"{path}, line {number}, is no prediction: remove it.") from None
+            predictions.setdefault(one.id, one)
+    return predictions
 
 
-def _parse(line: bytes) -> Prediction:
-    row = json.loads(line)
-    found = (
+def _parse_prediction(line: bytes) -> Prediction:
+    values = json.loads(line)
+    detections = (
         Detection(
             label=one["label"],
             box=tuple(one["box"]),
             codes=None if one["codes"] is None else tuple(one["codes"]),
             score=one["score"],
         )
-        for one in row["detections"]
+        for one in values["detections"]
     )
-    return Prediction(row["id"], row["prompt"], row["text"], tuple(found))
+    return Prediction(values["id"], values["prompt"], values["text"], tuple(detections))

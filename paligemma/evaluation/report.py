@@ -1,4 +1,4 @@
-"""The worst answers of an evaluation as one HTML file: picture, prompt, answer and truth."""
+"""The worst answers of an evaluation as one HTML page: image, prompt, answer and target."""
 
 import base64
 import io
@@ -10,13 +10,14 @@ import numpy as np
 from PIL import Image
 
 from paligemma.detections import Detection
-from paligemma.evaluation.datasets.examples import Example, Referred
+from paligemma.evaluation.datasets.examples import EvaluationExample, ReferringTarget
 from paligemma.evaluation.predictions import Prediction
 from paligemma.images import open_image
+from paligemma.models.mask_codec import MASK_SIZE
 from visualize import draw_objects
 
-SHOWN = 24
-SIDE = 480  # pixels of the longer side of a picture on the page
+MAX_EXAMPLES = 24
+MAX_SIDE = 480  # pixels of the longer side of an image on the page
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
@@ -29,18 +30,20 @@ dt { color: #57606a; } dd { margin: 0; overflow-wrap: anywhere; }
 """
 
 
-def write_page(
-    examples: Sequence[Example],
-    said: Sequence[Prediction],
-    each: Sequence[float],
-    masks: Callable[[Sequence[Detection]], Sequence[np.ndarray | None]],
+def format_report(
+    examples: Sequence[EvaluationExample],
+    predictions: Sequence[Prediction],
+    scores: Sequence[float],
+    decode_masks: Callable[[Sequence[Detection]], Sequence[np.ndarray | None]],
     results: dict,
 ) -> str:
-    """The page. `each` is how good every answer is; `masks` decodes those of detections."""
-    worst = sorted(range(len(each)), key=each.__getitem__)[:SHOWN]
-    cases = "".join(_case(examples[n], said[n], each[n], masks) for n in worst)
-    heading = f"{results['task']}: the {len(worst)} worst of {len(each)} answers"
-    scores = "".join(
+    """The page. `scores` has one for each answer; `decode_masks` decodes those of detections."""
+    worst = sorted(range(len(scores)), key=scores.__getitem__)[:MAX_EXAMPLES]
+    sections = "".join(
+        _format_example(examples[n], predictions[n], scores[n], decode_masks) for n in worst
+    )
+    heading = f"{results['task']}: the {len(worst)} worst of {len(scores)} answers"
+    totals = "".join(
         f"<dt>{escape(name)}</dt><dd>{score:.3f}</dd>"
         if isinstance(score, float)
         else f"<dt>{escape(name)}</dt><dd>{score}</dd>"
@@ -49,45 +52,50 @@ def write_page(
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(heading)}</title>'
         f"<style>{STYLE}</style><h1>{escape(heading)}</h1>"
-        f"<p>{escape(results['model'])} · {escape(results['data'])}</p><dl>{scores}</dl>"
-        f"{cases}</html>\n"
+        f"<p>{escape(results['model'])} · {escape(results['data'])}</p><dl>{totals}</dl>"
+        f"{sections}</html>\n"
     )
 
 
-def _case(example: Example, said: Prediction, good: float, masks: Callable) -> str:
+def _format_example(
+    example: EvaluationExample, prediction: Prediction, score: float, decode_masks: Callable
+) -> str:
     image = open_image(example.image)
-    image.thumbnail((SIDE, SIDE))
-    truth = example.truth
-    if truth.detections or said.detections:
-        outlines = [_outline(truth)] if isinstance(truth, Referred) else masks(truth.detections)
-        figures = _figure(draw_objects(image, truth.detections, outlines), "truth")
-        answered = draw_objects(image, said.detections, masks(said.detections))
-        figures += _figure(answered, "answer")
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    target = example.target
+    if target.detections or prediction.detections:
+        if isinstance(target, ReferringTarget):
+            masks = [_mask_in_box(target)]
+        else:
+            masks = decode_masks(target.detections)
+        drawn = draw_objects(image, target.detections, masks)
+        answer = draw_objects(image, prediction.detections, decode_masks(prediction.detections))
+        figures = _format_figure(drawn, "target") + _format_figure(answer, "answer")
     else:
-        figures = _figure(image, "")
-    rows = {
-        "prompt": said.prompt,
-        "answer": said.text or "(nothing)",
-        "truth": truth.text,
-        "score": f"{good:.3f}",
+        figures = _format_figure(image, "")
+    values = {
+        "prompt": prediction.prompt,
+        "answer": prediction.text or "(no text returned)",
+        "target": target.summary,
+        "score": f"{score:.3f}",
     }
-    listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows.items())
+    listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in values.items())
     return f"<section><h2>{escape(example.id)}</h2><dl>{listed}</dl><div>{figures}</div></section>"
 
 
-def _outline(truth: Referred) -> np.ndarray | None:
-    """The true mask in its box as the codec would decode it: [64, 64], inside where > 0."""
-    height, width = truth.mask.shape
-    x1, y1, x2, y2 = (round(v * s) for v, s in zip(truth.box, (width, height) * 2, strict=True))
-    inside = truth.mask[y1:y2, x1:x2].astype(np.float32)
+def _mask_in_box(target: ReferringTarget) -> np.ndarray | None:
+    """The target's mask in its box as the codec would decode it: [64, 64], inside where > 0."""
+    width, height = target.size
+    x1, y1, x2, y2 = (round(v * s) for v, s in zip(target.box, (width, height) * 2, strict=True))
+    inside = target.mask[y1:y2, x1:x2].astype(np.float32)
     if not inside.size:
         return None
-    return cv2.resize(inside, (64, 64), interpolation=cv2.INTER_AREA) * 2 - 1
+    return cv2.resize(inside, (MASK_SIZE, MASK_SIZE), interpolation=cv2.INTER_AREA) * 2 - 1
 
 
-def _figure(image: Image.Image, name: str) -> str:
+def _format_figure(image: Image.Image, caption: str) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)
-    coded = base64.b64encode(file.getvalue()).decode("ascii")
-    picture = f'<img src="data:image/jpeg;base64,{coded}" alt="{escape(name)}">'
-    return f"<figure>{picture}<figcaption>{escape(name)}</figcaption></figure>"
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    tag = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(caption)}">'
+    return f"<figure>{tag}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -1,11 +1,11 @@
-"""Ask a model a whole benchmark, and score what it said.
+"""Run a benchmark: a model answers every example, and the answers are scored.
 
     python -m paligemma evaluate --task coco-captions --data coco/ [--split val] [--out DIR]
     accelerate launch --num_processes 8 -m paligemma evaluate …    (or torchrun, also on CPUs)
 
-Answers go to `DIR/predictions-<process>.jsonl` as they come. Started again, an evaluation asks what
-no file there answers, however many processes there were and are. At the end the first process
-reads all files, so that each example counts once.
+Predictions are written to `DIR/predictions-<process>.jsonl` as they come. A run that is started
+again answers only what no file there has, whatever the number of processes was and is. At the end
+the first process reads all files, so that each example counts once.
 """
 
 import json
@@ -18,120 +18,129 @@ from tqdm import tqdm
 
 from paligemma.checkpoints.io import write_text
 from paligemma.devices import best_device
-from paligemma.evaluation.benchmarks import SOURCE, Benchmark, Scored
-from paligemma.evaluation.datasets.examples import Example
-from paligemma.evaluation.predictions import Appended, Prediction, read_predictions
-from paligemma.evaluation.report import write_page
+from paligemma.evaluation.benchmarks import PUBLISHED_SOURCE, Benchmark, BenchmarkScores
+from paligemma.evaluation.datasets.examples import EvaluationExample
+from paligemma.evaluation.predictions import Prediction, PredictionWriter, read_predictions
+from paligemma.evaluation.report import format_report
 from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
 
-PATIENCE = timedelta(days=7)  # how long a process that is done waits for the others
+TIMEOUT = timedelta(days=7)  # how long a process that is done waits for the others
 
 
-def evaluate(
+def evaluate_benchmark(
     load: Callable[[str | None], PaliGemma],
-    row: Benchmark,
+    benchmark: Benchmark,
     data: Path,
     split: str,
     out: Path,
-    batch: int = 16,
+    batch_size: int = 16,
     limit: int | None = None,
 ) -> dict | None:
-    """The results, in every process but the first None; also `out`/results.json and worst.html.
+    """The results, in the first process; None in the others. Writes results.json and worst.html.
 
-    `load` makes the model on a device (None: wherever it likes). `limit` takes the first examples
-    only. ValueError for data that cannot be read, and for an `out` with other answers in it.
+    `load` makes the model on a device (None: its default). `limit` takes the first examples only.
+    Raises ValueError for data that cannot be read, and if `out` holds predictions of another run.
     """
-    if batch < 1 or (limit is not None and limit < 1):
+    if batch_size < 1 or (limit is not None and limit < 1):
         raise ValueError("--batch and --limit are whole numbers from 1.")
-    state = PartialState(cpu=best_device().type == "cpu", timeout=PATIENCE)
-    loaded = row.load(data, split)
-    examples = loaded.examples[:limit]
-    _refuse_twins(examples, data)
+    state = PartialState(cpu=best_device().type == "cpu", timeout=TIMEOUT)
+    dataset = benchmark.load(data, split)
+    examples = dataset.examples[:limit]
+    _check_ids(examples, data)
     pg = load(str(state.device) if state.num_processes > 1 else None)
-    task = {"task": row.key, "data": str(data.resolve()), "split": split, "model": pg.name}
+    task = {"task": benchmark.key, "data": str(data.resolve()), "split": split, "model": pg.name}
     with state.main_process_first():
-        _claim(out, task)
-    kept = read_predictions(out)
-    todo = [e for e in examples if not _answered(e, row, kept)]
+        _claim_folder(out, task)
+    predictions = read_predictions(out)
+    remaining = [one for one in examples if not _is_answered(one, benchmark, predictions)]
     state.wait_for_everyone()  # nobody writes before all have read
-    mine = todo[state.process_index :: state.num_processes]
+    own = remaining[state.process_index :: state.num_processes]
     quiet = not state.is_main_process
     with (
-        Appended(out, state.process_index) as file,
-        tqdm(total=len(mine), desc=row.key, unit="example", disable=quiet) as bar,
+        PredictionWriter(out, state.process_index) as writer,
+        tqdm(total=len(own), desc=benchmark.key, unit="example", disable=quiet) as progress,
     ):
-        _ask(pg, row, mine, file, batch, bar)
+        _predict(pg, benchmark, own, writer, batch_size, progress)
     state.wait_for_everyone()
     if not state.is_main_process:
         return None
-    kept = read_predictions(out)
-    said = [kept[example.id] for example in examples]
-    scored = row.score(examples, said, pg.masks)
-    results = _results(row, scored, task, pg, len(examples), loaded.left_out)
+    predictions = read_predictions(out)
+    answers = [predictions[example.id] for example in examples]
+    scored = benchmark.score(examples, answers, pg.masks)
+    results = _make_results(benchmark, scored, task, pg, len(examples), dataset.left_out)
     write_text(out / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    write_text(out / "worst.html", write_page(examples, said, scored.each, pg.masks, results))
+    report = format_report(examples, answers, scored.per_example, pg.masks, results)
+    write_text(out / "worst.html", report)
     return results
 
 
-def table(results: dict) -> str:
-    """The scores, a line each, beside what is published for a fine-tuned PaliGemma 3B."""
+def format_results(results: dict) -> str:
+    """The scores, a line each, beside those published for a fine-tuned PaliGemma 3B."""
     lines = []
     for name, score in results["scores"].items():
         line = f"{name:28} {score:.3f}" if isinstance(score, float) else f"{name:28} {score}"
-        figures = results["published"].get(name, {})
-        shown = ", ".join(f"{value:.3f} at {side}" for side, value in figures.items())
+        published = results["published"].get(name, {})
+        shown = ", ".join(f"{value:.3f} at {side}" for side, value in published.items())
         lines.append(line + (f"   (published, fine-tuned 3B: {shown})" if shown else ""))
     if results["published"]:
-        lines.append(f"Published figures: {SOURCE}; their data and protocol, not measured here.")
+        lines.append(
+            f"Published figures: {PUBLISHED_SOURCE}; their data and protocol, not measured here."
+        )
     return "\n".join(lines)
 
 
-def _answered(example: Example, row: Benchmark, kept: dict[str, Prediction]) -> bool:
-    if example.id in kept and kept[example.id].prompt != row.prompt(example):
+def _is_answered(
+    example: EvaluationExample, benchmark: Benchmark, predictions: dict[str, Prediction]
+) -> bool:
+    if example.id not in predictions:
+        return False
+    before, now = predictions[example.id].prompt, benchmark.prompt(example)
+    if before != now:
         raise ValueError(
-            f"Example {example.id} was asked {kept[example.id].prompt!r} before and is now "
-            f"{row.prompt(example)!r}: the data has changed; give another --out."
+            f"The prompt of example {example.id} was {before!r} before and is now {now!r}: "
+            "the data has changed; give another --out."
         )
-    return example.id in kept
+    return True
 
 
-def _ask(
+def _predict(
     pg: PaliGemma,
-    row: Benchmark,
-    examples: Sequence[Example],
-    file: Appended,
-    batch: int,
-    bar: tqdm,
+    benchmark: Benchmark,
+    examples: Sequence[EvaluationExample],
+    writer: PredictionWriter,
+    batch_size: int,
+    progress: tqdm,
 ) -> None:
     """Answer the examples, a batch at a time."""
-    options = SamplingOptions(max_new_tokens=row.tokens)
+    options = SamplingOptions(max_new_tokens=benchmark.max_new_tokens)
     try:
-        for start in range(0, len(examples), batch):
-            some = examples[start : start + batch]
-            prompts = [row.prompt(example) for example in some]
-            replies = pg.batch([example.image for example in some], prompts, options)
-            file.add(
+        for start in range(0, len(examples), batch_size):
+            batch = examples[start : start + batch_size]
+            prompts = [benchmark.prompt(example) for example in batch]
+            replies = pg.batch([example.image for example in batch], prompts, options)
+            writer.write(
                 Prediction(example.id, prompt, reply.text, reply.detections)
-                for example, prompt, reply in zip(some, prompts, replies, strict=True)
+                for example, prompt, reply in zip(batch, prompts, replies, strict=True)
             )
-            bar.update(len(some))
+            progress.update(len(batch))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"stopped after {bar.n} of {len(examples)} examples; the same command goes on there"
+            f"stopped after {progress.n} of {len(examples)} examples; "
+            "run the same command to resume"
         ) from None
 
 
-def _refuse_twins(examples: Iterable[Example], data: Path) -> None:
-    seen: set[str] = set()
+def _check_ids(examples: Iterable[EvaluationExample], data: Path) -> None:
+    ids: set[str] = set()
     for example in examples:
-        if example.id in seen:
+        if example.id in ids:
             raise ValueError(f"{data} has two examples with the id {example.id}.")
-        seen.add(example.id)
+        ids.add(example.id)
 
 
-def _claim(out: Path, task: dict) -> None:
-    """Make `out` the folder of this evaluation, unless it is that of another."""
+def _claim_folder(out: Path, task: dict) -> None:
+    """Make `out` the folder of this evaluation. Raises ValueError if it is that of another."""
     path = out / "task.json"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -145,19 +154,24 @@ def _claim(out: Path, task: dict) -> None:
     for name, value in task.items():
         if before.get(name) != value:
             raise ValueError(
-                f"{out} holds answers for the {name} {before.get(name)!r}, not {value!r}; "
+                f"{out} holds predictions for the {name} {before.get(name)!r}, not {value!r}; "
                 "give another --out."
             )
 
 
-def _results(
-    row: Benchmark, scored: Scored, task: dict, pg: PaliGemma, count: int, left_out: dict[str, int]
+def _make_results(
+    benchmark: Benchmark,
+    scored: BenchmarkScores,
+    task: dict,
+    pg: PaliGemma,
+    count: int,
+    left_out: dict[str, int],
 ) -> dict:
     return task | {
         "facts": pg.facts,
         "examples": count,
         "left_out": left_out,
         "scores": scored.scores,
-        "published": row.published,
-        "published_source": SOURCE if row.published else None,
+        "published": benchmark.published,
+        "published_source": PUBLISHED_SOURCE if benchmark.published else None,
     }

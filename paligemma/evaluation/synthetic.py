@@ -1,18 +1,19 @@
-"""Measure a model on drawn scenes that training never draws.
+"""Measure a model on rendered scenes that training never uses.
 
     python -m paligemma evaluate [--model PATH] [--scenes 500] [--first 1000000]
 
 Training takes its scenes from seeds of 2**40 and above; these come from small ones.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from paligemma.detections import Detection
-from paligemma.evaluation.metrics.boxes import average_precision, mask_iou, pair
+from paligemma.evaluation.metrics.detection import average_precision, match_detections
+from paligemma.evaluation.metrics.segmentation import mask_iou
 from paligemma.generation import SamplingOptions
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.pipeline import PaliGemma
@@ -23,27 +24,33 @@ from paligemma.tasks import TASKS
 from paligemma.training.mask_codec import silhouettes
 from visualize import paste_mask
 
-BATCH = 50
-SIZE = 256  # pixels a side of the pictures, and of the masks compared
-LONGEST = SamplingOptions(max_new_tokens=160)
-# Glyphs that neither the drawn world nor the codec's training has.
+BATCH_SIZE = 50
+SCENE_SIZE = 256  # pixels a side of rendered scenes, and of the masks compared
+OPTIONS = SamplingOptions(max_new_tokens=160)
+NUM_SILHOUETTES = 1000
+# Glyphs that neither the scenes nor the codec's training have.
 UNSEEN_SHAPES = list("☏☚☮♔♗♘♙♩♻✇✍✓✗✚✪✻✽❁❂❇❋❥☻☹⚐✙✤✣❈➲➨")
 
+Scores = dict[str, float | int]
 
-def evaluate(pg: PaliGemma, scenes: int, first: int) -> dict[str, float | int]:
-    """Every score of `pg` on `scenes` scenes with seeds from `first` on.
 
-    A score is 0 where the scenes gave nothing to ask. ValueError for fewer than one scene and for
-    a seed below 0.
+def evaluate_synthetic(pg: PaliGemma, scenes: int, first_seed: int) -> Scores:
+    """Every score of `pg` on `scenes` scenes with seeds from `first_seed` on.
+
+    A score without any example is 0. Raises ValueError for fewer than one scene and for a seed
+    below 0.
     """
     if scenes < 1:
         raise ValueError(f"A model is measured on at least one scene, not {scenes}.")
-    if first < 0:
-        raise ValueError(f"A seed is a whole number from 0, not {first}.")
-    drawn = [sample(first + n) for n in range(scenes)]
-    scores: dict[str, float | int] = {"scenes": scenes}
-    for name, measure in MEASURES.items():
-        scores |= measure(pg, drawn, np.random.default_rng(first), name)
+    if first_seed < 0:
+        raise ValueError(f"A seed is a whole number from 0, not {first_seed}.")
+    sampled = [sample(first_seed + n) for n in range(scenes)]
+    scores: Scores = {"scenes": scenes}
+    for measure in (
+        measure_captions, measure_answers, measure_reading, measure_detection,
+        measure_segmentation, measure_codec,
+    ):  # fmt: skip
+        scores |= measure(pg, sampled, np.random.default_rng(first_seed))
     return scores
 
 
@@ -51,65 +58,77 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else 0.0
 
 
-def answers(
-    pg: PaliGemma, asked: Sequence[tuple[Scene, str]], name: str
-) -> Iterable[tuple[Scene, Reply]]:
-    """Each scene with its reply, in order, batches of like length together."""
-    order = sorted(range(len(asked)), key=lambda n: len(asked[n][1]))
+def _replies(pg: PaliGemma, prompts: Sequence[tuple[Scene, str]], name: str) -> list[Reply]:
+    """The reply to each (scene, prompt), in order; prompts of similar length share a batch."""
+    order = sorted(range(len(prompts)), key=lambda n: len(prompts[n][1]))
     replies: dict[int, Reply] = {}
-    for start in tqdm(range(0, len(order), BATCH), desc=name, unit="batch"):
-        rows = order[start : start + BATCH]
-        pictures = [render(asked[n][0], SIZE) for n in rows]
-        batch = pg.batch(pictures, [asked[n][1] for n in rows], LONGEST)
-        replies |= dict(zip(rows, batch, strict=True))
-    return [(asked[n][0], replies[n]) for n in range(len(asked))]
+    for start in tqdm(range(0, len(order), BATCH_SIZE), desc=name, unit="batch"):
+        batch = order[start : start + BATCH_SIZE]
+        images = [render(prompts[n][0], SCENE_SIZE) for n in batch]
+        answers = pg.batch(images, [prompts[n][1] for n in batch], OPTIONS)
+        replies |= dict(zip(batch, answers, strict=True))
+    return [replies[n] for n in range(len(prompts))]
 
 
-def _exact(truth: Callable[[Scene], str], prompt: str, only: Callable[[Scene], bool]):
-    def measure(pg: PaliGemma, scenes: Sequence[Scene], _, name: str) -> dict:
-        asked = [(scene, prompt) for scene in scenes if only(scene)]
-        right = [reply.text == truth(scene) for scene, reply in answers(pg, asked, name)]
-        return {f"{name}_exact": _mean(right), f"{name}_asked": len(right)}
-
-    return measure
-
-
-def _questions(pg: PaliGemma, scenes: Sequence[Scene], rng, name: str) -> dict:
-    asked = [(scene, question) for scene in scenes for question in questions(scene, rng)]
-    prompts = [(scene, TASKS["ask"].prompt(question)) for scene, (question, _) in asked]
-    texts = [reply.text for _, reply in answers(pg, prompts, name)]
-    right = [text == answer for text, (_, (_, answer)) in zip(texts, asked, strict=True)]
-    return {"ask_accuracy": _mean(right), "ask_asked": len(right)}
+def _exact_match(
+    pg: PaliGemma, scenes: Sequence[Scene], task: str, reference: Callable[[Scene], str]
+) -> Scores:
+    replies = _replies(pg, [(scene, TASKS[task].prompt()) for scene in scenes], task)
+    correct = [reply.text == reference(scene) for scene, reply in zip(scenes, replies, strict=True)]
+    return {f"{task}_exact": _mean(correct), f"{task}_examples": len(correct)}
 
 
-def _detect(pg: PaliGemma, scenes: Sequence[Scene], rng, name: str) -> dict:
-    asked = [search(scene, "detect", rng) for scene in scenes]
-    prompts = [(scene, example.prefix) for scene, example in zip(scenes, asked, strict=True)]
-    found = [reply.detections for _, reply in answers(pg, prompts, name)]
-    true = [[Detection(item.kind, item.box) for item in example.found] for example in asked]
-    ap50, ap = average_precision(true, found)
-    return {"detect_ap50": ap50, "detect_map": ap, "detect_asked": len(true)}
+def measure_captions(pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Generator) -> Scores:
+    return _exact_match(pg, scenes, "caption", caption)
 
 
-def _segment(pg: PaliGemma, scenes: Sequence[Scene], rng, name: str) -> dict:
-    asked = [search(scene, "segment", rng, most=2) for scene in scenes]
-    prompts = [(scene, example.prefix) for scene, example in zip(scenes, asked, strict=True)]
+def measure_reading(pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Generator) -> Scores:
+    return _exact_match(pg, [scene for scene in scenes if scene.texts], "read", reading)
+
+
+def measure_answers(pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Generator) -> Scores:
+    examples = [(scene, *pair) for scene in scenes for pair in questions(scene, rng)]
+    prompts = [(scene, TASKS["ask"].prompt(question)) for scene, question, _ in examples]
+    replies = _replies(pg, prompts, "ask")
+    correct = [
+        reply.text == answer for reply, (_, _, answer) in zip(replies, examples, strict=True)
+    ]
+    return {"ask_accuracy": _mean(correct), "ask_examples": len(correct)}
+
+
+def measure_detection(pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Generator) -> Scores:
+    examples = [search(scene, "detect", rng) for scene in scenes]
+    prompts = [(scene, one.prefix) for scene, one in zip(scenes, examples, strict=True)]
+    found = [reply.detections for reply in _replies(pg, prompts, "detect")]
+    targets = [[Detection(item.kind, item.box) for item in one.found] for one in examples]
+    ap50, mean_ap = average_precision(targets, found)
+    return {"detect_ap50": ap50, "detect_map": mean_ap, "detect_examples": len(targets)}
+
+
+def measure_segmentation(
+    pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Generator
+) -> Scores:
+    """Mean IoU of masks over all objects; missed and extra ones count 0."""
+    examples = [search(scene, "segment", rng, most=2) for scene in scenes]
+    prompts = [(scene, one.prefix) for scene, one in zip(scenes, examples, strict=True)]
     overlaps: list[float] = []
-    for example, (_, reply) in zip(asked, answers(pg, prompts, name), strict=True):
-        true = [Detection(item.kind, item.box) for item in example.found]
-        pairs = pair(true, reply.detections)
-        overlaps += [0.0] * (len(reply.detections) - sum(m is not None for m in pairs))
-        soft = pg.masks(reply.detections)
-        for item, m in zip(example.found, pairs, strict=True):
-            if m is None or soft[m] is None:
+    for example, reply in zip(examples, _replies(pg, prompts, "segment"), strict=True):
+        targets = [Detection(item.kind, item.box) for item in example.found]
+        matches = match_detections(targets, reply.detections)
+        extra = len(reply.detections) - sum(match is not None for match in matches)
+        overlaps += [0.0] * extra
+        soft_masks = pg.masks(reply.detections)
+        for item, match in zip(example.found, matches, strict=True):
+            soft_mask = None if match is None else soft_masks[match]
+            if match is None or soft_mask is None:
                 overlaps.append(0.0)
                 continue
-            mask = paste_mask(soft[m], reply.detections[m].box, SIZE, SIZE)
-            overlaps.append(mask_iou(mask, silhouette(item, SIZE) > 0))
+            mask = paste_mask(soft_mask, reply.detections[match].box, SCENE_SIZE, SCENE_SIZE)
+            overlaps.append(mask_iou(mask, silhouette(item, SCENE_SIZE) > 0))
     return {"segment_miou": _mean(overlaps), "segment_objects": len(overlaps)}
 
 
-def _codec(pg: PaliGemma, scenes: Sequence[Scene], rng, name: str) -> dict:
+def measure_codec(pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Generator) -> Scores:
     return {
         "codec_iou": codec_iou(pg.mask_codec, rng, list(KINDS)),
         "codec_iou_unseen_shapes": codec_iou(pg.mask_codec, rng, UNSEEN_SHAPES),
@@ -117,17 +136,7 @@ def _codec(pg: PaliGemma, scenes: Sequence[Scene], rng, name: str) -> dict:
 
 
 def codec_iou(codec: MaskCodec, rng: np.random.Generator, shapes: list[str]) -> float:
-    """Mean IoU of 1000 silhouettes of these shapes, freshly turned, with their decoded codes."""
-    masks = silhouettes(1000, rng, shapes)
+    """Mean IoU of silhouettes of these shapes, randomly rotated, and of their decoded codes."""
+    masks = silhouettes(NUM_SILHOUETTES, rng, shapes)
     decoded = codec.decode(codec.encode(torch.from_numpy(masks))).numpy() > 0
     return float(np.mean([mask_iou(a, b > 0.5) for a, b in zip(decoded, masks, strict=True)]))
-
-
-MEASURES = {
-    "caption": _exact(caption, TASKS["caption"].prompt(), lambda scene: True),
-    "ask": _questions,
-    "read": _exact(reading, TASKS["read"].prompt(), lambda scene: bool(scene.texts)),
-    "detect": _detect,
-    "segment": _segment,
-    "codec": _codec,
-}

@@ -18,7 +18,7 @@ import numpy as np
 from pycocotools import mask as pycocotools_mask
 from pydantic import BeforeValidator, Field
 
-from paligemma.detections import Box
+from paligemma.detections import Box, invalid_label
 from paligemma.formats.files import FileRecord, check_record, parse_json, read_bytes, read_json
 
 # A polygon's corner may lie outside the image by this many image sides. pycocotools draws a polygon
@@ -66,6 +66,17 @@ class CocoAnnotation(FileRecord):
     area: float | None = None
     iscrowd: bool = False
     segmentation: Any = None
+
+    def to_coco(self) -> dict[str, Any]:
+        """What pycocotools needs to score boxes; an area that the file lacks is the box's."""
+        area = self.bbox[2] * self.bbox[3] if self.area is None else self.area
+        return {
+            "image_id": self.image_id,
+            "category_id": self.category_id,
+            "bbox": list(self.bbox),
+            "area": area,
+            "iscrowd": int(self.iscrowd),
+        }
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,28 @@ def read_instances(path: Path) -> CocoInstances:
     return CocoInstances(path, images, categories, annotations, unlisted, invalid)
 
 
+def read_valid_instances(path: Path) -> CocoInstances:
+    """`read_instances`. Raises ValueError also for the first record that cannot be used."""
+    file = read_instances(path)
+    for record in file.invalid:
+        place = path if record.image_id is None else f"{path}, image {record.image_id}"
+        raise ValueError(f"{place}: {record.reason}.")
+    return file
+
+
+def check_category_names(file: CocoInstances) -> None:
+    """Raises ValueError for names that could not be told apart in a prompt and its answer."""
+    numbers: dict[str, int] = {}
+    for number, name in file.categories.items():
+        if reason := invalid_label(name):
+            raise ValueError(f"{file.path}, category {number}: {reason}.")
+        if name in numbers:
+            raise ValueError(
+                f"{file.path}: the categories {numbers[name]} and {number} are both {name!r}."
+            )
+        numbers[name] = number
+
+
 def _id(value: Any, name: str) -> int | None:
     found = value.get(name) if isinstance(value, dict) else None
     return found if isinstance(found, int) else None
@@ -158,6 +191,15 @@ def pixels_to_box(bbox: Sequence[float], size: Size) -> Box:
     edges = x / w, y / h, (x + width) / w, (y + height) / h
     x1, y1, x2, y2 = (min(max(edge, 0.0), 1.0) for edge in edges)
     return x1, y1, x2, y2
+
+
+def check_image_size(image: CocoImage, size: Size) -> None:
+    """Raises ValueError with a reason if the file gives another size than that of the image."""
+    if image.size and image.size != size:
+        raise ValueError(
+            f"the file says {image.width} x {image.height}, but the image has "
+            f"{size[0]} x {size[1]} pixels"
+        )
 
 
 def check_segmentation(segmentation: Any, size: Size) -> None:

@@ -21,6 +21,7 @@ from paligemma.formats.coco import (
     CocoAnnotation,
     CocoImage,
     Size,
+    check_image_size,
     check_segmentation,
     decode_segmentation,
     pixels_to_box,
@@ -212,11 +213,10 @@ class CocoSource:
     def __getitem__(self, row: int) -> Sample:
         image, size, annotations = self.rows[row]
         shown = open_image(image_path(self.images, image.file_name))
-        if shown.size != size:
-            raise ValueError(
-                f"the file says {size[0]} x {size[1]}, but the image has {shown.width} x "
-                f"{shown.height} pixels."
-            )
+        try:
+            check_image_size(image, shown.size)
+        except ValueError as error:
+            raise BadRow(f"{self.place(row)}: {error}.") from None
         found = []
         for one in annotations:
             box = pixels_to_box(one.bbox, size)

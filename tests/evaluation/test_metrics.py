@@ -10,20 +10,18 @@ import pytest
 from pycocotools import mask as rle
 
 from paligemma.detections import box_iou
-from paligemma.evaluation.metrics.answers import (
-    anls,
-    chosen,
-    edit_distance,
-    normalise,
-    relaxed,
-    vqa_accuracy,
-)
-from paligemma.evaluation.metrics.boxes import coco_average_precision, referred_iou, whole_object
-from paligemma.evaluation.metrics.cider import cider_d, words
+from paligemma.evaluation.metrics.anls import anls, edit_distance
+from paligemma.evaluation.metrics.caption_tokens import tokenize_caption
+from paligemma.evaluation.metrics.cider import cider_d
+from paligemma.evaluation.metrics.detection import coco_average_precision
+from paligemma.evaluation.metrics.multiple_choice import parse_choice
+from paligemma.evaluation.metrics.relaxed_accuracy import relaxed_match
+from paligemma.evaluation.metrics.segmentation import parse_referred_object, referring_iou
+from paligemma.evaluation.metrics.vqa import normalize_answer, vqa_accuracy
 
-# --- Words of captions ----------------------------------------------------------------------------
+# --- Caption tokens -------------------------------------------------------------------------------
 
-# What Stanford's PTBTokenizer 3.4.1 (-preserveLines -lowerCase) made of these, as it was printed.
+# Captions and the output of Stanford's PTBTokenizer 3.4.1 (-preserveLines -lowerCase) for them.
 RECORDED = {
     "A man's dog, isn't it? (yes)": "a man 's dog , is n't it ? -lrb- yes -rrb-",
     'I can\'t "quote" this -- 3.5 x 4, 1,000 U.S. items... e.g. no. 5':
@@ -78,13 +76,13 @@ OFFICIALLY_REMOVED = (
 
 
 @pytest.mark.parametrize("caption", RECORDED)
-def test_words_are_those_of_the_official_scorer(caption):
+def test_tokens_are_those_of_the_official_scorer(caption):
     official = [word for word in RECORDED[caption].split() if word not in OFFICIALLY_REMOVED]
-    assert words(caption) == official
+    assert tokenize_caption(caption) == official
 
 
-def test_no_words():
-    assert words("") == words(" . , ;") == []
+def test_a_caption_without_words_has_no_tokens():
+    assert tokenize_caption("") == tokenize_caption(" . , ;") == []
 
 
 # --- CIDEr-D --------------------------------------------------------------------------------------
@@ -123,23 +121,27 @@ def slow_cider(answers: list[list[str]], references: list[list[list[str]]]) -> l
 def corpus(seed: int) -> tuple[list[list[str]], list[list[list[str]]]]:
     """Random captions of a small vocabulary, in which the same n-grams come again."""
     rng = random.Random(seed)
-    say = lambda: [rng.choice("a the cat dog red on sits mat big".split())
+    make_text = lambda: [rng.choice("a the cat dog red on sits mat big".split())
                    for _ in range(rng.randrange(12))]  # fmt: skip
-    references = [[say() for _ in range(rng.randrange(1, 4))] for _ in range(rng.randrange(1, 6))]
-    answers = [rng.choice([say(), list(rng.choice(row)), say() * 4]) for row in references]
+    references = [
+        [make_text() for _ in range(rng.randrange(1, 4))] for _ in range(rng.randrange(1, 6))
+    ]
+    answers = [
+        rng.choice([make_text(), list(rng.choice(row)), make_text() * 4]) for row in references
+    ]
     return answers, references
 
 
 AWKWARD = {
-    "one picture": ([["a", "cat"]], [[["a", "cat"]]]),
-    "nothing said": ([[], ["a"]], [[["a", "cat"]], [["a", "dog"]]]),
-    "nothing true": ([["a"], ["b"]], [[[]], [["b", "c"]]]),
-    "nothing at all": ([[], []], [[[]], [[]]]),
+    "one image": ([["a", "cat"]], [[["a", "cat"]]]),
+    "an empty answer": ([[], ["a"]], [[["a", "cat"]], [["a", "dog"]]]),
+    "empty references": ([["a"], ["b"]], [[[]], [["b", "c"]]]),
+    "all empty": ([[], []], [[[]], [[]]]),
     "one word": ([["cat"], ["dog"]], [[["cat"]], [["dog"], ["cow"]]]),
     "the same word again and again": ([["cat"] * 20, ["dog"]], [[["cat", "sits"]], [["dog"]]]),
     "far too long": ([list("abcdefgh") * 9, ["x"]], [[list("abcdefgh")], [["x", "y"]]]),
-    "known to nobody": ([["zebra"], ["yak"]], [[["cat"]], [["dog"]]]),
-    "in every picture": ([["a", "b"], ["a", "b"]], [[["a", "b"]], [["a", "b"]]]),
+    "in no image": ([["zebra"], ["yak"]], [[["cat"]], [["dog"]]]),
+    "in every image": ([["a", "b"], ["a", "b"]], [[["a", "b"]], [["a", "b"]]]),
 }
 CORPORA = AWKWARD | {f"seed {seed}": corpus(seed) for seed in range(12)}
 
@@ -163,8 +165,8 @@ def test_cider_is_the_official_scorers(answers, references):
     assert cider_d(answers, references) == pytest.approx(scores.tolist(), abs=1e-6)
 
 
-def test_the_same_caption_is_worth_ten():
-    captions = [words("a red cat sits on a mat"), words("two big dogs run in the park")]
+def test_equal_captions_score_ten():
+    captions = ["a red cat sits on a mat".split(), "two big dogs run in the park".split()]
     assert cider_d(captions, [[one] for one in captions]) == pytest.approx([10, 10])
 
 
@@ -187,12 +189,12 @@ DIGITS = dict(zip("none zero one two three four five six seven eight nine ten".s
 
 def test_contractions():
     for word, right in WITHOUT_APOSTROPHE.items():
-        assert normalise(word) == right
+        assert normalize_answer(word) == right
     for word in NOT_IN_THE_TABLE:
-        assert normalise(word) == word
+        assert normalize_answer(word) == word
 
 
-def slow_normal(text: str) -> str:
+def slow_normalize(text: str) -> str:
     """`processPunctuation`, then `processDigitArticle`, as the paper's page puts them in words."""
     comma = any(a.isdigit() and b == "," and c.isdigit()
                 for a, b, c in zip(text, text[1:], text[2:], strict=False))  # fmt: skip
@@ -212,14 +214,14 @@ def slow_normal(text: str) -> str:
     return " ".join(WITHOUT_APOSTROPHE.get(word, word) for word in found)
 
 
-def slow_vqa(answer: str, people: list[str]) -> float:
+def slow_vqa(answer: str, references: list[str]) -> float:
     tidy = lambda text: text.replace("\n", " ").replace("\t", " ").strip()
-    answer, people = tidy(answer), [tidy(one) for one in people]
-    if len({*people}) > 1:
-        answer, people = slow_normal(answer), [slow_normal(one) for one in people]
+    answer, references = tidy(answer), [tidy(one) for one in references]
+    if len({*references}) > 1:
+        answer, references = slow_normalize(answer), [slow_normalize(one) for one in references]
     shares = []
-    for n in range(len(people)):
-        others = people[:n] + people[n + 1 :]
+    for n in range(len(references)):
+        others = references[:n] + references[n + 1 :]
         shares.append(min(1, sum(one.lower() == answer.lower() for one in others) / 3))
     return sum(shares) / len(shares)
 
@@ -231,18 +233,20 @@ PIECES = [*WITHOUT_APOSTROPHE, *DIGITS, *'; / [ ( ) = + \\ _ - > < @ ` , ? ! . .
 
 def test_vqa_on_random_answers():
     rng = random.Random(0)
-    say = lambda: "".join(rng.choice(PIECES) + rng.choice(["", " ", " "])
+    make_text = lambda: "".join(rng.choice(PIECES) + rng.choice(["", " ", " "])
                           for _ in range(rng.randrange(5)))  # fmt: skip
     for _ in range(1500):
-        known = [say() for _ in range(rng.randrange(1, 4))]
-        people = [rng.choice(known) for _ in range(10)]
-        answer = rng.choice([say(), rng.choice(known), rng.choice(known).upper() + "."])
-        assert normalise(answer) == slow_normal(answer), answer
-        assert vqa_accuracy(answer, people) == pytest.approx(slow_vqa(answer, people), abs=1e-9)
+        texts = [make_text() for _ in range(rng.randrange(1, 4))]
+        references = [rng.choice(texts) for _ in range(10)]
+        answer = rng.choice([make_text(), rng.choice(texts), rng.choice(texts).upper() + "."])
+        assert normalize_answer(answer) == slow_normalize(answer), answer
+        assert vqa_accuracy(answer, references) == pytest.approx(
+            slow_vqa(answer, references), abs=1e-9
+        )
 
 
 @pytest.mark.parametrize(
-    "answer, people, accuracy",
+    "answer, references, accuracy",
     [
         ("dog", ["dog"] * 10, 1),
         ("Dog", ["dog"] * 10, 1),
@@ -260,8 +264,8 @@ def test_vqa_on_random_answers():
         ("." * 33 + "x", [".x"] * 5 + ["x"] * 5, 0),  # thirty-two periods go on either side
     ],
 )
-def test_vqa_accuracy(answer, people, accuracy):
-    assert vqa_accuracy(answer, people) == pytest.approx(accuracy)
+def test_vqa_accuracy(answer, references, accuracy):
+    assert vqa_accuracy(answer, references) == pytest.approx(accuracy)
 
 
 # --- ANLS -----------------------------------------------------------------------------------------
@@ -277,21 +281,21 @@ def slow_distance(a: str, b: str) -> int:
 
 def test_anls_on_random_answers():
     rng = random.Random(0)
-    say = lambda: "".join(rng.choice("aAbB  é") for _ in range(rng.randrange(9)))
+    make_text = lambda: "".join(rng.choice("aAbB  é") for _ in range(rng.randrange(9)))
     for _ in range(800):
-        answer, truths = say(), [say() for _ in range(rng.randrange(1, 4))]
+        answer, references = make_text(), [make_text() for _ in range(rng.randrange(1, 4))]
         values = []
-        for truth in truths:
-            a, b = (" ".join(text.strip().lower().split()) for text in (answer, truth))
+        for reference in references:
+            a, b = (" ".join(text.strip().lower().split()) for text in (answer, reference))
             assert edit_distance(a, b) == slow_distance(a, b)
-            longer = max(len(answer), len(truth))
+            longer = max(len(answer), len(reference))
             values.append(slow_distance(a, b) / longer if longer else 0)
         score = 1 - min(values)
-        assert anls(answer, truths) == pytest.approx(score if score >= 0.5 else 0, abs=1e-9)
+        assert anls(answer, references) == pytest.approx(score if score >= 0.5 else 0, abs=1e-9)
 
 
 @pytest.mark.parametrize(
-    "answer, truths, score",
+    "answer, references, score",
     [
         ("July 4", ["july 4"], 1),
         ("july  4", ["july 4"], 1),
@@ -302,15 +306,15 @@ def test_anls_on_random_answers():
         ("", ["a"], 0),
     ],
 )
-def test_anls(answer, truths, score):
-    assert anls(answer, truths) == pytest.approx(score)
+def test_anls(answer, references, score):
+    assert anls(answer, references) == pytest.approx(score)
 
 
 # --- Relaxed accuracy -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "answer, truth, right",
+    "answer, reference, matches",
     [
         ("105", "100", True), ("95", "100", True), ("105.1", "100", False), ("94.9", "100", False),
         ("-105", "-100", True), ("105", "-100", False),
@@ -324,8 +328,8 @@ def test_anls(answer, truths, score):
         ("%", "%", True), ("five", "5", False),
     ],
 )  # fmt: skip
-def test_relaxed(answer, truth, right):
-    assert relaxed(answer, truth) is right
+def test_relaxed_match(answer, reference, matches):
+    assert relaxed_match(answer, reference) is matches
 
 
 # --- Multiple choice ------------------------------------------------------------------------------
@@ -338,24 +342,24 @@ def test_relaxed(answer, truth, right):
         ("(A) or (B)", "B"), ("A or C", "C"), ("C and (A)", "A"),  # brackets go first
         ("A, so (B", None), ("b", None), ("E", None), ("AB", None), ("", None),
         ("it is clearly a picture of a Dog and nothing else", "B"),
-        ("first a dog and then after it a cat", "A"),  # the last that is quoted
+        ("first a dog and then after it a cat", "A"),  # the option that is quoted last
         ("a dog", None),  # too short to be searched for the option's words
     ],
 )  # fmt: skip
-def test_chosen(answer, letter):
-    assert chosen(answer, ["cat", "dog", "cow"]) == letter
+def test_parse_choice(answer, letter):
+    assert parse_choice(answer, ["cat", "dog", "cow"]) == letter
 
 
 # --- Average precision ----------------------------------------------------------------------------
 
 
-def slow_average_precision(truth: list[dict], results: list[dict]) -> tuple[float, float]:
+def slow_average_precision(annotations: list[dict], results: list[dict]) -> tuple[float, float]:
     """COCO's protocol for areas of all sizes, without crowds: greedy matches, 101 recalls."""
     table = []
-    for category in sorted({one["category_id"] for one in truth}):
+    for category in sorted({one["category_id"] for one in annotations}):
         mine = [one for one in results if one["category_id"] == category]
         mine.sort(key=lambda one: -one["score"])
-        theirs = [one for one in truth if one["category_id"] == category]
+        theirs = [one for one in annotations if one["category_id"] == category]
         row = []
         for threshold in np.linspace(0.5, 0.95, 10):
             taken: set[int] = set()
@@ -387,37 +391,37 @@ def corners(bbox: list[float]) -> tuple[float, float, float, float]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_average_precision_is_the_protocols(seed):
+def test_average_precision_follows_the_protocol(seed):
     rng = np.random.default_rng(seed)
     scores = iter(rng.permutation(10_000) / 10_000)  # no two alike
-    truth, results = [], []
-    for picture in range(1, 6):
+    annotations, results = [], []
+    for image in range(1, 6):
         for _ in range(rng.integers(1, 6)):
             box = [*rng.uniform(0, 60, 2), *rng.uniform(5, 40, 2)]
             category = int(rng.integers(1, 4))
-            truth.append({"image_id": picture, "category_id": category, "bbox": box, "iscrowd": 0,
-                          "area": box[2] * box[3]})  # fmt: skip
+            ids = {"image_id": image, "category_id": category}
+            annotations.append(ids | {"bbox": box, "iscrowd": 0, "area": box[2] * box[3]})
             for _ in range(rng.integers(3)):
                 near = (np.array(box) * rng.uniform(0.85, 1.15, 4)).tolist()
-                results.append({"image_id": picture, "category_id": category, "bbox": near,
+                results.append({"image_id": image, "category_id": category, "bbox": near,
                                 "score": float(next(scores))})  # fmt: skip
         lost = [*rng.uniform(0, 60, 2).tolist(), 9.0, 9.0]
-        results.append({"image_id": picture, "category_id": 1, "bbox": lost,
+        results.append({"image_id": image, "category_id": 1, "bbox": lost,
                         "score": float(next(scores))})  # fmt: skip
-    found = coco_average_precision(range(1, 6), truth, results)
-    assert found == pytest.approx(slow_average_precision(truth, results), abs=1e-6)
+    found = coco_average_precision(range(1, 6), annotations, results)
+    assert found == pytest.approx(slow_average_precision(annotations, results), abs=1e-6)
     assert 0 < found[1] < 1
 
 
-def test_a_crowd_swallows_what_is_in_it():
+def test_predictions_inside_a_crowd_do_not_count():
     one = {"image_id": 1, "category_id": 1, "iscrowd": 0}
-    truth = [one | {"bbox": [0, 0, 10, 10], "area": 100},
+    annotations = [one | {"bbox": [0, 0, 10, 10], "area": 100},
              one | {"bbox": [50, 50, 40, 40], "area": 1600, "iscrowd": 1}]  # fmt: skip
     inside = {"image_id": 1, "category_id": 1, "bbox": [55, 55, 10, 10], "score": 0.9}
     right = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.5}
-    assert coco_average_precision([1], truth, [inside, right]) == pytest.approx((1, 1))
-    truth[1]["iscrowd"] = 0
-    assert coco_average_precision([1], truth, [inside, right])[0] < 0.5
+    assert coco_average_precision([1], annotations, [inside, right]) == pytest.approx((1, 1))
+    annotations[1]["iscrowd"] = 0
+    assert coco_average_precision([1], annotations, [inside, right])[0] < 0.5
 
 
 # --- Referring expressions ------------------------------------------------------------------------
@@ -438,30 +442,30 @@ SEGS = "".join(f"<seg{n:03d}>" for n in range(16))
         (f"{LOCS}<seg128>{SEGS[8:]}", False),
     ],
 )  # fmt: skip
-def test_whole_objects(text, valid):
-    found = whole_object(text)
+def test_parse_referred_object(text, valid):
+    found = parse_referred_object(text)
     assert (found is not None) is valid
     if found:
         assert found.codes == tuple(range(16))
         assert found.box == pytest.approx((200 / 1023, 100 / 1023, 600 / 1023, 500 / 1023))
 
 
-def test_referred_iou():
+def test_referring_iou():
     mask = np.zeros((40, 100), bool)
     mask[10:30, 20:60] = True  # 800 pixels
     full, none = np.ones((64, 64)), -np.ones((64, 64))
-    assert referred_iou((0.2, 0.25, 0.6, 0.75), full, mask) == 1
-    assert referred_iou((0.2, 0.25, 0.4, 0.75), full, mask) == 0.5
-    assert referred_iou((0.0, 0.0, 1.0, 1.0), full, mask) == pytest.approx(800 / 4000)
-    assert referred_iou((0.209, 0.27, 0.609, 0.79), full, mask) == pytest.approx(
+    assert referring_iou((0.2, 0.25, 0.6, 0.75), full, mask) == 1
+    assert referring_iou((0.2, 0.25, 0.4, 0.75), full, mask) == 0.5
+    assert referring_iou((0.0, 0.0, 1.0, 1.0), full, mask) == pytest.approx(800 / 4000)
+    assert referring_iou((0.209, 0.27, 0.609, 0.79), full, mask) == pytest.approx(
         (40 * 20) / (40 * 21), abs=1e-9
-    )  # edges are cut down: 20, 10, 60, 31
-    assert referred_iou((0.2, 0.25, 0.6, 0.75), none, mask) == 0
-    assert referred_iou((0.201, 0.25, 0.209, 0.75), full, mask) is None
-    assert referred_iou((0.2, 0.25, 0.6, 0.75), full, np.zeros_like(mask)) == 0
+    )  # edges are rounded down: 20, 10, 60, 31
+    assert referring_iou((0.2, 0.25, 0.6, 0.75), none, mask) == 0
+    assert referring_iou((0.201, 0.25, 0.209, 0.75), full, mask) is None
+    assert referring_iou((0.2, 0.25, 0.6, 0.75), full, np.zeros_like(mask)) == 0
 
 
-def test_referred_iou_on_random_masks():
+def test_referring_iou_on_random_masks():
     rng = np.random.default_rng(0)
     for _ in range(20):
         a, b = np.zeros((50, 70), np.uint8), np.zeros((50, 70), np.uint8)
@@ -472,5 +476,5 @@ def test_referred_iou_on_random_masks():
         official = rle.iou([rle.encode(np.asfortranarray(a))], [rle.encode(np.asfortranarray(b))],
                            [0])[0, 0]  # fmt: skip
         box = (x1 / 70 + 1e-9, y1 / 50 + 1e-9, x2 / 70 + 1e-9, y2 / 50 + 1e-9)
-        found = referred_iou(box, np.ones((64, 64)), b.astype(bool))
+        found = referring_iou(box, np.ones((64, 64)), b.astype(bool))
         assert found == pytest.approx(official, abs=1e-6)

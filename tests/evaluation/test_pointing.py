@@ -1,4 +1,4 @@
-"""The pointing game on maps that look right, wrong, everywhere; questions whose truth is known."""
+"""The pointing game on maps that point right, wrong, everywhere; questions with known objects."""
 
 import json
 from collections import Counter
@@ -10,16 +10,21 @@ import tiny
 from PIL import Image
 
 from paligemma.detections import parse
-from paligemma.evaluation.named import coco_questions, detection, drawn_questions, scene_questions
 from paligemma.evaluation.pointing import (
+    best_view,
     centre_prior,
-    given,
-    measure,
-    plot,
-    score,
-    table,
-    winner,
-    write,
+    correct_reply,
+    format_pointing,
+    measure_pointing,
+    plot_pointing,
+    save_pointing,
+    score_map,
+)
+from paligemma.evaluation.pointing_questions import (
+    coco_questions,
+    detection_question,
+    scene_questions,
+    synthetic_questions,
 )
 from paligemma.interpret.explain import VIEWS
 from paligemma.pipeline import PaliGemma
@@ -53,52 +58,57 @@ def peak(row: int, column: int, grid: int = 4) -> np.ndarray:
         (EVEN * 0, (0, 0, 0.5, 0.5), 0.25, 0),
     ],
 )
-def test_score(heat, box, hit, mass):
-    assert score(heat, box) == pytest.approx((hit, mass))
+def test_score_map(heat, box, hit, mass):
+    assert score_map(heat, box) == pytest.approx((hit, mass))
 
 
 @pytest.mark.parametrize("grid", [4, 5])
 def test_centre_prior(grid):
     prior = centre_prior(grid)
-    assert score(prior, (0.3, 0.3, 0.7, 0.7))[0] == 1 and score(prior, (0, 0, 0.2, 0.2))[0] == 0
+    assert (
+        score_map(prior, (0.3, 0.3, 0.7, 0.7))[0] == 1
+        and score_map(prior, (0, 0, 0.2, 0.2))[0] == 0
+    )
     assert prior == pytest.approx(prior.T) and prior == pytest.approx(prior[::-1])
 
 
 # --- Questions ------------------------------------------------------------------------------------
 
 
-def test_named_words_of_drawn_scenes_are_true():
-    asked = Counter()
+def test_mentions_in_answers_about_scenes_are_correct():
+    counts = Counter()
     for seed in range(FIRST, FIRST + 60):
         scene = sample(seed)
         for question in scene_questions(scene):
-            for named in question.named:
-                words = question.answer[named.start : named.stop]
-                asked[named.tokens] += 1
-                if named.tokens == "location":
+            for mention in question.mentions:
+                words = question.answer[mention.start : mention.stop]
+                counts[mention.token_type] += 1
+                if mention.token_type == "location":
                     (found,) = parse(question.answer)
                     assert words.count("<loc") == 4 and found.box == pytest.approx(
-                        named.box, abs=1e-3
+                        mention.box, abs=1e-3
                     )
                     continue
                 (item,) = (
                     i for i in scene.items
-                    if np.abs(np.subtract(i.box, named.box)).max() < 0.005
+                    if np.abs(np.subtract(i.box, mention.box)).max() < 0.005
                 )  # fmt: skip
-                assert words == (item.color if named.tokens == "colour" else item.kind)
+                assert words == (item.color if mention.token_type == "colour" else item.kind)
                 assert [i.kind for i in scene.items].count(item.kind) == 1
-    assert set(asked) == {"location", "label", "colour", "kind", "caption"}
-    assert min(asked.values()) > 30
+    assert set(counts) == {"location", "label", "colour", "kind", "caption"}
+    assert min(counts.values()) > 30
 
 
-def test_drawn_questions_are_the_same_again():
-    first, second = ([(q.prompt, q.named) for q in drawn_questions(9, FIRST)] for _ in range(2))
+def test_synthetic_questions_are_deterministic():
+    first, second = (
+        [(q.prompt, q.mentions) for q in synthetic_questions(9, FIRST)] for _ in range(2)
+    )
     assert first == second and len(first) > 18
 
 
 @pytest.fixture
 def coco(tmp_path):
-    """One cat and two dogs in the first picture, a crowd in the second, nothing in the third."""
+    """A cat and two lights in the first image, a crowd in the second, nothing in the third."""
     for name in ("one.png", "two.png", "three.png"):
         Image.new("RGB", (200, 100), "gray").save(tmp_path / name)
     box = lambda n, image, category, bbox, crowd=0: {
@@ -123,20 +133,39 @@ def coco(tmp_path):
 def test_coco_questions(coco, capsys):
     cat, light = coco_questions(coco / "instances.json", coco)
     assert cat.prompt == "detect cat" and light.prompt == "detect traffic light"
-    assert cat.named[0].box == pytest.approx((0.1, 0.1, 0.6, 0.6))
-    assert light.named[1].box == pytest.approx((0.75, 0.5, 1, 1))  # cut at the picture's edge
+    assert cat.mentions[0].box == pytest.approx((0.1, 0.1, 0.6, 0.6))
+    assert light.mentions[1].box == pytest.approx((0.75, 0.5, 1, 1))  # clipped to the image
     assert light.answer.endswith("> traffic light") and capsys.readouterr().out == ""
 
 
 def test_coco_mistakes(coco):
-    for text in ("{", "[]", '{"images": []}'):
-        (coco / "bad.json").write_text(text)
-        with pytest.raises(ValueError, match="no COCO instances file"):
-            list(coco_questions(coco / "bad.json", coco))
-    with pytest.raises(ValueError, match="no COCO instances file"):
+    bad = coco / "bad.json"
+    for text, reason in {
+        "{": "bad.json is not a COCO instances file: it is not JSON",
+        "[]": "bad.json is not a COCO instances file: it is a list, not an object",
+        '{"images": []}': "bad.json is not a COCO instances file: it has no categories",
+    }.items():
+        bad.write_text(text)
+        with pytest.raises(ValueError, match=reason):
+            list(coco_questions(bad, coco))
+    with pytest.raises(ValueError, match=r"nowhere\.json cannot be read: No such file"):
         list(coco_questions(coco / "nowhere.json", coco))
-    (coco / "one.png").unlink()
-    with pytest.raises(ValueError, match=r"one\.png"):
+    values = json.loads((coco / "instances.json").read_text())
+    name, box = values["categories"][0], values["annotations"][0]
+    for change, reason in (
+        ({"categories": [name | {"name": "a, b"}, values["categories"][1]]},
+         "bad.json, category 17: the name 'a, b' holds ','"),
+        ({"annotations": [box | {"bbox": [1, 2]}]}, r"bad.json, image 1: the box \[1, 2\] is not"),
+        ({"images": [values["images"][0] | {"width": 100}]},
+         "bad.json, image 1: the file says 100 x 100, but the image has 200 x 100 pixels"),
+        ({"images": [values["images"][0] | {"file_name": "no.png"}]},
+         "bad.json, image 1: there is no image .*no.png"),
+    ):  # fmt: skip
+        bad.write_text(json.dumps(values | change))
+        with pytest.raises(ValueError, match=reason):
+            list(coco_questions(bad, coco))
+    (coco / "one.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"image 1: 'one\.png' is not a picture"):
         list(coco_questions(coco / "instances.json", coco))
 
 
@@ -148,8 +177,8 @@ def pg(tmp_path_factory):
     return PaliGemma.load(tiny.write(tmp_path_factory.mktemp("models") / "tiny"))
 
 
-class Looking:
-    """A model whose views look at one patch each, whatever the token."""
+class FixedMaps:
+    """A model whose views have their peak at one patch each, whatever the token."""
 
     def __init__(self, pg, **places: tuple[int, int]):
         self.config, self.processor, self.places = pg.config, pg.processor, places
@@ -163,13 +192,15 @@ class Looking:
 
 
 def question(box=(0.5, 0.5, 0.75, 0.75)):
-    return detection(Image.new("RGB", (8, 8)), "umbrella", box)
+    return detection_question(Image.new("RGB", (8, 8)), "umbrella", box)
 
 
-def test_measure_counts_tokens_and_finds_the_winner(pg):
-    scores = measure(Looking(pg, rollout=(2, 2)), [question(), question((0, 0, 0.25, 0.25))])
-    by = {(s.view, s.layer, s.head, s.tokens): s for s in scores}
-    label = len(given(pg, question().answer).tokens) - 4
+def test_tokens_are_counted_and_the_best_view_found(pg):
+    scores = measure_pointing(
+        FixedMaps(pg, rollout=(2, 2)), [question(), question((0, 0, 0.25, 0.25))]
+    )
+    by = {(s.view, s.layer, s.head, s.token_type): s for s in scores}
+    label = len(correct_reply(pg, question().answer).tokens) - 4
     assert by["rollout", None, None, "location"].count == 8
     assert by["rollout", None, None, "label"].count == 2 * label
     assert by["rollout", None, None, "all"].hit == by["rollout", 1, None, "all"].hit == 0.5
@@ -177,14 +208,14 @@ def test_measure_counts_tokens_and_finds_the_winner(pg):
     assert by["mean", 0, 1, "location"].mass == by["mean", 0, 0, "location"].mass == 0.5
     assert by["chance", None, None, "all"].hit == pytest.approx(1 / 16)
     assert by["centre", None, None, "all"].hit == pytest.approx(1 / 8)  # a quarter, half the time
-    assert winner(scores) == "rollout"
+    assert best_view(scores) == "rollout"
 
 
-def test_all_sorts_of_tokens_weigh_alike(pg):
-    """Four locations and one label are not five votes."""
-    scores = measure(Looking(pg, mean=(2, 2)), [question()])
+def test_all_token_types_have_the_same_weight(pg):
+    """Four locations and one label do not count as five."""
+    scores = measure_pointing(FixedMaps(pg, mean=(2, 2)), [question()])
     rows = [s for s in scores if (s.view, s.layer, s.head) == ("chance", None, None)]
-    assert [s.tokens for s in rows] == ["location", "label", "all"]
+    assert [s.token_type for s in rows] == ["location", "label", "all"]
     assert rows[-1].count == sum(s.count for s in rows[:-1])
 
 
@@ -193,25 +224,25 @@ def test_a_model_without_gradients_is_measured_without(pg, monkeypatch):
         raise ValueError("no room for a backward pass")
 
     monkeypatch.setattr("paligemma.interpret.explain.gradient_attention", refuse)
-    scores = measure(pg, [question()])
+    scores = measure_pointing(pg, [question()])
     assert {s.view for s in scores} == {*VIEWS, "chance", "centre"} - {"gradient"}
 
 
 def test_nothing_to_point_at(pg):
     with pytest.raises(ValueError, match="nothing to point at"):
-        measure(pg, [])
+        measure_pointing(pg, [])
 
 
 def test_table_plot_and_files(pg, tmp_path):
-    scores = measure(pg, drawn_questions(3, FIRST))
+    scores = measure_pointing(pg, synthetic_questions(3, FIRST))
     assert all(0 <= s.hit <= 1 and 0 <= s.mass <= 1 for s in scores)
-    write(scores, tmp_path)
+    save_pointing(scores, tmp_path)
     assert json.loads((tmp_path / "pointing.json").read_text())[0]["view"] == "chance"
-    with Image.open(tmp_path / "pointing.png") as drawn:
-        assert min(drawn.size) > 300
-    lines = table(scores).splitlines()
+    with Image.open(tmp_path / "pointing.png") as figure:
+        assert min(figure.size) > 300
+    lines = format_pointing(scores).splitlines()
     assert (tmp_path / "pointing.md").read_text().splitlines() == lines
     assert len({line.count("|") for line in lines}) == 1
     for name in ("chance", "centre", *VIEWS, "best of 8 heads"):
         assert any(line.startswith(f"| {name}") for line in lines)
-    plot([s for s in scores if s.view != "gradient"], tmp_path / "without.png")
+    plot_pointing([s for s in scores if s.view != "gradient"], tmp_path / "without.png")

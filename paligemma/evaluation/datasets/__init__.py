@@ -1,1 +1,1 @@
-"""Published data sets as they lie on disk."""
+"""Published data sets, as their official files lie on disk."""

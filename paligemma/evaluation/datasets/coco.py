@@ -1,6 +1,6 @@
-"""COCO on disk: captions, instances, and RefCOCO's expressions.
+"""COCO captions, COCO detection and RefCOCO as examples.
 
-A loader takes a file, or a folder that is searched for the file of a split ("val").
+A loader takes a file, or a folder that is searched for the file of a split such as "val".
 """
 
 from collections import defaultdict
@@ -8,142 +8,124 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from paligemma.evaluation.datasets.examples import (
-    Answers,
-    Example,
-    Loaded,
-    Objects,
-    Referred,
-    fractions,
+    AnswerReferences,
+    DetectionTarget,
+    EvaluationDataset,
+    EvaluationExample,
+    ReferringTarget,
+    make_dataset,
 )
-from paligemma.evaluation.datasets.files import Pictures, Row, find_one, read_json, some
+from paligemma.formats.coco import (
+    CocoImage,
+    CocoInstances,
+    Size,
+    check_category_names,
+    check_image_size,
+    check_segmentation,
+    pixels_to_box,
+    read_captions,
+    read_references,
+    read_valid_instances,
+)
+from paligemma.formats.files import find_file
+from paligemma.formats.image_files import ImageFinder
+from paligemma.images import read_size
 
-NAMES = 4  # categories that one detection prompt asks for
-
-
-class _Image(Row):
-    id: int
-    file_name: str
-    width: int = 0
-    height: int = 0
-
-
-class _Caption(Row):
-    image_id: int
-    caption: str
-
-
-class _Captions(Row):
-    images: list[_Image]
-    annotations: list[_Caption]
+CATEGORIES_PER_PROMPT = 4  # in a detection prompt
 
 
-class _Category(Row):
-    id: int
-    name: str
-
-
-class _RunLengths(Row):
-    size: tuple[int, int]
-    counts: str | list[int]
-
-
-class _Instance(Row):
-    id: int
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    area: float
-    iscrowd: int = 0
-    segmentation: list[list[float]] | _RunLengths | None = None
-
-
-class _Instances(Row):
-    images: list[_Image]
-    categories: list[_Category]
-    annotations: list[_Instance]
-
-
-def coco_captions(data: Path, split: str) -> Loaded:
+def load_coco_captions(data: Path, split: str) -> EvaluationDataset:
     """COCO's `captions_val2017.json` and the like."""
-    source = find_one(data, f"captions_{split}*.json")
-    read, picture = read_json(_Captions, source), Pictures(data, source)
-    said: dict[int, list[str]] = defaultdict(list)
-    for one in read.annotations:
-        said[one.image_id].append(one.caption)
-    asked = [image for image in read.images if said[image.id]]
-    return some(
-        (Example(str(i.id), picture(i.file_name), "", Answers(tuple(said[i.id]))) for i in asked),
+    source = find_file(data, f"captions_{split}*.json")
+    file, find_image = read_captions(source), ImageFinder(data, source)
+    captions: dict[int, list[str]] = defaultdict(list)
+    for annotation in file.annotations:
+        captions[annotation.image_id].append(annotation.caption)
+    images = [image for image in file.images if image.id in captions]
+    return make_dataset(
+        (
+            EvaluationExample(
+                str(image.id),
+                find_image(image.file_name),
+                "",
+                AnswerReferences(tuple(captions[image.id])),
+            )
+            for image in images
+        ),
         data,
-        {"without a caption": len(read.images) - len(asked)},
+        {"without a caption": len(file.images) - len(images)},
     )
 
 
-def coco_detection(data: Path, split: str) -> Loaded:
+def load_coco_detection(data: Path, split: str) -> EvaluationDataset:
     """COCO's `instances_val2017.json` and the like.
 
-    Each picture is asked for all categories of the file, `NAMES` in a prompt: the same prompts for
-    every picture, so that they give nothing away.
+    Every image gets the same prompts, which name all categories of the file, some at a time: so
+    the prompts do not tell what is in the image.
     """
-    source = find_one(data, f"instances_{split}*.json")
-    return some(_searches(data, source), data)
+    source = find_file(data, f"instances_{split}*.json")
+    file = read_valid_instances(source)
+    return make_dataset(
+        _detection_examples(file, ImageFinder(data, source)),
+        data,
+        {"annotations of images that are not listed": len(file.unlisted)},
+    )
 
 
-def _searches(data: Path, source: Path) -> Iterator[Example]:
-    read, picture = read_json(_Instances, source), Pictures(data, source)
-    held: dict[int, list[dict]] = defaultdict(list)
-    for one in read.annotations:
-        held[one.image_id].append(one.model_dump())
-    for image in read.images:
-        path = picture(_sized(image, source).file_name)
-        for start in range(0, len(read.categories), NAMES):
-            asked = {one.name: one.id for one in read.categories[start : start + NAMES]}
-            truth = Objects(image.id, image.width, image.height, asked, tuple(held[image.id]))
-            yield Example(f"{image.id}-{start // NAMES}", path, " ; ".join(asked), truth)
+def _detection_examples(
+    file: CocoInstances, find_image: ImageFinder
+) -> Iterator[EvaluationExample]:
+    check_category_names(file)
+    categories = {name: number for number, name in file.categories.items()}
+    for image in file.images.values():
+        path = find_image(image.file_name)
+        size = _image_size(image, path, file.path)
+        for start in range(0, len(categories), CATEGORIES_PER_PROMPT):
+            names = list(categories)[start : start + CATEGORIES_PER_PROMPT]
+            asked = {name: categories[name] for name in names}
+            wanted = [
+                one for one in file.annotations[image.id] if one.category_id in asked.values()
+            ]
+            target = DetectionTarget(image.id, size, asked, tuple(wanted))
+            number = start // CATEGORIES_PER_PROMPT
+            yield EvaluationExample(f"{image.id}-{number}", path, " ; ".join(names), target)
 
 
-def _sized(image: _Image, source: Path) -> _Image:
-    if image.width < 1 or image.height < 1:
-        raise ValueError(f"{source}: picture {image.id} has no width and height.")
-    return image
-
-
-class _Sentence(Row):
-    sent_id: int
-    sent: str
-
-
-class _Reference(Row):
-    ref_id: int
-    ann_id: int
-    image_id: int
-    split: str
-    sentences: list[_Sentence]
-
-
-def refcoco(data: Path, split: str) -> Loaded:
+def load_refcoco(data: Path, split: str) -> EvaluationDataset:
     """RefCOCO's references as JSON (`refs(unc).json`), with `instances.json` beside them."""
-    if data.suffix == ".p":
-        raise ValueError(f"{data} is a pickle, which is never loaded: write its list as JSON.")
-    source = find_one(data, "refs*.json")
-    beside = source.parent / "instances.json"
-    read, picture = read_json(_Instances, beside), Pictures(data, source)
-    images = {image.id: _sized(image, beside) for image in read.images}
-    instances = {one.id: one for one in read.annotations if one.segmentation}
+    source = data if data.suffix == ".p" else find_file(data, "refs*.json")
+    references = read_references(source)
+    file = read_valid_instances(source.parent / "instances.json")
+    annotations = {one.id: one for all_of in file.annotations.values() for one in all_of}
+    find_image = ImageFinder(data, source)
     examples = []
-    for reference in read_json(list[_Reference], source):
+    for reference in references:
         if reference.split != split:
             continue
-        image, one = images.get(reference.image_id), instances.get(reference.ann_id)
-        if image is None or one is None:
+        image, one = file.images.get(reference.image_id), annotations.get(reference.ann_id)
+        if image is None or one is None or not one.segmentation:
             raise ValueError(
-                f"{source}: reference {reference.ref_id} means object {reference.ann_id} of "
-                f"picture {reference.image_id}, but {beside} has no such segmentation."
+                f"{source}: reference {reference.ref_id} is to object {reference.ann_id} of "
+                f"image {reference.image_id}, but {file.path} has no such segmentation."
             )
-        box = fractions(one.bbox, image.width, image.height)
-        mask = one.model_dump()["segmentation"]
-        for said in reference.sentences:
-            text = " ".join(said.sent.split())
-            truth = Referred(text, box, mask, image.width, image.height)
-            name = f"{reference.ref_id}-{said.sent_id}"
-            examples.append(Example(name, picture(image.file_name), text, truth))
-    return some(examples, data)
+        path = find_image(image.file_name)
+        size = _image_size(image, path, file.path)
+        try:
+            check_segmentation(one.segmentation, size)
+        except ValueError as error:
+            raise ValueError(f"{file.path}, annotation {one.id}: {error}.") from None
+        for sentence in reference.sentences:
+            text = " ".join(sentence.sent.split())
+            target = ReferringTarget(text, pixels_to_box(one.bbox, size), one.segmentation, size)
+            name = f"{reference.ref_id}-{sentence.sent_id}"
+            examples.append(EvaluationExample(name, path, text, target))
+    return make_dataset(examples, data)
+
+
+def _image_size(image: CocoImage, path: Path, source: Path) -> Size:
+    size = read_size(path)
+    try:
+        check_image_size(image, size)
+    except ValueError as error:
+        raise ValueError(f"{source}, image {image.id}: {error}.") from None
+    return size

@@ -1,116 +1,123 @@
-"""What an evaluation asks, and the truth about it: one form for all data sets."""
+"""What an evaluation asks of a model, and the target of each answer: one form for all data sets."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pycocotools import mask as rle
 
 from paligemma.detections import Box, Detection, parse
+from paligemma.formats.coco import CocoAnnotation, Size, decode_segmentation, pixels_to_box
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What people say: captions, or answers to a question."""
+class AnswerReferences:
+    """Reference texts: captions, or answers to a question."""
 
     texts: tuple[str, ...]
 
     @property
-    def text(self) -> str:
+    def summary(self) -> str:
         return " · ".join(dict.fromkeys(self.texts))
 
     @property
     def detections(self) -> list[Detection]:
-        """The objects that the first text names, if it names any."""
+        """The objects in the first reference."""
         return parse(self.texts[0])
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The right letter, or letters, and what there is to choose from: A, B, …"""
+class ChoiceTarget:
+    """Multiple choice: the correct letters (one of them is enough), and the options A, B, …"""
 
     letters: tuple[str, ...]
     options: tuple[str, ...]
-    detections = ()
 
     @property
-    def text(self) -> str:
+    def summary(self) -> str:
         return " or ".join(self.letters)
-
-
-@dataclass(frozen=True)
-class Objects:
-    """All annotated objects of one COCO picture, and the categories asked for: {name: id}."""
-
-    picture: int
-    width: int
-    height: int
-    asked: dict[str, int]
-    annotations: tuple[dict, ...]
-
-    @property
-    def wanted(self) -> list[dict]:
-        """The annotations of the categories asked for."""
-        return [one for one in self.annotations if one["category_id"] in self.asked.values()]
 
     @property
     def detections(self) -> list[Detection]:
-        """Those of `wanted` that are single things."""
-        names = {number: name for name, number in self.asked.items()}
+        return []
+
+
+@dataclass(frozen=True)
+class DetectionTarget:
+    """COCO annotations of one image, those of the prompt's `categories`: {name: id}."""
+
+    image_id: int
+    size: Size
+    categories: dict[str, int]
+    annotations: tuple[CocoAnnotation, ...]
+
+    @property
+    def detections(self) -> list[Detection]:
+        """The annotated objects, without crowds."""
+        names = {number: name for name, number in self.categories.items()}
         return [
-            Detection(names[one["category_id"]], fractions(one["bbox"], self.width, self.height))
-            for one in self.wanted
-            if not one["iscrowd"]
+            Detection(names[one.category_id], pixels_to_box(one.bbox, self.size))
+            for one in self.annotations
+            if not one.iscrowd
         ]
 
     @property
-    def text(self) -> str:
-        return " ; ".join(found.label for found in self.detections) or "nothing"
+    def summary(self) -> str:
+        return " ; ".join(one.label for one in self.detections) or "no object"
 
 
 @dataclass(frozen=True)
-class Referred:
-    """The object that an expression means. `segmentation` is COCO's: polygons or run lengths."""
+class ReferringTarget:
+    """The object that an expression refers to. `segmentation` is COCO's, in an image of `size`."""
 
-    text: str
+    expression: str
     box: Box
-    segmentation: list | dict
-    width: int
-    height: int
+    segmentation: Any
+    size: Size
+
+    @property
+    def summary(self) -> str:
+        return self.expression
 
     @property
     def detections(self) -> list[Detection]:
-        return [Detection(self.text, self.box)]
+        return [Detection(self.expression, self.box)]
 
     @property
     def mask(self) -> np.ndarray:
         """bool [height, width]"""
-        coded = self.segmentation
-        if isinstance(coded, list) or isinstance(coded["counts"], list):
-            coded = rle.frPyObjects(coded, self.height, self.width)
-        return rle.decode(rle.merge(coded) if isinstance(coded, list) else coded).astype(bool)
+        return decode_segmentation(self.segmentation, self.size)
+
+
+Target = AnswerReferences | ChoiceTarget | DetectionTarget | ReferringTarget
 
 
 @dataclass(frozen=True)
-class Example:
-    """A picture, what is asked about it, and the truth. `group` names a part with its own score."""
+class EvaluationExample:
+    """An image file, the text for the prompt, and the target. A `group` has a score of its own."""
 
     id: str
     image: Path
     text: str
-    truth: Answers | Choice | Objects | Referred
+    target: Target
     group: str = ""
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """The examples, and how many others were left out for what reason."""
+class EvaluationDataset:
+    """The examples, and how many others are left out: {reason: count}."""
 
-    examples: list[Example]
+    examples: list[EvaluationExample]
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def fractions(bbox: list[float], width: int, height: int) -> Box:
-    x, y, w, h = bbox
-    edges = x / width, y / height, (x + w) / width, (y + h) / height
-    return tuple(min(max(edge, 0.0), 1.0) for edge in edges)
+def make_dataset(
+    examples: Iterable[EvaluationExample], data: Path, left_out: dict[str, int] | None = None
+) -> EvaluationDataset:
+    """A data set of these examples. Raises ValueError if there are none in `data`."""
+    counts = {reason: count for reason, count in (left_out or {}).items() if count}
+    dataset = EvaluationDataset(list(examples), counts)
+    if not dataset.examples:
+        raise ValueError(f"{data} has no example for this task and split.")
+    return dataset

@@ -1,140 +1,171 @@
-"""Questions and answers on disk: VQAv2, TextVQA, DocVQA, ChartQA, MMMU, and JSON lines.
+"""VQAv2, TextVQA, DocVQA, ChartQA, MMMU and one's own JSON lines as examples.
 
-A loader takes a file, or a folder that is searched for the file of a split ("val").
+A loader takes a file, or a folder that is searched for the file of a split such as "val".
 """
 
 import ast
 from pathlib import Path
 
-from paligemma.evaluation.datasets.examples import Answers, Choice, Example, Loaded
-from paligemma.evaluation.datasets.files import (
-    Pictures,
-    Row,
-    find,
-    find_one,
-    read_json,
-    read_lines,
-    some,
+from pydantic import ConfigDict
+
+from paligemma.evaluation.datasets.examples import (
+    AnswerReferences,
+    ChoiceTarget,
+    EvaluationDataset,
+    EvaluationExample,
+    make_dataset,
 )
+from paligemma.formats.files import (
+    FileRecord,
+    find_file,
+    find_files,
+    read_json,
+    read_json_lines,
+)
+from paligemma.formats.image_files import ImageFinder
+from paligemma.formats.samples import SampleRecord
 
 
-class _Question(Row):
+class BenchmarkRecord(FileRecord):
+    """A record of an official file, in which ids and answers may be numbers."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+
+# --- VQAv2 ----------------------------------------------------------------------------------------
+
+
+class _VqaQuestion(BenchmarkRecord):
     question_id: str
     image_id: int
     question: str
 
 
-class _Questions(Row):
+class _VqaQuestions(BenchmarkRecord):
     data_subtype: str
-    questions: list[_Question]
+    questions: list[_VqaQuestion]
 
 
-class _Said(Row):
+class _VqaAnswer(BenchmarkRecord):
     answer: str
 
 
-class _Annotation(Row):
+class _VqaAnnotation(BenchmarkRecord):
     question_id: str
     answer_type: str = ""
-    answers: list[_Said]
+    answers: list[_VqaAnswer]
 
 
-class _Annotations(Row):
-    annotations: list[_Annotation]
+class _VqaAnnotations(BenchmarkRecord):
+    annotations: list[_VqaAnnotation]
 
 
-def vqav2(data: Path, split: str) -> Loaded:
-    """VQAv2's `…_questions.json`, with the `…_annotations.json` of the same pictures beside."""
-    source = find_one(data, f"*{split}*_questions.json")
+def load_vqav2(data: Path, split: str) -> EvaluationDataset:
+    """VQAv2's `…_questions.json`, with the `…_annotations.json` of the same images beside it."""
+    source = find_file(data, f"*{split}*_questions.json")
     name = source.name.replace("OpenEnded_", "").replace("_questions", "_annotations")
-    answers = find_one(source.parent if data.is_file() else data, name)
-    read, picture = read_json(_Questions, source), Pictures(data, source)
-    rows = read_json(_Annotations, answers).annotations
-    known = {row.question_id: row for row in rows if row.answers}
-    kind = read.data_subtype
-    return some(
+    answers = find_file(source.parent if data.is_file() else data, name)
+    file, find_image = read_json(_VqaQuestions, source), ImageFinder(data, source)
+    records = read_json(_VqaAnnotations, answers).annotations
+    annotations = {record.question_id: record for record in records if record.answers}
+    folder = file.data_subtype
+    return make_dataset(
         (
-            Example(
+            EvaluationExample(
                 one.question_id,
-                picture(f"{kind}/COCO_{kind}_{one.image_id:012d}.jpg"),
+                find_image(f"{folder}/COCO_{folder}_{one.image_id:012d}.jpg"),
                 one.question,
-                Answers(tuple(said.answer for said in known[one.question_id].answers)),
-                known[one.question_id].answer_type,
+                AnswerReferences(tuple(a.answer for a in annotations[one.question_id].answers)),
+                annotations[one.question_id].answer_type,
             )
-            for one in read.questions
-            if one.question_id in known
+            for one in file.questions
+            if one.question_id in annotations
         ),
         data,
-        {"without answers": sum(one.question_id not in known for one in read.questions)},
+        {"without answers": sum(one.question_id not in annotations for one in file.questions)},
     )
 
 
-def _answered(asked: list[tuple], picture: Pictures, data: Path) -> Loaded:
-    """Examples of (id, picture's name, question, answers); those without answers are left out."""
-    examples = [
-        Example(one, picture(name), question, Answers(answers))
-        for one, name, question, answers in asked
-        if answers
-    ]
-    return some(examples, data, {"without answers": len(asked) - len(examples)})
+# --- TextVQA and DocVQA ---------------------------------------------------------------------------
 
 
-class _TextQuestion(Row):
+class _TextVqaQuestion(BenchmarkRecord):
     question_id: str
     image_id: str
     question: str
     answers: tuple[str, ...] = ()
 
 
-class _TextQuestions(Row):
-    data: list[_TextQuestion]
+class _TextVqaFile(BenchmarkRecord):
+    data: list[_TextVqaQuestion]
 
 
-def textvqa(data: Path, split: str) -> Loaded:
-    """TextVQA's `TextVQA_0.5.1_val.json`; its pictures are `<image_id>.jpg`."""
-    source = find_one(data, f"TextVQA*_{split}.json")
-    rows, picture = read_json(_TextQuestions, source).data, Pictures(data, source)
-    asked = [(row.question_id, f"{row.image_id}.jpg", row.question, row.answers) for row in rows]
-    return _answered(asked, picture, data)
+def load_textvqa(data: Path, split: str) -> EvaluationDataset:
+    """TextVQA's `TextVQA_0.5.1_val.json`; its images are `<image_id>.jpg`."""
+    source = find_file(data, f"TextVQA*_{split}.json")
+    records, find_image = read_json(_TextVqaFile, source).data, ImageFinder(data, source)
+    questions = [(one.question_id, f"{one.image_id}.jpg", one.question, one.answers)
+                 for one in records]  # fmt: skip
+    return _make_answered(questions, find_image, data)
 
 
-class _Page(Row):
+class _DocVqaQuestion(BenchmarkRecord):
     questionId: str
     question: str
     image: str
     answers: tuple[str, ...] = ()
 
 
-class _Pages(Row):
-    data: list[_Page]
+class _DocVqaFile(BenchmarkRecord):
+    data: list[_DocVqaQuestion]
 
 
-def docvqa(data: Path, split: str) -> Loaded:
+def load_docvqa(data: Path, split: str) -> EvaluationDataset:
     """DocVQA's `val_v1.0_withQT.json`, and ST-VQA or InfographicVQA files of the same form."""
-    source = find_one(data, f"{split}_v*.json")
-    rows, picture = read_json(_Pages, source).data, Pictures(data, source)
-    asked = [(row.questionId, row.image, row.question, row.answers) for row in rows]
-    return _answered(asked, picture, data)
+    source = find_file(data, f"{split}_v*.json")
+    records, find_image = read_json(_DocVqaFile, source).data, ImageFinder(data, source)
+    questions = [(one.questionId, one.image, one.question, one.answers) for one in records]
+    return _make_answered(questions, find_image, data)
 
 
-class _Chart(Row):
+def _make_answered(
+    questions: list[tuple[str, str, str, tuple[str, ...]]], find_image: ImageFinder, data: Path
+) -> EvaluationDataset:
+    """Examples of (id, image name, question, answers); those without answers are left out."""
+    examples = [
+        EvaluationExample(number, find_image(name), question, AnswerReferences(answers))
+        for number, name, question, answers in questions
+        if answers
+    ]
+    return make_dataset(examples, data, {"without answers": len(questions) - len(examples)})
+
+
+# --- ChartQA --------------------------------------------------------------------------------------
+
+
+class _ChartQuestion(BenchmarkRecord):
     imgname: str
     query: str
     label: str
 
 
-def chartqa(data: Path, split: str) -> Loaded:
-    """ChartQA's `val_human.json` and `val_augmented.json`, with their pictures in `png/`."""
+def load_chartqa(data: Path, split: str) -> EvaluationDataset:
+    """ChartQA's `val_human.json` and `val_augmented.json`, with their images in `png/`."""
     examples = []
-    for source in find(data, f"{split}_human.json", f"{split}_augmented.json"):
-        picture, group = Pictures(data, source), source.stem.rpartition("_")[2]
-        for number, row in enumerate(read_json(list[_Chart], source)):
-            image, truth = picture(f"png/{row.imgname}"), Answers((row.label,))
-            examples.append(Example(f"{group}-{number}", image, row.query, truth, group))
-    return some(examples, data)
+    for source in find_files(data, f"{split}_human.json", f"{split}_augmented.json"):
+        find_image, group = ImageFinder(data, source), source.stem.rpartition("_")[2]
+        for number, record in enumerate(read_json(list[_ChartQuestion], source)):
+            image, target = find_image(f"png/{record.imgname}"), AnswerReferences((record.label,))
+            examples.append(
+                EvaluationExample(f"{group}-{number}", image, record.query, target, group)
+            )
+    return make_dataset(examples, data)
 
 
-class _Subject(Row):
+# --- MMMU -----------------------------------------------------------------------------------------
+
+
+class _MmmuQuestion(BenchmarkRecord):
     id: str
     question: str
     question_type: str = "multiple-choice"
@@ -144,58 +175,65 @@ class _Subject(Row):
     image_2: str | None = None
 
 
-def mmmu(data: Path, split: str) -> Loaded:
-    """MMMU's rows as JSON or JSON lines, with pictures as files that `image_1` names.
+def load_mmmu(data: Path, split: str) -> EvaluationDataset:
+    """MMMU's questions as JSON or JSON lines, with images as files that `image_1` names.
 
-    Multiple choice about one picture; what is open or shows several is left out, and counted.
+    Multiple choice about one image; open questions and several images are left out and counted.
     """
-    source = find_one(data, f"*{split}*.json", f"*{split}*.jsonl")
-    lines = source.suffix == ".jsonl"
-    rows = read_lines(_Subject, source) if lines else read_json(list[_Subject], source)
-    picture = Pictures(data, source)
-    closed = [row for row in rows if row.question_type == "multiple-choice"]
-    asked = [row for row in closed if not row.image_2]
-    return some(
-        (_subject(row, picture, source) for row in asked),
+    source = find_file(data, f"*{split}*.json", f"*{split}*.jsonl")
+    if source.suffix == ".jsonl":
+        records = read_json_lines(_MmmuQuestion, source)
+    else:
+        records = read_json(list[_MmmuQuestion], source)
+    find_image = ImageFinder(data, source)
+    closed = [one for one in records if one.question_type == "multiple-choice"]
+    single = [one for one in closed if not one.image_2]
+    return make_dataset(
+        (_mmmu_example(one, find_image, source) for one in single),
         data,
-        {"open questions": len(rows) - len(closed),
-         "with several pictures": len(closed) - len(asked)},
-    )  # fmt: skip
+        {
+            "open questions": len(records) - len(closed),
+            "with several images": len(closed) - len(single),
+        },
+    )
 
 
-def _subject(row: _Subject, picture: Pictures, source: Path) -> Example:
-    options = row.options
+def _mmmu_example(
+    record: _MmmuQuestion, find_image: ImageFinder, source: Path
+) -> EvaluationExample:
+    options = record.options
     try:
         options = options if isinstance(options, list) else ast.literal_eval(options)
         options = tuple(str(option) for option in options)
     except (ValueError, SyntaxError, TypeError):
-        raise ValueError(f"{source}: the options of {row.id} are no list.") from None
+        raise ValueError(f"{source}: the options of {record.id} are no list.") from None
     letters = [chr(ord("A") + n) for n in range(len(options))]
     listed = " ".join(f"({a}) {text}" for a, text in zip(letters, options, strict=True))
-    question = row.question.replace("<image 1>", "").strip()
-    right = (row.answer,) if isinstance(row.answer, str) else tuple(row.answer)
-    subject = row.id.partition("_")[2].rpartition("_")[0]  # of "validation_Art_Theory_12"
-    truth = Choice(right, options)
-    return Example(row.id, picture(row.image_1), f"{question} {listed}", truth, subject)
+    question = record.question.replace("<image 1>", "").strip()
+    correct = (record.answer,) if isinstance(record.answer, str) else tuple(record.answer)
+    subject = record.id.partition("_")[2].rpartition("_")[0]  # of "validation_Art_Theory_12"
+    return EvaluationExample(
+        record.id,
+        find_image(record.image_1),
+        f"{question} {listed}",
+        ChoiceTarget(correct, options),
+        subject,
+    )
 
 
 # --- One's own ------------------------------------------------------------------------------------
 
 
-class _Line(Row):
-    image: str
-    prefix: str
-    suffix: str
-
-
-def json_lines(data: Path, split: str) -> Loaded:
-    """JSON lines of {"image": …, "prefix": …, "suffix": …}: what the trainer reads."""
-    source = find_one(data, f"*{split}*.jsonl")
-    rows, picture = read_lines(_Line, source), Pictures(data, source)
-    return some(
+def load_json_lines(data: Path, split: str) -> EvaluationDataset:
+    """JSON lines of {"image": …, "prefix": …, "suffix": …}, the trainer's own format."""
+    source = find_file(data, f"*{split}*.jsonl")
+    records, find_image = read_json_lines(SampleRecord, source), ImageFinder(data, source)
+    return make_dataset(
         (
-            Example(str(number), picture(row.image), row.prefix, Answers((row.suffix,)))
-            for number, row in enumerate(rows, 1)
+            EvaluationExample(
+                str(number), find_image(one.image), one.prefix, AnswerReferences((one.suffix,))
+            )
+            for number, one in enumerate(records, 1)
         ),
         data,
     )

@@ -1,1 +1,1 @@
-"""Scores, each as its official scorer counts."""
+"""Metrics, one family a file, each as its official scorer counts."""
