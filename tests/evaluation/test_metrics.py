@@ -222,7 +222,7 @@ def slow_vqa(answer: str, references: list[str]) -> float:
     shares = []
     for n in range(len(references)):
         others = references[:n] + references[n + 1 :]
-        shares.append(min(1, sum(one.lower() == answer.lower() for one in others) / 3))
+        shares.append(min(1, sum(one == answer for one in others) / 3))
     return sum(shares) / len(shares)
 
 
@@ -249,8 +249,11 @@ def test_vqa_on_random_answers():
     "answer, references, accuracy",
     [
         ("dog", ["dog"] * 10, 1),
-        ("Dog", ["dog"] * 10, 1),
-        ("a dog", ["dog"] * 10, 0),  # all agree: nothing is normalised
+        ("dog\n", ["dog"] * 10, 1),
+        ("Dog", ["dog"] * 10, 0),  # all agree: nothing is normalised, not even letter case
+        ("a dog", ["dog"] * 10, 0),
+        ("Dog", ["dog"] * 9 + ["cat"], 1),
+        ("dog", ["Dog"] * 9 + ["cat"], 1),
         ("A dog.", ["dog"] * 9 + ["cat"], 1),
         ("dog", ["dog"] * 3 + ["cat"] * 7, 0.9),  # 3 · 2/3 + 7 · 1, over ten
         ("dog", ["dog"] * 2 + ["cat"] * 8, 0.6),

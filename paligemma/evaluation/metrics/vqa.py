@@ -40,13 +40,14 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     """Agreement of an answer with those of (ten) annotators, 0..1.
 
     For each annotator left out: a third for each of the others who gave this answer, at most 1; the
-    mean of these. Answers are normalised only where the annotators differ. TextVQA's own server also splits off "'s" and always
+    mean of these. Answers are normalised only where the annotators differ; where all agree, the
+    comparison is exact, letter case included. TextVQA's own server also splits off "'s" and always
     normalises; big_vision counts it as here.
     """
     answer, *references = (_one_line(text) for text in (answer, *references))
     if len(set(references)) > 1:
         answer, *references = (normalize_answer(text) for text in (answer, *references))
-    equal = [text.lower() == answer.lower() for text in references]
+    equal = [text == answer for text in references]
     return float(np.mean([min(1.0, (sum(equal) - one) / 3) for one in equal]))
 
 
