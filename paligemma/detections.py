@@ -260,6 +260,43 @@ class _Object:
         )
 
 
+def invalid_objects(text: str) -> str | None:
+    """Why the objects in a text that somebody wrote could not be read back; None if they can.
+
+    Unlike `parse`, which keeps what is whole, this finds the first location or mask token that is
+    no token, the first box without four locations in order, and the first mask without 16 codes.
+    """
+    for run in re.findall(r"(?:<loc[^>]*>\s*)+(?:<seg[^>]*>\s*)*|(?:<seg[^>]*>\s*)+", text):
+        locs, segs = re.findall(r"<loc[^>]*>", run), re.findall(r"<seg[^>]*>", run)
+        for tokens, pattern, allowed in (
+            (locs, LOC_PATTERN, "<loc0000> to <loc1023>"),
+            (segs, SEG_PATTERN, "<seg000> to <seg127>"),
+        ):
+            for token in tokens:
+                if not re.fullmatch(pattern, token):
+                    return f"{token} is none of {allowed}"
+        if len(locs) != 4:
+            return f"it has {len(locs)} <loc> in a row; a box has 4"
+        if len(segs) not in (0, CODES_PER_MASK):
+            return f"it has {len(segs)} <seg> in a row; a mask has {CODES_PER_MASK}"
+        y1, x1, y2, x2 = (int(token[4:8]) for token in locs)
+        if y1 > y2 or x1 > x2:
+            return f"the box {''.join(locs)} is not y1 x1 y2 x2"
+    return None
+
+
+def invalid_label(label: str) -> str | None:
+    """Why `label` cannot name an object in a prompt and in its answer; None if it can.
+
+    Commas and semicolons separate the names in a prompt, and "<loc" or "<seg" begin an object.
+    """
+    if not label.strip() or label != label.strip():
+        return f"the name {label!r} is empty or has spaces at its ends"
+    if found := re.search("[;,]|<loc|<seg", label):
+        return f"the name {label!r} holds {found[0]!r}, which separates objects"
+    return None
+
+
 def box_iou(a: Box, b: Box) -> float:
     """Intersection over union of two boxes (x1, y1, x2, y2); 0 where neither has an area."""
     width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
