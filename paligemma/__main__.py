@@ -6,7 +6,6 @@ A user's mistake is one line on stderr and exit code 2.
 import argparse
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 
@@ -31,7 +30,7 @@ def generate(arguments: argparse.Namespace) -> None:
             print(reply.text[len(shown) :], end="", flush=True)
             shown = reply.text
     if arguments.json:
-        print(json.dumps(asdict(reply), ensure_ascii=False))
+        print(json.dumps(reply.to_json(), ensure_ascii=False))
     else:
         print()
     if arguments.out:

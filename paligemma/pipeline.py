@@ -210,7 +210,8 @@ class PaliGemma:
         batch = self.processor(text=prompts, images=images)
         features = self._embed(batch.pixel_values)
         seen = perf_counter()
-        answers = [_Answer(self.processor) for _ in prompts]
+        requests = zip(prompts, batch.image_sizes, strict=True)
+        answers = [_Answer(self.processor, *request) for request in requests]
         steps = stream(
             self.model,
             batch.input_ids.to(self.device),
@@ -257,8 +258,10 @@ class PaliGemma:
 class _Answer:
     """One row's tokens while they arrive."""
 
-    def __init__(self, processor: PaliGemmaProcessor) -> None:
-        self._processor = processor
+    def __init__(
+        self, processor: PaliGemmaProcessor, prompt: str, image_size: tuple[int, int]
+    ) -> None:
+        self._processor, self._prompt, self._image_size = processor, prompt, image_size
         self._waiting: list[int] = []  # ids whose bytes do not make a character yet
         self._tokens: list[Token] = []
         self._parser = DetectionParser()
@@ -282,6 +285,8 @@ class _Answer:
             tokens=tuple(self._tokens),
             timings=timings,
             finished=finished,
+            prompt=self._prompt,
+            image_size=self._image_size,
         )
 
 

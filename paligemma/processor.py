@@ -48,9 +48,10 @@ class Batch:
     pixel_values: torch.Tensor  # [B, 3, R, R] float32 in -1..1
     token_type_ids: torch.Tensor  # [B, T] int64, 1 on suffix and EOS
     labels: torch.Tensor | None = None  # [B, T] int64, -100 outside suffix and EOS
+    image_sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of the upright images
 
     def keys(self) -> list[str]:
-        return [name for name, value in vars(self).items() if value is not None]
+        return [name for name, value in vars(self).items() if isinstance(value, torch.Tensor)]
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self.keys():
@@ -149,21 +150,26 @@ class PaliGemmaProcessor:
             return blank + row if suffix is None else row + blank
 
         pairs = list(zip(prefixes, answers, strict=True))
+        opened = [open_image(image) for image in images]
         input_ids = torch.tensor([pad(p + a, self.pad_token_id) for p, a in pairs])
         attention_mask = torch.tensor([pad([1] * len(p + a), 0) for p, a in pairs])
         token_type_ids = torch.tensor([pad([0] * len(p) + [1] * len(a), 0) for p, a in pairs])
         return Batch(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            pixel_values=self.pixel_values(images),
+            pixel_values=self._pixels(opened),
             token_type_ids=token_type_ids,
             labels=None if suffix is None else input_ids.masked_fill(token_type_ids == 0, -100),
+            image_sizes=tuple(image.size for image in opened),
         )
 
     def pixel_values(self, images: Sequence) -> torch.Tensor:
         """Pictures (whatever `open_image` takes) -> [B, 3, R, R] float32 in -1..1."""
+        return self._pixels([open_image(image) for image in images])
+
+    def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         square = (self.image_size, self.image_size)
-        resized = [open_image(image).resize(square, Image.Resampling.BICUBIC) for image in images]
+        resized = [image.resize(square, Image.Resampling.BICUBIC) for image in images]
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in resized]))
         return (pixels.float() / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
 

@@ -1,6 +1,12 @@
-"""What comes back: an answer with its tokens, the objects in it, and the time it took."""
+"""An answer: its text and tokens, the objects in it, and the time it took.
 
-from dataclasses import dataclass
+reply = pg.generate("image.png", "detect cat")
+reply.detections[0].label
+json.dumps(reply.to_json())
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from paligemma.detections import Detection
 
@@ -16,7 +22,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds: to encode the picture, to the first token after that, for the tokens that follow.
+    """Seconds: to encode the image, to the first token after that, for the tokens that follow.
 
     `steps` counts the decoding steps behind `decode_s`. In a batch they are those of the batch.
     """
@@ -32,16 +38,57 @@ class Timings:
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoding speed of one row, 0 before the second token."""
+        """Decoding speed of one sequence, 0 before the second token."""
         return self.steps / self.decode_s if self.decode_s else 0.0
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer so far. `detections` are the objects in `text`; `finished` marks the last one."""
+    """An answer so far. `detections` are the objects in `text`; `finished` marks the last one.
+
+    `prompt` and `image_size`, (width, height) of the upright image in pixels, are those of the
+    request, None where they are not known.
+    """
 
     text: str
     detections: tuple[Detection, ...]
     tokens: tuple[Token, ...]
     timings: Timings
     finished: bool
+    prompt: str | None = None
+    image_size: tuple[int, int] | None = None
+
+    def to_json(self, tokens: bool = True) -> dict[str, Any]:
+        """The answer as plain values: the one JSON that command line, API, MCP and batch write.
+
+        text, prompt: strings; prompt may be null.
+        width, height: pixels of the upright image, or null.
+        detections: a list, each object with its label; score, 0..1 or null; box, [x1, y1, x2, y2]
+            in pixels (null without the image's size), and box_normalized, the same in 0..1;
+            mask_codes, 16 numbers 0..127, or null for an object without a mask.
+        num_tokens: of the answer. tokens (left out with `tokens` False): each token's id, text and
+            logprob.
+        timings: seconds image_s, prefill_s, decode_s and their sum total_s; decoding steps.
+        finished: whether the answer is complete.
+        """
+        width, height = self.image_size or (None, None)
+        return {
+            "text": self.text,
+            "prompt": self.prompt,
+            "width": width,
+            "height": height,
+            "detections": [self._detection(found) for found in self.detections],
+            "num_tokens": len(self.tokens),
+            **({"tokens": [asdict(token) for token in self.tokens]} if tokens else {}),
+            "timings": asdict(self.timings) | {"total_s": self.timings.total_s},
+            "finished": self.finished,
+        }
+
+    def _detection(self, found: Detection) -> dict[str, Any]:
+        return {
+            "label": found.label,
+            "score": found.score,
+            "box": self.image_size and list(found.xyxy(*self.image_size)),
+            "box_normalized": list(found.box),
+            "mask_codes": found.codes and list(found.codes),
+        }

@@ -73,18 +73,27 @@ def test_json_is_the_whole_reply(folder, picture, capsys):
     asked = ["generate", "--model", folder, "--image", picture, "--prompt", "ocr", "--json"]
     assert main([*asked, "--max-new-tokens", "5"]) == 0
     reply = json.loads(capsys.readouterr().out)
-    assert set(reply) == {"text", "detections", "tokens", "timings", "finished"}
+    assert set(reply) == {
+        "text", "prompt", "width", "height", "detections", "num_tokens", "tokens", "timings",
+        "finished",
+    }  # fmt: skip
+    assert reply["prompt"] == "ocr" and reply["num_tokens"] == 5
     assert reply["finished"] is True and len(reply["tokens"]) == 5
     assert set(reply["tokens"][0]) == {"id", "text", "logprob"}
     assert reply["text"] == "".join(token["text"] for token in reply["tokens"])
-    assert set(reply["timings"]) == {"image_s", "prefill_s", "decode_s", "steps"}
+    assert set(reply["timings"]) == {"image_s", "prefill_s", "decode_s", "steps", "total_s"}
 
 
 def test_json_holds_the_objects(scripted, picture, capsys):
     assert main(["generate", "--image", picture, "--prompt", "segment cat", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["detections"]
-    assert found["label"] == "cat" and found["codes"] == [*range(16)]
-    assert found["box"] == pytest.approx([256 / 1023, 256 / 1023, 768 / 1023, 768 / 1023])
+    assert found["label"] == "cat" and found["mask_codes"] == [*range(16)]
+    edges = [256 / 1023, 256 / 1023, 768 / 1023, 768 / 1023]
+    assert found["box_normalized"] == pytest.approx(edges)
+    with Image.open(picture) as image:
+        width, height = image.size
+    pixels = [edge * side for edge, side in zip(edges, (width, height) * 2, strict=True)]
+    assert found["box"] == pytest.approx(pixels)
     assert main(["generate", "--image", picture, "--prompt", "answer en où?", "--json"]) == 0
     assert "là ☃" in capsys.readouterr().out  # as it is, not as \\u escapes
 

@@ -116,8 +116,8 @@ class Explanation:
         """All but the weights themselves as plain values, numbers rounded to six decimals."""
         rounded = lambda values: np.round(values.astype(float), 6).tolist()
         return {
-            **asdict(self.reply),
-            "prompt": list(self.prompt),
+            **self.reply.to_json(),
+            "prompt_tokens": list(self.prompt),
             "positions": list(self.positions),
             "maps": {name: rounded(maps) for name, maps in self.maps.items()},
             "layers": {name: rounded(maps) for name, maps in self.layers.items()},

@@ -32,7 +32,7 @@ def add_endpoints(page: Page) -> None:
             most = max(int(max_new_tokens), 1)
             pg = page.seat.current
             reply = pg.generate(picture, prompt, SamplingOptions(max_new_tokens=most))
-            return as_json(picture, prompt, reply, pg)
+            return as_json(picture, reply, pg)
 
     def caption(
         image: FileData, language: str = "en", style: Literal["caption", "cap", "describe"] = "cap"
@@ -141,22 +141,12 @@ def _path(image: Any) -> str:
     return picture_path(image)
 
 
-def as_json(image: Image.Image, prompt: str, reply: Reply, pg: PaliGemma) -> dict:
-    """A reply as plain values; boxes in pixels of the picture, masks as COCO run lengths."""
+def as_json(image: Image.Image, reply: Reply, pg: PaliGemma) -> dict:
+    """`Reply.to_json` without tokens, the model's name, and each mask as COCO run lengths."""
     found = reply.detections
     coco = to_coco([Annotated("", *image.size, found, pg.masks(found))])
-    objects = []
-    for each, annotation in zip(found, coco["annotations"], strict=True):
-        row = {"label": each.label, "score": each.score, "box": each.xyxy(*image.size)}
-        mask = annotation["segmentation"]
-        objects.append(row | ({"mask": mask} if mask else {}))
-    return {
-        "text": reply.text,
-        "objects": objects,
-        "width": image.width,
-        "height": image.height,
-        "prompt": prompt,
-        "model": pg.name,
-        "tokens": len(reply.tokens),
-        "seconds": round(reply.timings.total_s, 4),
-    }
+    answer = reply.to_json(tokens=False) | {"model": pg.name}
+    for detection, annotation in zip(answer["detections"], coco["annotations"], strict=True):
+        if annotation["segmentation"]:
+            detection["mask"] = annotation["segmentation"]
+    return answer

@@ -29,7 +29,7 @@ class Scripted:
         self.answers, self.pause, self.log = answers, pause, []
 
     def stream(self, image, prompt: str, options: SamplingOptions) -> Iterator[Reply]:
-        open_image(image)
+        size = open_image(image).size
         script = list(self.answers.get(prompt, ()))[: options.max_new_tokens]
         given, end, started = 0, "closed", time.perf_counter()
         try:
@@ -37,7 +37,8 @@ class Scripted:
                 tokens = tuple(Token(n, text, -0.1) for n, text in enumerate(script[:given]))
                 text = "".join(token.text for token in tokens).strip()
                 spent = Timings(0.01, 0.01, time.perf_counter() - started, given)
-                yield Reply(text, tuple(parse(text)), tokens, spent, given == len(script))
+                found, finished = tuple(parse(text)), given == len(script)
+                yield Reply(text, found, tokens, spent, finished, prompt, size)
                 time.sleep(self.pause)
             end = "finished"
         finally:

@@ -128,15 +128,15 @@ def test_endpoints_answer_in_words(client, path, name, values, text):
     answer = client.predict(image=handle_file(path), **values, api_name=f"/{name}")
     assert answer["text"] == text
     assert (answer["width"], answer["height"]) == (60, 40)
-    assert answer["model"] == Scripted.name and answer["objects"] == []
+    assert answer["model"] == Scripted.name and answer["detections"] == []
 
 
 def test_endpoints_answer_in_boxes_and_masks(client, path, pg):
     answer = client.predict(image=handle_file(path), names="cat", api_name="/detect")
-    [cat] = answer["objects"]
+    [cat] = answer["detections"]
     assert cat["label"] == "cat" and cat["box"] == pytest.approx([30.03, 0, 60, 40], abs=0.01)
     answer = client.predict(image=handle_file(path), names="cat", api_name="/segment")
-    [cat] = answer["objects"]
+    [cat] = answer["detections"]
     [true] = parse(answer["text"])
     area = paste_mask(pg.masks([true])[0], true.box, 60, 40)
     assert (rle.decode(cat["mask"]).astype(bool) == area).all()
@@ -369,7 +369,7 @@ def test_a_batch_answers_what_it_can_and_says_what_it_cannot(page, path, tmp_pat
         assert Image.open(archive.open("003-a.png")).size == (640, 427)
     assert [row["image"] for row in rows] == ["picture.png", "note.txt", "in/a.png", "in/b.png"]
     assert rows[0]["prefix"] == "detect cat" and rows[0]["suffix"] == "".join(ANSWERS["detect cat"])
-    assert rows[0]["objects"][0]["label"] == "cat" and "error" in rows[1]
+    assert rows[0]["detections"][0]["label"] == "cat" and "error" in rows[1]
     assert not Path(packed).exists(), "nothing is left behind"
 
 

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path, PurePosixPath
@@ -48,9 +48,8 @@ class Row:
     def as_json(self, prompt: str) -> str:
         if self.reply is None:
             return json.dumps({"image": self.name, "error": self.error}, ensure_ascii=False)
-        objects = [asdict(found) for found in self.reply.detections]
-        row = {"image": self.name, "prefix": prompt, "suffix": self.reply.text, "objects": objects}
-        return json.dumps(row, ensure_ascii=False)
+        sample = {"image": self.name, "prefix": prompt, "suffix": self.reply.text}
+        return json.dumps(sample | self.reply.to_json(tokens=False), ensure_ascii=False)
 
 
 class BatchTab:
