@@ -1,0 +1,89 @@
+"""What each patch of composed scenes shows: targets for a tower that learns to see."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paligemma.synthetic.compose import Composer, Scene
+from paligemma.synthetic.grounds import GROUND_COLORS
+from paligemma.synthetic.restyle import COLORS
+from paligemma.synthetic.words import CHARACTERS
+
+LEAST_CELLS = 4  # of a patch's 64, from which on a thing counts as what the patch shows
+
+
+@dataclass(frozen=True)
+class ScenePatches:
+    """B scenes of P patches each, in rows from the top left.
+
+    `kind` [B, P] int64: 0 for no thing, else one more than the kind's number. `color` [B, P]: one
+    more than its place in `restyle.COLORS`; 0 for no thing, and for a thing without one colour.
+    `box` [B, P, 4] float32 of that thing (x1, y1, x2, y2). `mask` [B, P, 64] float32: which of the
+    patch's 8 × 8 cells it covers. `characters` [B, P, 4]: one a quarter, one more than its place in
+    `words.CHARACTERS`, 0 for none. `ground` [B, P]: the place of the background's colour in
+    `grounds.GROUND_COLORS` where nothing else is, -1 elsewhere and where no word says it.
+    """
+
+    kind: np.ndarray
+    color: np.ndarray
+    box: np.ndarray
+    mask: np.ndarray
+    characters: np.ndarray
+    ground: np.ndarray
+
+
+def render_batch(composer: Composer, seeds: Sequence[int]) -> tuple[np.ndarray, list[Scene]]:
+    """The images [B, R, R, 3] uint8 and the scenes of these seeds."""
+    drawn = [composer(seed) for seed in seeds]
+    return np.stack([image for image, _ in drawn]), [scene for _, scene in drawn]
+
+
+def label_patches(scenes: Sequence[Scene], grid: int) -> ScenePatches:
+    """The targets of `grid` × `grid` patches of each scene."""
+    batch = len(scenes)
+    cells = np.stack([_cells(scene.owners, grid) for scene in scenes])
+    most = max(len(scene.objects) for scene in scenes)
+    numbers = range(1, max(most, 1) + 1)
+    counts = np.stack([(cells == n).sum(-1, dtype=np.int16) for n in numbers], -1)
+    owner = np.where(counts.max(-1) >= LEAST_CELLS, counts.argmax(-1) + 1, 0)
+    kinds = np.zeros((batch, most + 1), np.int64)
+    colors = np.zeros((batch, most + 1), np.int64)
+    boxes = np.zeros((batch, most + 1, 4), np.float32)
+    for kind, color, box, scene in zip(kinds, colors, boxes, scenes, strict=True):
+        for number, thing in enumerate(scene.objects, 1):
+            kind[number] = thing.number + 1
+            color[number] = COLORS.index(thing.color) + 1 if thing.color else 0
+            box[number] = thing.box
+    rows = np.arange(batch)[:, None]
+    characters = np.stack([_characters(scene, grid) for scene in scenes])
+    names = list(GROUND_COLORS)
+    background = np.array([names.index(s.background) if s.background else -1 for s in scenes])
+    bare = (owner == 0) & (characters == 0).all(-1)
+    return ScenePatches(
+        kind=kinds[rows, owner],
+        color=colors[rows, owner],
+        box=boxes[rows, owner],
+        mask=((cells == owner[..., None]) & (owner[..., None] > 0)).astype(np.float32),
+        characters=characters,
+        ground=np.where(bare, background[:, None], -1),
+    )
+
+
+def _cells(owners: np.ndarray, grid: int) -> np.ndarray:
+    """The owners [R, R] at the middle of the 8 × 8 cells of each patch: [P, 64]."""
+    places = ((np.arange(8 * grid) + 0.5) * len(owners) / (8 * grid)).astype(int)
+    fine = owners[np.ix_(places, places)]
+    return fine.reshape(grid, 8, grid, 8).transpose(0, 2, 1, 3).reshape(grid * grid, 64)
+
+
+def _characters(scene: Scene, grid: int) -> np.ndarray:
+    """[P, 4] int64: the character whose box covers the middle of each quarter."""
+    fine = 2 * grid
+    found = np.zeros((fine, fine), np.int64)
+    for text in scene.texts:
+        bounds = np.ceil(np.array(text.character_boxes) * fine - 0.5).astype(int).clip(0, fine)
+        for character, (x1, y1, x2, y2) in zip(text.text, bounds.tolist(), strict=True):
+            if character != " ":
+                found[y1:y2, x1:x2] = CHARACTERS.index(character) + 1
+    return found.reshape(grid, 2, grid, 2).transpose(0, 2, 1, 3).reshape(grid * grid, 4)
