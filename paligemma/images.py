@@ -19,6 +19,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")  # plain rasters only
 MAX_PIXELS = 100_000_000  # read from the header, before anything is decoded
 
+# In `Image.info` of what `open_image` made. Its identity counts: a file cannot contain it.
+_MARK_KEY, _MARK = "upright RGB", object()
 _ALLOWED = "allowed are " + ", ".join(FORMATS[:-1]) + f" and {FORMATS[-1]}"
 _TURNS = {  # EXIF orientation -> what brings the picture upright (EXIF 2.32, tag 0x0112)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,7 +37,10 @@ _SIDEWAYS = {_TURNS[number] for number in (5, 6, 7, 8)}  # width becomes height
 def open_image(
     source: str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray,
 ) -> Image.Image:
-    """Any picture -> a new upright 8-bit RGB `PIL.Image`.
+    """Any image -> an upright 8-bit RGB `PIL.Image`, a new one.
+
+    An image that this function made is returned as it is, so that each layer may call it without
+    decoding or copying again.
 
     `source` is a path, the bytes of a file, a binary file object, a PIL image or an array
     ([height, width] or [height, width, 1 to 4]; see `_to_uint8` for its range). EXIF orientation is
@@ -117,6 +122,8 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
             f"{name} has {width} x {height} pixels; "
             f"at most {MAX_PIXELS // 10**6} megapixels are allowed."
         )
+    if image.mode == "RGB" and image.info.get(_MARK_KEY) is _MARK:
+        return image
     try:
         image.load()
         turn = _orientation(image)
@@ -127,9 +134,12 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
             image = Image.new("RGBA", picture.size, "white")
             image.alpha_composite(picture)
         image = image.convert("RGB")  # a copy, also of what is RGB already
+        if turn is not None:
+            image = image.transpose(turn)
     except Exception as error:  # as above: hostile bytes find every exception a decoder has
         raise ValueError(f"{name} is damaged or incomplete and cannot be read.") from error
-    return image if turn is None else image.transpose(turn)
+    image.info = {_MARK_KEY: _MARK}  # without the EXIF block, which would turn it once more
+    return image
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:

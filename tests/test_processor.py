@@ -13,6 +13,7 @@ from hostile import ANSWERED, encoded, hostile_files
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
@@ -448,6 +449,22 @@ def test_every_orientation_ends_upright(orientation):
     for kind, lossless in ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}):
         opened = open_image(encoded(stored, format=kind, exif=exif, **lossless))
         assert np.array_equal(opened, upright), kind
+        assert np.array_equal(open_image(opened), upright), "and is not turned once more"
+
+
+def test_what_was_opened_is_not_copied_again(processor, hostile, monkeypatch):
+    opened = open_image(hostile["exif_rotated_jpeg"])
+    for name in ("convert", "copy", "transpose"):
+        monkeypatch.setattr(Image.Image, name, lambda *given: pytest.fail("it was copied"))
+    assert open_image(opened) is opened
+    assert processor.pixel_values([opened]).shape == (1, 3, R, R)
+
+
+def test_no_file_can_claim_to_be_opened():
+    claim = PngInfo()
+    claim.add_text("upright RGB", "True")
+    opened = open_image(encoded(photo(), format="PNG", pnginfo=claim))
+    assert np.array_equal(opened, photo()) and type(opened) is Image.Image
 
 
 def test_transparency_lies_on_white():
