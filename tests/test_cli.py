@@ -315,6 +315,7 @@ def test_bench_prints_a_table_and_then_json(folder, capsys):
     assert "at least 2" in complaint(capsys, "bench", "--model", folder, "--tokens", "1")
 
 
+@pytest.mark.slow
 def test_random_weights_load_and_have_the_published_ids(tmp_path, capsys, monkeypatch, picture):
     small = replace(
         tiny.config(vocab_size=random_weights.TEXT_TOKENS + 1216), image_token_index=257_152

@@ -129,6 +129,7 @@ def check(text):
     assert parse(format(found)) == found
 
 
+@pytest.mark.slow
 def test_fuzz_in_bulk():
     rng = random.Random(0)
     for _ in range(FUZZ_IN_BULK):
@@ -140,12 +141,14 @@ fuzz = settings(max_examples=FUZZ_BY_STRUCTURE // 2, deadline=None, database=Non
 
 @fuzz
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+@pytest.mark.slow
 def test_fuzz_of_pieces(text):
     check(text)
 
 
 @fuzz
 @given(st.text(max_size=30), st.text(max_size=30), st.integers(0, 16))
+@pytest.mark.slow
 def test_fuzz_of_any_text(before, after, cut):
     check(before + A[: 36 - cut] + SEGS[: 8 * cut] + after)
 

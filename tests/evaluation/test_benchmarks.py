@@ -442,6 +442,8 @@ def folder(tmp_path_factory) -> Path:
     return tiny.write(tmp_path_factory.mktemp("models") / "tiny")
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_two_processes_count_each_example_once(folder, tmp_path):
     data, _ = numbered_examples(tmp_path / "data", 5)
     given = ["evaluate", "--task", "json-lines", "--data", str(data), "--model", str(folder)]

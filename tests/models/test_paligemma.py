@@ -364,6 +364,7 @@ def test_packed_sequences_do_not_mix(name):
 
 
 @both
+@pytest.mark.slow
 def test_trunk_compiles_whole_under_autocast(name):
     """No graph breaks, and a backward pass; `aot_eager` traces both without a C++ compiler."""
     decoder, x = ours(CONFIGS[name]).language_model, torch.randn(2, 12, SHARED["hidden_size"])

@@ -133,7 +133,10 @@ def their_answers(model, batch) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(said, 1), torch.cat(logits, 1)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=() if "-224" in one else pytest.mark.slow) for one in VARIANTS],
+)
 @torch.no_grad()
 def test_a_variant_equals_transformers(name):
     """Logits of every column, 64 greedy tokens: a row alone, and in a ragged batch."""

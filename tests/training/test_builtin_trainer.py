@@ -508,6 +508,7 @@ class Same:
 
 
 @pytest.mark.parametrize("name", ["tower", "whole"])
+@pytest.mark.slow
 def test_the_loss_falls(name, quick, tmp_path):
     data = scenes() if name == "whole" else PatchScenes(tiny.processor(), GRID, batch=2, seed=3)
     one = made(name, steps=40, data=Same(data))
@@ -532,6 +533,7 @@ def test_the_loss_is_a_weighted_mean(quick):
     torch.testing.assert_close(sum(parts) / batch.weights.sum(), loss, rtol=1e-2, atol=0)
 
 
+@pytest.mark.slow
 def test_the_codec_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(codec, "BATCH", 2)
     small = partial(MaskCodec, (2, 3, 4, 5), (5, 4, 3, 2), codebook_size=128, code_width=4)

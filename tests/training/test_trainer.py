@@ -71,6 +71,8 @@ def launch(given: dict, tmp_path: Path, *program: str) -> None:
 
 
 @pytest.mark.parametrize("stage", ["transfer", "siglip"])
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_two_processes_are_as_one(home, tmp_path, stage):
     changes = {"stage": stage, "fresh": False}
     launched = runs.values(home, out=str(tmp_path / "two"), **changes)
@@ -79,6 +81,8 @@ def test_two_processes_are_as_one(home, tmp_path, stage):
     assert runs.furthest(runs.weights(tmp_path / "out"), runs.weights(tmp_path / "two")) < 1e-5
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_two_shards_of_the_model_are_as_one_and_go_on(home, tmp_path, monkeypatch):
     made = runs.run(home, out=str(tmp_path / "out"), save_every=5)
     take = finetune.Trainer._take
@@ -115,6 +119,7 @@ def test_bfloat16_computes_over_float32_weights(home, tmp_path):
 # --- It survives ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_at_random_it_ends_in_the_same_weights():
     """`python scripts/kill_training.py --kills 20` does it twenty times."""
     command = [sys.executable, str(ROOT / "scripts" / "kill_training.py"), "--kills", "3"]

@@ -233,6 +233,7 @@ def test_model_text_stays_text(client, picture):
     assert EVIL not in line, "the line is Markdown"
 
 
+@pytest.mark.slow
 def test_every_hostile_file_ends_in_an_answer_or_a_sentence(client, picture, tmp_path):
     outcomes = {}
     files = hostile_files(tmp_path)
@@ -270,6 +271,7 @@ def test_closing_the_run_stops_the_model(picture):
     server.close()
 
 
+@pytest.mark.slow
 def test_visitors_do_not_meet(url, tmp_path):
     def visit(n):
         path = tmp_path / f"{n}.png"
@@ -313,6 +315,7 @@ def test_command_line(pg, monkeypatch):
 
 
 @pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in model is not there")
+@pytest.mark.slow
 def test_the_built_in_model_answers_in_every_tab():
     server = launched(PaliGemma.load())
     client = Client(next(server), verbose=False)

@@ -24,6 +24,7 @@ from paligemma.ui.theme import LOOK
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
+    pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # gradio's use of pandas
 ]

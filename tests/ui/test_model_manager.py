@@ -61,6 +61,7 @@ def test_the_old_model_is_gone_before_the_new_one_is_read(folder, monkeypatch):
     assert manager.current.name == "one"
 
 
+@pytest.mark.slow
 def test_ten_changes_leave_one_model(folder):
     manager, before = ModelManager(PaliGemma.load()), len(models())
     for source in [folder, "built-in"] * 5:

@@ -633,6 +633,7 @@ def test_there_are_the_papers_35_languages():
     assert len(LANGUAGES) == 35 and LANGUAGES["en"] == "English"
 
 
+@pytest.mark.slow
 def test_on_a_space_the_model_asks_for_the_lent_gpu(tmp_path):
     """`spaces.GPU` wraps every handler that calls the model; visitors get the list of models."""
     (tmp_path / "spaces.py").write_text("marked = []\nGPU = lambda f: marked.append(f) or f\n")
