@@ -213,7 +213,7 @@ def glyph_sprite(ink: np.ndarray) -> np.ndarray:
     scale = SIDE / max(ink.shape)
     size = (max(1, round(scale * (x2 - x1))), max(1, round(scale * (y2 - y1))))
     ink = cv2.resize(ink, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    ink = cv2.copyMakeBorder(ink, *(SIDE // 2,) * 4, cv2.BORDER_CONSTANT)
+    ink = np.pad(ink, SIDE // 2)
     rim = SIDE // 12
     closed = cv2.morphologyEx(ink, cv2.MORPH_CLOSE, disc(rim))
     body = cv2.max(ink, cv2.GaussianBlur(_filled(closed), (0, 0), 1))

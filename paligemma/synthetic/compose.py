@@ -18,7 +18,7 @@ import numpy as np
 from paligemma.synthetic import fonts, grounds
 from paligemma.synthetic.atlas import MARGIN, SIDE, Atlas
 from paligemma.synthetic.kinds import Kind, all_kinds
-from paligemma.synthetic.restyle import add_rim, main_color, paint_glyph, restyle
+from paligemma.synthetic.restyle import add_rim, main_color, mix, paint_glyph, restyle
 from paligemma.synthetic.words import random_line
 
 Box = tuple[float, float, float, float]
@@ -341,7 +341,10 @@ class _Drawing:
         covered = self.owners[window][shown]
         if covered.any():
             lost = np.bincount(covered, minlength=len(self.placed) + 1)[1:]
-            left_over = np.bincount(self.owners.ravel(), minlength=len(self.placed) + 1)[1:] - lost
+            left_over = (
+                np.bincount(np.asarray(self.owners).ravel(), minlength=len(self.placed) + 1)[1:]
+                - lost
+            )
             if any(
                 n < LEAST_VISIBLE * p.whole for n, p in zip(left_over, self.placed, strict=True)
             ):
@@ -349,8 +352,7 @@ class _Drawing:
         target = self.canvas[window]
         if self._chance(0.3 if not is_glyph else 0.1):
             self._shadow(alpha, left, top)
-        weight = alpha[cut][..., None] * np.float32(1 / 255)
-        target += weight * (colors[cut] - target)
+        target[:] = mix(target, colors[cut], alpha[cut])
         self.owners[window][shown] = len(self.placed) + 1
         edges = _edges(mask) + np.array([left, top, left, top])
         self.placed.append(
@@ -424,10 +426,10 @@ class _Drawing:
         for _ in range(12):
             ink = rng.uniform(0, 255, 3).astype(np.float32)
             if self._chance(0.4):
-                ink = np.float32([20, 20, 20] if mean.mean() > 128 else [245, 245, 245])
-            if abs(float((ink - mean) @ np.float32([0.3, 0.59, 0.11]))) > 85:
+                ink = np.array([20, 20, 20] if mean.mean() > 128 else [245, 245, 245], np.float32)
+            if abs(float((ink - mean) @ np.array([0.3, 0.59, 0.11], np.float32))) > 85:
                 return ink
-        return np.float32([10, 10, 10] if mean.mean() > 128 else [250, 250, 250])
+        return np.array([10, 10, 10] if mean.mean() > 128 else [250, 250, 250], np.float32)
 
     def _letters(
         self,
@@ -443,8 +445,7 @@ class _Drawing:
         bottom, right = min(top + height, self.size), min(left + width, self.size)
         mask = mask[: bottom - top, : right - left]
         part = self.canvas[top:bottom, left:right]
-        weight = mask[..., None] * np.float32(1 / 255)
-        part += weight * (ink - part)
+        part[:] = mix(part, ink, mask)
         rows = np.flatnonzero(mask.max(1) > 60)
         y1, y2 = (rows[0], rows[-1] + 1) if len(rows) else (0, height)
         boxes = tuple(
@@ -484,21 +485,22 @@ class _Drawing:
         if self._chance(0.25 * chance):
             self.effects.append("jpeg")
             quality = int(rng.integers(10, 85))
-            _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+            data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+            image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
         return image
 
     def _photograph(self, image: np.ndarray) -> np.ndarray:
         """The image on a screen, photographed: in perspective, with moiré and uneven light."""
         self.effects.append("screen")
         rng, size = self.rng, self.size
-        corners = np.float32([[0, 0], [size, 0], [size, size], [0, size]])
+        corners = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)
         moved = corners + rng.uniform(-0.08, 0.08, (4, 2)).astype(np.float32) * size
         moved = (moved - size / 2) * np.float32(rng.uniform(0.85, 1)) + size / 2
         warp = cv2.getPerspectiveTransform(corners, moved)
         frame = rng.integers(0, 120, 3).tolist()
         image = cv2.warpPerspective(image, warp, (size, size), borderValue=frame)
-        self.owners = cv2.warpPerspective(self.owners, warp, (size, size), flags=cv2.INTER_NEAREST)
+        owners = cv2.warpPerspective(self.owners, warp, (size, size), flags=cv2.INTER_NEAREST)
+        self.owners = np.asarray(owners, np.uint8)
         for placed in self.placed:
             placed.edges = _warped_box(placed.edges, warp)
             placed.whole *= float(np.linalg.det(warp[:2, :2]))
@@ -516,7 +518,8 @@ class _Drawing:
         line = np.arange(size, dtype=np.float32) * np.float32(2 * np.pi / period)
         across, down = np.float32(np.cos(turn)), np.float32(np.sin(turn))
         moire = np.sin((line * across)[None] + (line * down)[:, None])
-        light = np.linspace(*rng.uniform(0.7, 1.15, 2), size, dtype=np.float32)
+        start, end = rng.uniform(0.7, 1.15, 2).tolist()
+        light = np.linspace(start, end, size, dtype=np.float32)
         gain = light[None] * (1 + np.float32(rng.uniform(0.02, 0.1)) * moire)
         return np.clip(image * gain[..., None], 0, 255).astype(np.uint8)
 
@@ -526,7 +529,7 @@ class _Drawing:
         """The placed things, as far as they are still visible; `owners` is renumbered if some
         are not."""
         size, objects, kept = self.size, [], []
-        counts = np.bincount(self.owners.ravel(), minlength=len(self.placed) + 1)
+        counts = np.bincount(np.asarray(self.owners).ravel(), minlength=len(self.placed) + 1)
         for number, placed in enumerate(self.placed, 1):
             count = int(counts[number])
             if count < LEAST_PIXELS:
@@ -612,7 +615,7 @@ def _edges(mask: np.ndarray) -> np.ndarray:
 def _warped_box(box: np.ndarray, warp: np.ndarray) -> np.ndarray:
     """The box around a box [4] whose corners go through the perspective `warp` [3, 3]."""
     x1, y1, x2, y2 = box
-    corners = np.float32([[[x1, y1], [x2, y1], [x2, y2], [x1, y2]]])
+    corners = np.array([[[x1, y1], [x2, y1], [x2, y2], [x1, y2]]], np.float32)
     moved = cv2.perspectiveTransform(corners, warp)[0]
     return np.concatenate([moved.min(0), moved.max(0)]).astype(float)
 

@@ -46,17 +46,15 @@ def draw_ground(
     names = list(GROUND_COLORS)
     # half of the time one of the six of old, which are light, dark or in between
     color = names[int(rng.integers(6 if rng.random() < 0.5 else len(names)))]
-    base = np.float32(GROUND_COLORS[color]) + rng.uniform(-9, 9, 3).astype(np.float32)
-    pixels = np.empty((size, size, 3), np.float32)
-    pixels[:] = base
+    base = np.array(GROUND_COLORS[color], np.float32) + rng.uniform(-9, 9, 3).astype(np.float32)
+    pixels = _between(np.zeros((size, size), np.float32), base, base)
     if style == "shaded":
-        pixels += _slope(rng, size, float(rng.uniform(8, 18)))[..., None]
+        pixels = _between(_slope(rng, size, float(rng.uniform(8, 18))), base, base + 1)
     elif style == "noisy":
         grain = rng.standard_normal((64, 64, 3), np.float32) * np.float32(rng.uniform(4, 10))
         pixels += cv2.resize(grain, (size, size), interpolation=cv2.INTER_LINEAR)
     elif style == "gradient":
-        weight = _slope(rng, size, 0.5)[..., None] + 0.5
-        pixels += weight * (_any_color(rng) - base)
+        pixels = _between(_slope(rng, size, 0.5) + 0.5, base, _any_color(rng))
     elif style == "texture":
         pixels = _texture(rng, size, base)
     elif style == "clutter":
@@ -72,6 +70,12 @@ def _below(rng: np.random.Generator, weights: dict[str, int]) -> float:
 
 def _any_color(rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(0, 255, 3).astype(np.float32)
+
+
+def _between(weight: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """[size, size, 3]: the colour `first` [3] where `weight` is 0, `second` where it is 1."""
+    pairs = zip(first.tolist(), second.tolist(), strict=True)
+    return cv2.merge([(a + weight * (b - a)).astype(np.float32) for a, b in pairs])
 
 
 def _slope(rng: np.random.Generator, size: int, depth: float) -> np.ndarray:
@@ -117,7 +121,7 @@ def _texture(rng: np.random.Generator, size: int, base: np.ndarray) -> np.ndarra
         grid = rng.random((size // 2, 5), np.float32)
         weight = cv2.resize(grid, (size, size), interpolation=cv2.INTER_LINEAR)
         weight = weight.T if rng.random() < 0.5 else weight
-    return base + weight[..., None] * (other - base)
+    return _between(weight, base, other)
 
 
 def _clutter(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:

@@ -29,6 +29,13 @@ COLORS = tuple(PAINTS)
 MAIN_SHARE = 0.6  # of its area, from which on a thing is called by its colour
 
 
+def mix(first: np.ndarray, second: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """[h, w, 3] from `first` where `alpha` [h, w] is 0 to `second` where it is 255. Either may be
+    one colour [3]."""
+    weight = np.multiply(alpha, np.float32(1 / 255), dtype=np.float32)
+    return first + cv2.merge((weight, weight, weight)) * (second - first)
+
+
 @cache
 def _color_table() -> np.ndarray:
     """[32, 32, 32] uint8: the number in COLORS of each colour, by its top five bits."""
@@ -74,7 +81,7 @@ def restyle(
     if chance[0]:
         colors = shift_hue(rng, colors)
     if chance[1]:
-        colors = np.repeat(colors @ np.float32([[0.299], [0.587], [0.114]]), 3, -1)
+        colors = np.repeat(colors @ np.array([[0.299], [0.587], [0.114]], np.float32), 3, -1)
     if chance[2]:
         colors = posterize(rng, colors)
     if chance[3]:
@@ -120,8 +127,7 @@ def outline(
     if pale:
         colors = colors + (255 - colors) * float(rng.uniform(0.5, 0.95))
     dark = rng.uniform(0, 60, 3).astype(np.float32)
-    weight = (lines * (1 / 255.0)).astype(np.float32)[..., None] * (alpha[..., None] > 60)
-    colors = colors + weight * (dark - colors)
+    colors = mix(colors, dark, np.where(alpha > 60, lines, 0))
     return add_rim(colors, alpha, width, dark)
 
 
@@ -130,8 +136,7 @@ def add_rim(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The drawing on a wider copy of its silhouette, painted in the colour `rim`."""
     wide = cv2.dilate(alpha, disc(width))
-    weight = alpha[..., None] * np.float32(1 / 255)
-    return np.float32(rim) + weight * (colors - np.float32(rim)), wide
+    return mix(np.array(rim, np.float32), colors, alpha), wide
 
 
 def shade(rng: np.random.Generator, colors: np.ndarray) -> np.ndarray:
@@ -140,7 +145,8 @@ def shade(rng: np.random.Generator, colors: np.ndarray) -> np.ndarray:
     turn, depth = rng.uniform(0, 2 * np.pi), rng.uniform(20, 70)
     x = np.linspace(-depth, depth, width, dtype=np.float32) * np.float32(np.cos(turn))
     y = np.linspace(-depth, depth, height, dtype=np.float32) * np.float32(np.sin(turn))
-    return colors + (x[None] + y[:, None])[..., None]
+    light = x[None] + y[:, None]
+    return colors + cv2.merge((light, light, light))
 
 
 def cut_square(rng: np.random.Generator, alpha: np.ndarray) -> np.ndarray:
@@ -172,13 +178,11 @@ def paint_glyph(
         filling, line = PAINTS[name]
         if not sticker and rng.random() < 0.25:
             line = filling
-        shown = np.float32(filling if sticker else line)
+        shown = np.array(filling if sticker else line, np.float32)
         if float(np.abs(shown - ground).max()) > (60 if sticker else 85):
             break
     jitter = rng.uniform(-14, 14, (2, 3)).astype(np.float32)
-    filling, line = np.clip(np.float32([filling, line]) + jitter, 0, 255)
+    filling, line = np.clip(np.array([filling, line], np.float32) + jitter, 0, 255)
     if sticker:
-        weight = ink[..., None] * np.float32(1 / 255)
-        colors = filling + weight * (line - filling)
-        return colors, silhouette, silhouette, name
+        return mix(filling, line, ink), silhouette, silhouette, name
     return np.broadcast_to(line, (*ink.shape, 3)), ink, body, name

@@ -30,8 +30,10 @@ def kind_sheet(atlas: Atlas, kinds: Sequence[str], cell: int = 48) -> Image.Imag
             colors, alpha = pixels[..., :3], pixels[..., 3:] / 255
             if record.style == "glyph":
                 ink = pixels[..., :1] / 255
-                colors = (1 - ink) * np.float32([250, 220, 120]) + ink * np.float32([90, 40, 20])
-            ground = np.float32([190, 210, 235] if record.held_out else [255, 255, 255])
+                colors = (1 - ink) * np.array([250, 220, 120], np.float32) + ink * np.array(
+                    [90, 40, 20], np.float32
+                )
+            ground = np.array([190, 210, 235] if record.held_out else [255, 255, 255], np.float32)
             shown = (ground + alpha * (colors - ground)).astype(np.uint8)
             sheet.paste(Image.fromarray(shown), (label + x * cell + 2, y * cell + 2))
     return sheet
