@@ -78,7 +78,8 @@ def measure(pg: PaliGemma, number: int, known: bool = False) -> dict[str, float]
 
     def answers(prompts: list[str], shown: list[Image.Image]) -> list:
         cuts = range(0, len(prompts), 50)
-        return [r for n in cuts for r in pg.batch(shown[n : n + 50], prompts[n : n + 50], OPTIONS)]
+        ask = lambda part: pg.generate_batch(shown[part], prompts[part], OPTIONS)
+        return [reply for n in cuts for reply in ask(slice(n, n + 50))]
 
     found = answers([f"detect {kind}" for kind in kinds], pictures)
     true = [[Detection(i.kind, i.box) for i in scene.items if i.kind == kind]

@@ -1,10 +1,10 @@
-"""PaliGemma in three lines: load a checkpoint, show it a picture, read the reply.
+"""PaliGemma in three lines: load a checkpoint, give it an image and a prompt, use the reply.
 
 from paligemma import PaliGemma
 pg = PaliGemma.load()
-pg.generate("picture.png", "detect cat").detections
+pg.generate("image.png", "detect cat").detections
 
-The app, the command line and the tests all call this; below it there are only ids and tensors.
+The app, the command line and the tests use this class; the layers below know only ids and tensors.
 """
 
 import hashlib
@@ -33,16 +33,20 @@ from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.reply import Reply, Timings, Token
 
-BUILT_IN_KNOWS = (
+BUILT_IN_DESCRIPTION = (
     "A small model that this project trained itself, on drawn scenes only: it knows 32 coloured "
     "pictograms and short words in capitals on plain backgrounds, and answers in English. "
     "Photographs are outside its world, and it errs at times, most with four things in a scene."
 )
-KEPT_PICTURES = 16  # encoded pictures that stay in memory
+FEATURE_CACHE_SIZE = 16  # images whose features stay in memory
 
 
 class PaliGemma:
-    """A loaded checkpoint. Make one with `PaliGemma.load`."""
+    """A loaded checkpoint: make one with `PaliGemma.load`.
+
+    Images are paths, bytes, binary files, PIL images or arrays: see `images.open_image`. What that
+    function returned is neither decoded nor copied again.
+    """
 
     def __init__(self, checkpoint: Checkpoint, model: PaliGemmaForConditionalGeneration) -> None:
         self.checkpoint, self.model = checkpoint, model
@@ -59,23 +63,24 @@ class PaliGemma:
         tokenizer: str | Path | None = None,
         mask_codec: str | Path | None = None,
     ) -> "PaliGemma":
-        """Load a checkpoint: see `resolve` for what `source`, `tokenizer`, `mask_codec`
-        may be.
+        """Load a checkpoint; for `source`, `tokenizer`, `mask_codec` see `checkpoints.resolve`.
 
-        `device` None is the best one that this machine has and the model fits, "auto" all of them
-        and the disk. `dtype` None is bfloat16 where the device computes in it, else float32; the
-        built-in model is small, and always float32. Raise ValueError for what cannot be loaded.
+        device: None for the best one of this machine, "auto" for all of them and the disk
+        dtype: None for bfloat16 if the device computes in it, else float32; the built-in model is
+            small, and float32 by default
+
+        Raises ValueError if the checkpoint cannot be had or does not fit.
         """
-        return cls.open(resolve(source, tokenizer, mask_codec), device, dtype)
+        return cls.from_checkpoint(resolve(source, tokenizer, mask_codec), device, dtype)
 
     @classmethod
-    def open(
+    def from_checkpoint(
         cls,
         checkpoint: Checkpoint,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> "PaliGemma":
-        """Load what `resolve` found; the rest is as in `load`."""
+        """Load what `checkpoints.resolve` returned; the rest is as in `load`."""
         return cls(checkpoint, checkpoint.load_model(*checkpoint.plan(device, dtype)))
 
     @property
@@ -88,9 +93,9 @@ class PaliGemma:
 
     @property
     def description(self) -> str:
-        """What it knows, in a sentence or two."""
+        """What to expect of its answers, in a sentence or two."""
         if self.checkpoint.is_built_in:
-            return BUILT_IN_KNOWS
+            return BUILT_IN_DESCRIPTION
         if self.checkpoint.is_random:
             return "Random weights: what it answers is noise."
         return "It answers as it was trained to; how right it is was not measured here."
@@ -107,7 +112,7 @@ class PaliGemma:
 
     @property
     def resolution(self) -> int:
-        """Pixels of a side of the square that the model sees."""
+        """Side of the square input image, in pixels."""
         return self.config.vision_config.image_size
 
     @property
@@ -129,35 +134,35 @@ class PaliGemma:
 
     @cached_property
     def mask_codec(self) -> MaskCodec:
-        """The mask codec, fetched and read when the first mask is needed; ValueError without it."""
+        """The mask codec, read at first use. Raises ValueError if it cannot be had."""
         return MaskCodec.load(self.checkpoint.mask_codec or hub.fetch_mask_codec())
 
     def generate(self, image, prompt: str, options: SamplingOptions = SamplingOptions()) -> Reply:
-        """The whole answer about one picture (a path, bytes, PIL image or array)."""
+        """The complete answer about one image."""
         *_, reply = self.stream(image, prompt, options)
         return reply
 
     def stream(
         self, image, prompt: str, options: SamplingOptions = SamplingOptions()
     ) -> Iterator[Reply]:
-        """The answer as it grows, a `Reply` a token. Closing the iterator stops the model."""
-        for (reply,) in self._replies([image], [prompt], options):
+        """The answer so far after each token. Closing the iterator stops the generation."""
+        for (reply,) in self._stream_batch([image], [prompt], options):
             yield reply
 
-    def batch(
+    def generate_batch(
         self, images: Sequence, prompts: Sequence[str], options: SamplingOptions = SamplingOptions()
     ) -> list[Reply]:
-        """One answer for each pair of picture and prompt, generated together."""
-        *_, replies = self._replies(images, prompts, options)
+        """One answer for each pair of image and prompt, generated together."""
+        *_, replies = self._stream_batch(images, prompts, options)
         return replies
 
     def masks(self, detections: Sequence[Detection]) -> list[np.ndarray | None]:
-        """The soft mask of each detection that has codes, [64, 64] in its box: inside where > 0."""
-        coded = [found.codes for found in detections if found.codes is not None]
-        if not coded:
+        """The mask logits of each detection with codes, [64, 64] over its box; None without."""
+        codes = [detection.codes for detection in detections if detection.codes is not None]
+        if not codes:
             return [None] * len(detections)
-        decoded = iter(self.mask_codec.decode(torch.tensor(coded)).numpy())
-        return [None if found.codes is None else next(decoded) for found in detections]
+        masks = iter(self.mask_codec.decode(torch.tensor(codes)).numpy())
+        return [None if detection.codes is None else next(masks) for detection in detections]
 
     def explain(
         self,
@@ -166,52 +171,52 @@ class PaliGemma:
         options: SamplingOptions = SamplingOptions(),
         views: Sequence[str] = CHEAP_VIEWS,
     ) -> Explanation:
-        """Answer, and say where the decoder looked as it wrote each token: see `explain.VIEWS`.
+        """Answer, and return the decoder's attention at each token: see `interpret.explain.VIEWS`.
 
-        Raise ValueError for an unknown view, and for "gradient" where autograd cannot run.
+        Raises ValueError for an unknown view, and for "gradient" if autograd cannot run.
         """
         image = open_image(image)
-        with capture_attention(self.model) as maps:
+        with capture_attention(self.model) as attention:
             reply = self.generate(image, prompt, options)
-        return self._reading(image, prompt).explain(reply, maps[0], views)
+        return self._explainer(image, prompt).explain(reply, attention[0], views)
 
     def explain_reply(
         self, image, prompt: str, reply: Reply, views: Sequence[str] = CHEAP_VIEWS
     ) -> Explanation:
-        """The same for an answer that is there already, in one pass over it."""
-        reading = self._reading(image, prompt)
-        return reading.explain(reply, reading.attention(reply), views)
+        """The same for an existing reply, in one forward pass over it."""
+        explainer = self._explainer(image, prompt)
+        return explainer.explain(reply, explainer.attention(reply), views)
 
     def similarity(self, image, word: str) -> np.ndarray:
-        """How alike each patch, out of the connector, is to a word: [grid, grid], cosines -1..1."""
-        return self._reading(image, "").similarity(word)
+        """Cosine similarity of each patch's features to a word's embedding: [grid, grid]."""
+        return self._explainer(image, "").similarity(word)
 
     def tower_attention(self, image, row: int, column: int) -> np.ndarray:
-        """Where one patch looks in the vision tower: [layers, heads, grid, grid]; each sums to 1.
+        """The vision tower's attention of one patch: [layers, heads, grid, grid]; sums are 1.
 
-        Raise ValueError for a patch outside the grid.
+        Raises ValueError for a patch outside the grid.
         """
         grid = self.config.vision_config.grid
         if not (0 <= row < grid and 0 <= column < grid):
             raise ValueError(f"Patches have rows and columns 0 to {grid - 1}, not {row}, {column}.")
-        pixels = self.processor.pixel_values([image]).to(self.device, self.dtype)
-        maps = tower_attention(self.model, pixels, [row * grid + column])
-        return maps[:, :, 0].reshape(*maps.shape[:2], grid, grid).numpy()
+        pixel_values = self.processor.pixel_values([image]).to(self.device, self.dtype)
+        attention = tower_attention(self.model, pixel_values, [row * grid + column])
+        return attention[:, :, 0].reshape(*attention.shape[:2], grid, grid).numpy()
 
-    def _reading(self, image, prompt: str) -> Explainer:
-        features = self._embed(self.processor.pixel_values([image]))
+    def _explainer(self, image, prompt: str) -> Explainer:
+        features = self._encode(self.processor.pixel_values([image]))
         return Explainer(self.model, self.processor, features, prompt)
 
-    def _replies(
+    def _stream_batch(
         self, images: Sequence, prompts: Sequence[str], options: SamplingOptions
     ) -> Iterator[list[Reply]]:
-        """A growing list with one reply a row; at the end each is finished."""
+        """One reply a prompt, after each token; in the last list all are finished."""
         start = perf_counter()
         batch = self.processor(text=prompts, images=images)
-        features = self._embed(batch.pixel_values)
-        seen = perf_counter()
+        features = self._encode(batch.pixel_values)
+        image_s = perf_counter() - start
         requests = zip(prompts, batch.image_sizes, strict=True)
-        answers = [_Answer(self.processor, *request) for request in requests]
+        builders = [_ReplyBuilder(self.processor, *request) for request in requests]
         steps = stream(
             self.model,
             batch.input_ids.to(self.device),
@@ -220,49 +225,46 @@ class PaliGemma:
             options,
             self.processor.eos_token_id,
         )
-        prefill = decode = 0.0
-        replies: list[Reply] = []
-        for count, (spent, step) in enumerate(_timed(steps)):
+        prefill_s = decode_s = 0.0
+        for count, (seconds, step) in enumerate(_time_steps(steps)):
             if count == 0:
-                prefill = spent
+                prefill_s = seconds
             else:
-                decode += spent
-            timings = Timings(seen - start, prefill, decode, count)
-            for answer, token, logprob in zip(answers, step.ids, step.logprobs, strict=True):
-                answer.add(token, logprob)
-            replies = [answer.reply(timings, answer.finished) for answer in answers]
-            yield replies
-        if not all(reply.finished for reply in replies):
-            yield [answer.reply(timings, finished=True) for answer in answers]
+                decode_s += seconds
+            timings = Timings(image_s, prefill_s, decode_s, count)
+            for builder, token, logprob in zip(builders, step.ids, step.logprobs, strict=True):
+                builder.add(token, logprob)
+            yield [builder.reply(timings, builder.finished) for builder in builders]
+        if not all(builder.finished for builder in builders):
+            yield [builder.reply(timings, finished=True) for builder in builders]
 
     @torch.inference_mode()
-    def _embed(self, pixel_values: Tensor) -> Tensor:
-        """Pictures [B, 3, R, R] -> features [B, P, D]; those seen lately are not encoded again."""
-        keys = [hashlib.sha256(picture.numpy().tobytes()).digest() for picture in pixel_values]
+    def _encode(self, pixel_values: Tensor) -> Tensor:
+        """Images [B, 3, R, R] -> features [B, P, D]; recent images are not encoded again."""
+        keys = [hashlib.sha256(image.numpy().tobytes()).digest() for image in pixel_values]
         with self._lock:
-            known = {key: self._features[key] for key in keys if key in self._features}
-        new = [n for n, key in enumerate(keys) if key not in known]
-        new = list({keys[n]: n for n in new}.values())
+            features = {key: self._features[key] for key in keys if key in self._features}
+        new = {key: n for n, key in enumerate(keys) if key not in features}
         if new:
-            fresh = self.model.embed_image(pixel_values[new].to(self.device, self.dtype))
-            known |= {keys[n]: row for n, row in zip(new, fresh, strict=True)}
+            pixels = pixel_values[list(new.values())].to(self.device, self.dtype)
+            features |= zip(new, self.model.embed_image(pixels), strict=True)
         with self._lock:
             for key in keys:
-                self._features[key] = known[key]
+                self._features[key] = features[key]
                 self._features.move_to_end(key)
-            while len(self._features) > KEPT_PICTURES:
+            while len(self._features) > FEATURE_CACHE_SIZE:
                 self._features.popitem(last=False)
-        return torch.stack([known[key] for key in keys])
+        return torch.stack([features[key] for key in keys])
 
 
-class _Answer:
-    """One row's tokens while they arrive."""
+class _ReplyBuilder:
+    """One sequence's tokens as they arrive."""
 
     def __init__(
         self, processor: PaliGemmaProcessor, prompt: str, image_size: tuple[int, int]
     ) -> None:
         self._processor, self._prompt, self._image_size = processor, prompt, image_size
-        self._waiting: list[int] = []  # ids whose bytes do not make a character yet
+        self._pending: list[int] = []  # ids whose bytes do not make a character yet
         self._tokens: list[Token] = []
         self._parser = DetectionParser()
         self.finished = False
@@ -271,10 +273,10 @@ class _Answer:
         self.finished = self.finished or token == self._processor.eos_token_id
         if self.finished:
             return
-        self._waiting.append(token)
-        text = self._processor.decode_pieces(self._waiting)[-1]
+        self._pending.append(token)
+        text = self._processor.decode_pieces(self._pending)[-1]
         if text:
-            self._waiting.clear()
+            self._pending.clear()
         self._tokens.append(Token(token, text, logprob))
         self._parser.feed(text, logprob)
 
@@ -290,8 +292,8 @@ class _Answer:
         )
 
 
-def _timed(steps: Iterator[Step]) -> Iterator[tuple[float, Step]]:
-    """Each step with the seconds it took the model: a consumer's own time does not count."""
+def _time_steps(steps: Iterator[Step]) -> Iterator[tuple[float, Step]]:
+    """Each step with the seconds it took the model; the consumer's own time does not count."""
     while True:
         start = perf_counter()
         step = next(steps, None)

@@ -20,7 +20,7 @@ from paligemma.detections import Detection, parse
 from paligemma.generation import SamplingOptions
 from paligemma.interpret.capture import capture_attention
 from paligemma.interpret.views import mean
-from paligemma.pipeline import KEPT_PICTURES, PaliGemma
+from paligemma.pipeline import FEATURE_CACHE_SIZE, PaliGemma
 from paligemma.synthetic.language import questions, search
 from paligemma.synthetic.scenes import render, sample
 from paligemma.tasks import TASKS
@@ -140,10 +140,12 @@ def test_an_answer_ends_at_eos_and_does_not_show_it(pg, monkeypatch):
 
 def test_a_row_that_is_finished_waits_unchanged_for_the_others(pg, monkeypatch):
     prompts, pictures = [PROMPT, "ocr"], [picture(), picture(1)]
-    long = [[token.id for token in reply.tokens] for reply in pg.batch(pictures, prompts, TEN)]
+    long = [
+        [token.id for token in reply.tokens] for reply in pg.generate_batch(pictures, prompts, TEN)
+    ]
     stop = next(n for n in range(1, 9) if long[0][n] not in long[0][:n] + long[1])
     monkeypatch.setattr(pg.processor, "eos_token_id", long[0][stop])
-    first, second = pg.batch(pictures, prompts, TEN)
+    first, second = pg.generate_batch(pictures, prompts, TEN)
     assert [token.id for token in first.tokens] == long[0][:stop] and first.finished
     assert [token.id for token in second.tokens] == long[1] and second.finished
 
@@ -162,7 +164,7 @@ def test_closing_a_stream_stops_the_model(pg, monkeypatch):
 def test_a_batch_is_its_rows(pg):
     prompts = [PROMPT, "ocr", "answer en is there an orange cat left of the house?", ""]
     pictures = [picture(n) for n in range(3)] + [picture(0)]
-    batch = pg.batch(pictures, prompts, TEN)
+    batch = pg.generate_batch(pictures, prompts, TEN)
     for reply, image, prompt in zip(batch, pictures, prompts, strict=True):
         alone = pg.generate(image, prompt, TEN)
         assert [token.id for token in reply.tokens] == [token.id for token in alone.tokens]
@@ -228,21 +230,22 @@ def test_a_picture_is_encoded_once(pg, monkeypatch, tmp_path):
     assert same(pg.generate(tmp_path / "same.png", PROMPT, TEN)) == same(first)
     pg.generate(picture(), "ocr", TEN)
     assert [len(features) for features in encoded] == [1]
-    pg.batch([picture(1), picture(), picture(1), picture(2)], ["ocr"] * 4, TEN)
+    pg.generate_batch([picture(1), picture(), picture(1), picture(2)], ["ocr"] * 4, TEN)
     assert [len(features) for features in encoded] == [1, 2]
 
 
 def test_only_the_latest_pictures_are_kept(pg, monkeypatch):
     encoded = counted(monkeypatch, pg.model, "embed_image")
     one = SamplingOptions(max_new_tokens=1)
-    for seed in range(KEPT_PICTURES + 1):
+    for seed in range(FEATURE_CACHE_SIZE + 1):
         pg.generate(picture(seed), "ocr", one)
         pg.generate(picture(0), "ocr", one)  # asked for again and again: it stays
-    assert len(encoded) == KEPT_PICTURES + 1
+    assert len(encoded) == FEATURE_CACHE_SIZE + 1
     pg.generate(picture(1), "ocr", one)
-    assert len(encoded) == KEPT_PICTURES + 2
-    images = [picture(seed) for seed in range(KEPT_PICTURES + 4)]  # more than are kept, at once
-    assert len(pg.batch(images, ["ocr"] * len(images), one)) == KEPT_PICTURES + 4
+    assert len(encoded) == FEATURE_CACHE_SIZE + 2
+    count = FEATURE_CACHE_SIZE + 4  # more than are kept, at once
+    images = [picture(seed) for seed in range(count)]
+    assert len(pg.generate_batch(images, ["ocr"] * count, one)) == count
 
 
 def test_two_threads_answer_as_one(pg):
@@ -333,7 +336,7 @@ def test_what_cannot_be_asked_is_a_sentence(pg, image, prompt, complaint):
 
 def test_a_batch_of_unequal_lists(pg):
     with pytest.raises(ValueError, match="2 prompts, 1 pictures"):
-        pg.batch([picture()], ["ocr", "ocr"], TEN)
+        pg.generate_batch([picture()], ["ocr", "ocr"], TEN)
 
 
 def test_a_prompt_that_leaves_no_room(tmp_path):
@@ -390,7 +393,7 @@ def test_transformers_gives_the_same_answers(builtin, held_out):
     different, spoken = [], set()
     for task in range(len(TASKS)):
         images, prompts = zip(*held_out[task :: len(TASKS)], strict=True)
-        mine = builtin.batch(images, prompts, SamplingOptions(max_new_tokens=128))
+        mine = builtin.generate_batch(images, prompts, SamplingOptions(max_new_tokens=128))
         batch = builtin.processor(text=prompts, images=images)
         with torch.inference_mode():
             ids = theirs.generate(

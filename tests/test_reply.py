@@ -84,7 +84,7 @@ def test_the_image_size_is_that_of_the_upright_image(tmp_path):
     options = SamplingOptions(max_new_tokens=2)
     *_, reply = pg.stream(path, "ocr", options)
     assert reply.image_size == (30, 40) and reply.prompt == "ocr"
-    replies = pg.batch([path, Image.new("L", (9, 8))], ["ocr", "caption en"], options)
+    replies = pg.generate_batch([path, Image.new("L", (9, 8))], ["ocr", "caption en"], options)
     assert [one.image_size for one in replies] == [(30, 40), (9, 8)]
     assert [one.prompt for one in replies] == ["ocr", "caption en"]
     assert pytest.approx(reply.to_json()["timings"]["total_s"]) == reply.timings.total_s

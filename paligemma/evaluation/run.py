@@ -118,7 +118,7 @@ def _predict(
         for start in range(0, len(examples), batch_size):
             batch = examples[start : start + batch_size]
             prompts = [benchmark.prompt(example) for example in batch]
-            replies = pg.batch([example.image for example in batch], prompts, options)
+            replies = pg.generate_batch([example.image for example in batch], prompts, options)
             writer.write(
                 Prediction(example.id, prompt, reply.text, reply.detections)
                 for example, prompt, reply in zip(batch, prompts, replies, strict=True)

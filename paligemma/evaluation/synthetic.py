@@ -65,7 +65,7 @@ def _replies(pg: PaliGemma, prompts: Sequence[tuple[Scene, str]], name: str) -> 
     for start in tqdm(range(0, len(order), BATCH_SIZE), desc=name, unit="batch"):
         batch = order[start : start + BATCH_SIZE]
         images = [render(prompts[n][0], SCENE_SIZE) for n in batch]
-        answers = pg.batch(images, [prompts[n][1] for n in batch], OPTIONS)
+        answers = pg.generate_batch(images, [prompts[n][1] for n in batch], OPTIONS)
         replies |= dict(zip(batch, answers, strict=True))
     return [replies[n] for n in range(len(prompts))]
 

@@ -47,10 +47,10 @@ class ModelManager:
         self.current = self._comparison = None
         _free_memory()
         try:
-            self.current = PaliGemma.open(checkpoint, self._device, self._dtype)
+            self.current = PaliGemma.from_checkpoint(checkpoint, self._device, self._dtype)
         except BaseException:
             _free_memory()
-            self.current = PaliGemma.open(former, self._device, self._dtype)
+            self.current = PaliGemma.from_checkpoint(former, self._device, self._dtype)
             raise
 
     def resolve_comparison(
@@ -68,7 +68,7 @@ class ModelManager:
         if self._comparison is None or self._comparison[0] != key:
             self._comparison = None
             _free_memory()
-            self._comparison = key, PaliGemma.open(checkpoint, self._device, dtype)
+            self._comparison = key, PaliGemma.from_checkpoint(checkpoint, self._device, dtype)
         return self._comparison[1]
 
 

@@ -230,7 +230,7 @@ def test_random_weights_are_known_by_a_field_of_the_config(folder):
     values = json.loads((folder / "config.json").read_text()) | {"initialization": "random"}
     (folder / "config.json").write_text(json.dumps(values))
     assert resolve(folder).is_random
-    assert PaliGemma.open(resolve(folder)).description.startswith("Random weights")
+    assert PaliGemma.from_checkpoint(resolve(folder)).description.startswith("Random weights")
 
 
 # --- Tokenizers -----------------------------------------------------------------------------------

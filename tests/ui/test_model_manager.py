@@ -32,7 +32,7 @@ def models() -> list[PaliGemma]:
 
 
 def test_comparison_models_differ_by_adapter_and_precision(folder, monkeypatch):
-    monkeypatch.setattr(model_manager.PaliGemma, "open", lambda *given: object())
+    monkeypatch.setattr(model_manager.PaliGemma, "from_checkpoint", lambda *given: object())
     manager = ModelManager(PaliGemma.load())
     found = resolve(folder)
     tuned = replace(found, adapter=Path("tuned"))
@@ -52,9 +52,11 @@ def test_nothing_is_resolved_while_another_model_is_loaded(folder):
 
 def test_the_old_model_is_gone_before_the_new_one_is_read(folder, monkeypatch):
     manager, before = ModelManager(PaliGemma.load()), len(models())
-    counts, load = [], PaliGemma.open
+    counts, load = [], PaliGemma.from_checkpoint
     monkeypatch.setattr(
-        model_manager.PaliGemma, "open", lambda *given: counts.append(len(models())) or load(*given)
+        model_manager.PaliGemma,
+        "from_checkpoint",
+        lambda *given: counts.append(len(models())) or load(*given),
     )
     manager.switch(manager.resolve(folder))
     assert counts == [before - 1]
