@@ -1,12 +1,16 @@
-"""A model's answers on disk: JSON lines that several processes write and any of them reads."""
+"""A model's answers on disk: JSON lines that several processes write and any of them reads.
+
+A line is `Reply.to_json` without tokens, and the `id` of the example.
+"""
 
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from paligemma.detections import Detection
+from paligemma.reply import Reply
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,11 @@ class PredictionWriter:
     def __exit__(self, *_) -> None:
         self._file.close()
 
-    def write(self, predictions: Iterable[Prediction]) -> None:
-        lines = (json.dumps(asdict(one), ensure_ascii=False).encode() for one in predictions)
-        self._file.write(b"".join(line + b"\n" for line in lines))
+    def write(self, replies: Iterable[tuple[str, Reply]]) -> None:
+        """Append the replies to the examples of these ids."""
+        values = ({"id": example} | reply.to_json(tokens=False) for example, reply in replies)
+        lines = (json.dumps(one, ensure_ascii=False).encode() + b"\n" for one in values)
+        self._file.write(b"".join(lines))
         self._file.flush()
 
 
@@ -65,8 +71,8 @@ def _parse_prediction(line: bytes) -> Prediction:
     detections = (
         Detection(
             label=one["label"],
-            box=tuple(one["box"]),
-            codes=None if one["codes"] is None else tuple(one["codes"]),
+            box=tuple(one["box_normalized"]),
+            codes=None if one["mask_codes"] is None else tuple(one["mask_codes"]),
             score=one["score"],
         )
         for one in values["detections"]

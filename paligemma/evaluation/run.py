@@ -119,10 +119,7 @@ def _predict(
             batch = examples[start : start + batch_size]
             prompts = [benchmark.prompt(example) for example in batch]
             replies = pg.generate_batch([example.image for example in batch], prompts, options)
-            writer.write(
-                Prediction(example.id, prompt, reply.text, reply.detections)
-                for example, prompt, reply in zip(batch, prompts, replies, strict=True)
-            )
+            writer.write(zip([example.id for example in batch], replies, strict=True))
             progress.update(len(batch))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(

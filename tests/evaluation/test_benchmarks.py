@@ -43,7 +43,7 @@ class FakeModel:
         self.batches -= 1
         replies = []
         for image, prompt in zip(images, prompts, strict=True):
-            open_image(image)
+            size = open_image(image).size
             pair = Path(image).name, prompt
             self.prompted.append(pair)
             text = self.answers.get(pair, self.answers.get(prompt, ""))
@@ -51,7 +51,8 @@ class FakeModel:
             spaced = [(piece + " ; ", score) for piece, score in pieces[:-1]] + pieces[-1:]
             tokens = tuple(Token(n, *one) for n, one in enumerate(spaced))
             found = tuple(parse_tokens(spaced))
-            replies.append(Reply(text, found, tokens, Timings(0, 0, 0, 0), finished=True))
+            timings = Timings(0, 0, 0, 0)
+            replies.append(Reply(text, found, tokens, timings, True, prompt, size))
         return replies
 
     def masks(self, detections) -> list[np.ndarray | None]:
@@ -426,12 +427,18 @@ def test_a_folder_of_another_evaluation_is_refused(tmp_path):
 
 
 def test_predictions_are_read_back(tmp_path):
-    prediction = Prediction("1", "detect ☃", "text \u2028 <loc", tuple(parse_tokens(
-        [(f"{BOXES[0]}{SEGS} cat", -0.5), (" ; ", 0.0), (f"{BOXES[1]} dog", -1.5)])))  # fmt: skip
+    found = tuple(
+        parse_tokens([(f"{BOXES[0]}{SEGS} cat", -0.5), (" ; ", 0.0), (f"{BOXES[1]} dog", -1.5)])
+    )
+    timings = Timings(0.1, 0.2, 0.3, 4)
+    reply = Reply("text \u2028 <loc", found, (), timings, True, "detect ☃", (100, 50))
     with PredictionWriter(tmp_path, 3) as writer:
-        writer.write([prediction])
+        writer.write([("1", reply)])
+    prediction = Prediction("1", "detect ☃", "text \u2028 <loc", found)
     assert read_predictions(tmp_path) == {"1": prediction}
-    with (tmp_path / "predictions-003.jsonl").open("ab") as file:
+    path = tmp_path / "predictions-003.jsonl"
+    assert json.loads(path.read_text("utf-8")) == {"id": "1"} | reply.to_json(tokens=False)
+    with path.open("ab") as file:
         file.write(b'{"id": 2}\n')
     with pytest.raises(ValueError, match=r"predictions-003.jsonl, line 2, is no prediction"):
         read_predictions(tmp_path)
