@@ -38,26 +38,29 @@ def mix(first: np.ndarray, second: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 @cache
 def _color_table() -> np.ndarray:
-    """[32, 32, 32] uint8: the number in COLORS of each colour, by its top five bits."""
+    """[32, 32, 32] uint8: the place in COLORS of each colour, by its top five bits, and
+    len(COLORS) for a colour without a word."""
     steps = (np.arange(32) * 8 + 4).astype(np.uint8)
     rgb = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 1, 3)
     hue, saturation, value = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV_FULL).reshape(-1, 3).T / 255.0
     hue *= 360
     names = np.full(len(rgb), "red", dtype="<U6")
     for name, start, end in (
-        ("orange", 14, 42), ("yellow", 42, 68), ("green", 68, 165), ("blue", 165, 255),
+        ("orange", 14, 41), ("yellow", 41, 62), ("green", 62, 165), ("blue", 165, 255),
         ("purple", 255, 292), ("pink", 292, 344),
     ):  # fmt: skip
         names[(hue >= start) & (hue < end)] = name
-    reddish = (hue < 14) | (hue >= 344)
-    names[reddish & (saturation < 0.5) & (value > 0.75)] = "pink"
-    warm = (hue >= 8) & (hue < 42)
-    names[warm & ((value < 0.68) | ((saturation < 0.5) & (value < 0.86)))] = "brown"
-    names[(hue >= 42) & (hue < 68) & (value < 0.45)] = "brown"
+    names[(hue >= 62) & (hue < 66) & (value > 0.8)] = "yellow"
+    names[(hue >= 41) & (hue < 62) & (value < 0.45)] = "brown"
+    warm = (hue >= 8) & (hue < 41)
+    names[warm & ((value < 0.7) | (saturation < 0.6))] = "brown"
+    names[warm & (value > 0.85) & (saturation < 0.42)] = ""  # beige, skin
+    rosy = (hue < 20) | (hue >= 344)
+    names[rosy & (saturation < 0.52) & (value > 0.75)] = "pink"
     names[saturation < 0.15] = "gray"
     names[(saturation < 0.13) & (value > 0.86)] = "white"
     names[(value < 0.25) | ((value < 0.36) & (saturation < 0.25))] = "black"
-    numbers = np.array([COLORS.index(name) for name in names], np.uint8)
+    numbers = np.array([[*COLORS, ""].index(name) for name in names], np.uint8)
     return numbers.reshape(32, 32, 32)
 
 
@@ -68,7 +71,7 @@ def main_color(colors: np.ndarray, alpha: np.ndarray) -> str:
     if len(bits) == 0:
         return ""
     counts = np.bincount(_color_table()[bits[:, 0], bits[:, 1], bits[:, 2]], minlength=len(COLORS))
-    most = int(counts.argmax())
+    most = int(counts[: len(COLORS)].argmax())
     return COLORS[most] if counts[most] >= MAIN_SHARE * len(bits) else ""
 
 
