@@ -37,7 +37,7 @@ class FakeModel:
     def __init__(self, answers: dict, batches: int = 10**9) -> None:
         self.answers, self.prompted, self.batches = answers, [], batches
 
-    def batch(self, images, prompts, options) -> list[Reply]:
+    def generate_batch(self, images, prompts, options) -> list[Reply]:
         if not self.batches:
             raise KeyboardInterrupt
         self.batches -= 1

@@ -127,7 +127,7 @@ class FakeModel:
     def __init__(self, answers: dict):
         self.answers, self.outlines = answers, []
 
-    def batch(self, images, prompts, options) -> list[Reply]:
+    def generate_batch(self, images, prompts, options) -> list[Reply]:
         spent = Timings(0.0, 0.0, 0.0, 0)
         replies = []
         for image, prompt in zip(images, prompts, strict=True):
