@@ -25,7 +25,7 @@ from paligemma import PaliGemma, SamplingOptions
 from paligemma.detections import Detection
 from paligemma.evaluation.metrics.detection import average_precision
 from paligemma.synthetic import scenes
-from paligemma.synthetic.language import examples, groups, phrase
+from paligemma.synthetic.language import groups, phrase, samples
 from visualize import draw_boxes
 from visualize.boxes import load_font
 
@@ -47,23 +47,23 @@ def with_comets(first: int, known: bool = False):
 
 
 def about(scene, task: str, rng: np.random.Generator):
-    """An example of `task` that names the comet, or None."""
-    asked = [e for e in examples(scene, rng) if e.kind == task and KIND in e.prefix + e.suffix]
+    """A sample of `task` that names the comet, or None."""
+    asked = [s for s in samples(scene, rng) if s.task == task and KIND in s.prefix + s.suffix]
     return asked[0] if asked else None
 
 
 def write(folder: Path, number: int) -> None:
-    """`number` pictures, each with one example, as JSON lines."""
+    """`number` images, each with one sample, as JSON lines."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, lines = np.random.default_rng(0), []
     for scene in with_comets(TRAIN):
-        example = about(scene, TASKS[len(lines) % len(TASKS)], rng)
-        if example is None:
+        sample = about(scene, TASKS[len(lines) % len(TASKS)], rng)
+        if sample is None:
             continue
         name = f"{len(lines):04d}.png"
         scenes.render(scene).save(folder / name)
-        row = {"image": name, "prefix": example.prefix, "suffix": example.suffix}
-        lines.append(json.dumps(row) + "\n")
+        values = {"image": name, "prefix": sample.prefix, "suffix": sample.suffix}
+        lines.append(json.dumps(values) + "\n")
         if len(lines) == number:
             break
     (folder / "train.jsonl").write_text("".join(lines), "utf-8")
@@ -85,7 +85,7 @@ def measure(pg: PaliGemma, number: int, known: bool = False) -> dict[str, float]
     true = [[Detection(i.kind, i.box) for i in scene.items if i.kind == kind]
             for scene, kind in zip(asked, kinds, strict=True)]  # fmt: skip
     questions = [(picture, e) for scene, picture in zip(asked, pictures, strict=True)
-                 for e in examples(scene, rng) if e.kind == "ask"
+                 for e in samples(scene, rng) if e.task == "ask"
                  and (known or KIND in e.prefix + e.suffix)]  # fmt: skip
     said = answers([e.prefix for _, e in questions], [picture for picture, _ in questions])
     told = answers(["caption en"] * number, pictures)
@@ -128,7 +128,7 @@ def main() -> None:
     if not (out / "data" / "train.jsonl").exists():
         write(out / "data", arguments.examples)
     config = yaml.safe_load(CONFIG.read_text("utf-8"))
-    config["out"], config["data"][0]["rows"] = str(out), str(out / "data" / "train.jsonl")
+    config["output_dir"], config["data"][0]["jsonl"] = str(out), str(out / "data" / "train.jsonl")
     (out / "config.yaml").write_text(yaml.safe_dump(config), "utf-8")
     # in a process of its own: in this one the drawn world has comets, and there it must not
     command = [sys.executable, "-m", "paligemma", "train", str(out / "config.yaml")]

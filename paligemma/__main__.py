@@ -69,10 +69,10 @@ def explain(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a checkpoint as a YAML file says; the same command goes on where it was stopped."""
-    from paligemma.training import config
-    from paligemma.training import trainer as finetune
+    from paligemma.training.config import read_run
+    from paligemma.training.trainer import train
 
-    finetune.train(config.read(arguments.config))
+    train(read_run(arguments.config))
 
 
 def check(arguments: argparse.Namespace) -> None:

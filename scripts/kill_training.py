@@ -20,22 +20,22 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import runs
 import torch
 
-from paligemma.training import config
-from paligemma.training import trainer as finetune
+from paligemma.training.config import parse_run
+from paligemma.training.trainer import train
 
 
 def _train(given: dict) -> None:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-    finetune.train(config.check(given))
+    train(parse_run(given))
 
 
 def kill_and_compare(folder: Path, kills: int, seed: int = 0) -> tuple[int, int, bool]:
     """(kills that hit a running process, starts, whether the weights are the same bit for bit)."""
-    given = runs.values(folder, steps=40, save_every=4)
+    given = runs.values(folder, max_steps=40, save_steps=4)
     fork, rng = multiprocessing.get_context("fork"), random.Random(seed)
-    whole = fork.Process(target=_train, args=(given | {"out": str(folder / "undisturbed")},))
+    whole = fork.Process(target=_train, args=(given | {"output_dir": str(folder / "undisturbed")},))
     whole.start()
     whole.join()
     assert whole.exitcode == 0

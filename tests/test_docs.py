@@ -18,7 +18,7 @@ from PIL import Image
 
 from paligemma.__main__ import main
 from paligemma.checkpoints import random_weights
-from paligemma.training import config
+from paligemma.training.config import parse_run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -82,8 +82,11 @@ def is_left_out(command: str) -> bool:
 
 def small_config(given: dict) -> dict:
     """A training run of two steps on a few scenes, from the built-in model."""
-    data = [one | ({"scenes": 8} if "scenes" in one else {}) for one in given["data"]]
-    small = {"model": "built-in", "steps": 2, "batch": 2, "save_every": 2, "data": data}
+    for source in given["data"]:
+        if "synthetic" in source:
+            source["synthetic"]["scenes"] = 8
+    small = {"model": "built-in", "max_steps": 2, "batch_size": 2, "save_steps": 2}
+    small |= {"compile": False, "dtype": "float32"}
     return {key: value for key, value in given.items() if key != "epochs"} | small
 
 
@@ -131,7 +134,7 @@ def test_commands_and_snippets_run(page, folder):
         elif block.language == "python":
             exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
         elif block.language == "yaml":
-            config.check(yaml.safe_load(block.text))
+            parse_run(yaml.safe_load(block.text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

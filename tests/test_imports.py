@@ -65,8 +65,8 @@ def project_imports(name: str) -> set[str]:
         ("import torch", {"torch"}),
         ("import paligemma.models.paligemma as m, json", {"paligemma.models.paligemma", "json"}),
         ("from paligemma.detections import Box", {"paligemma.detections"}),
-        ("from paligemma.training import mask_codec, patch_heads",
-         {"paligemma.training.mask_codec", "paligemma.training.patch_heads"}),
+        ("from paligemma.training import mask_codec, muon",
+         {"paligemma.training.mask_codec", "paligemma.training.muon"}),
         ("from . import packing", {"paligemma.training.packing"}),
         ("from .packing import Packed", {"paligemma.training.packing"}),
         ("from ..config import TextConfig", {"paligemma.config"}),
@@ -74,7 +74,7 @@ def project_imports(name: str) -> set[str]:
     ],
 )  # fmt: skip
 def test_every_form_of_import_is_seen(source, expected):
-    assert imported(source, "paligemma.training.builtin_trainer") == expected
+    assert imported(source, "paligemma.training.trainer") == expected
 
 
 def layer(name: str) -> int | None:

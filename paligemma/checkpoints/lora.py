@@ -73,7 +73,6 @@ def save(folder: Path, config, tensors: dict[str, Tensor]) -> None:
 def merge(model: nn.Module, folder: Path) -> None:
     """Merge the adapter of `folder` into the weights. Raises ValueError if it does not fit."""
     from peft import LoraConfig
-    from peft.tuners.lora import LoraLayer
 
     try:
         config = LoraConfig.from_pretrained(str(folder))
@@ -93,6 +92,13 @@ def merge(model: nn.Module, folder: Path) -> None:
             if parameters[name].shape != found[key].shape:
                 raise ValueError(f"{folder} does not fit its base: {key} has another shape.")
             parameters[name].copy_(found[key])
+    fold(model)
+
+
+def fold(model: nn.Module) -> None:
+    """Add the adapters that `attach` put into `model` to its weights, and take them out."""
+    from peft.tuners.lora import LoraLayer
+
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge()

@@ -19,9 +19,9 @@ from paligemma.models.mask_codec import MaskCodec
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
 from paligemma.synthetic.language import caption, questions, reading, search
+from paligemma.synthetic.pictograms import silhouettes
 from paligemma.synthetic.scenes import KINDS, Scene, render, sample, silhouette
 from paligemma.tasks import TASKS
-from paligemma.training.mask_codec import silhouettes
 from visualize import paste_mask
 
 BATCH_SIZE = 50
@@ -100,7 +100,7 @@ def measure_detection(pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Gen
     examples = [search(scene, "detect", rng) for scene in scenes]
     prompts = [(scene, one.prefix) for scene, one in zip(scenes, examples, strict=True)]
     found = [reply.detections for reply in _replies(pg, prompts, "detect")]
-    targets = [[Detection(item.kind, item.box) for item in one.found] for one in examples]
+    targets = [[Detection(item.kind, item.box) for item in one.objects] for one in examples]
     ap50, mean_ap = average_precision(targets, found)
     return {"detect_ap50": ap50, "detect_map": mean_ap, "detect_examples": len(targets)}
 
@@ -113,12 +113,12 @@ def measure_segmentation(
     prompts = [(scene, one.prefix) for scene, one in zip(scenes, examples, strict=True)]
     overlaps: list[float] = []
     for example, reply in zip(examples, _replies(pg, prompts, "segment"), strict=True):
-        targets = [Detection(item.kind, item.box) for item in example.found]
+        targets = [Detection(item.kind, item.box) for item in example.objects]
         matches = match_detections(targets, reply.detections)
         extra = len(reply.detections) - sum(match is not None for match in matches)
         overlaps += [0.0] * extra
         soft_masks = pg.masks(reply.detections)
-        for item, match in zip(example.found, matches, strict=True):
+        for item, match in zip(example.objects, matches, strict=True):
             soft_mask = None if match is None else soft_masks[match]
             if match is None or soft_mask is None:
                 overlaps.append(0.0)

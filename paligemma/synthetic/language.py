@@ -1,42 +1,18 @@
 """What is asked about a scene, and the true answers: the language of the drawn world."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from paligemma.detections import Box, Detection, format_box, snap
 from paligemma.detections import format as format_objects
-from paligemma.synthetic.scenes import COLORS, KINDS, Item, Scene
+from paligemma.synthetic.scenes import COLORS, KINDS, Scene
+from paligemma.synthetic.world import SceneSample
 from paligemma.tasks import TASKS
 
 PIXELS = 128  # boxes end at whole pixels of the small model's picture
 CLOSE = 0.06  # nobody asks which of two sides something is on when it is nearer than this
 NUMBERS = {1: "a", 2: "two", 3: "three", 4: "four"}
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt and its true answer about a scene.
-
-    `kind` is a key of `tasks.TASKS`, or "region": the caption of one box. `found` are the items of
-    a detection or segmentation, in the order of the answer; a segmentation has no `suffix` before
-    `with_codes` has given it one.
-    """
-
-    kind: str
-    prefix: str
-    suffix: str
-    found: tuple[Item, ...] = ()
-
-    def with_codes(self, codes: Sequence[Sequence[int]]) -> "Example":
-        """This segmentation answered: 16 mask codes for each item found."""
-        detections = [
-            Detection(item.kind, whole_pixels(item.box), tuple(int(code) for code in row))
-            for item, row in zip(self.found, codes, strict=True)
-        ]
-        return Example(self.kind, self.prefix, format_objects(detections), self.found)
 
 
 def whole_pixels(box: Box) -> Box:
@@ -116,7 +92,7 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
     return [(str(question), str(answer)) for question, answer in asked]
 
 
-def search(scene: Scene, kind: str, rng: np.random.Generator, most: int = 4) -> Example:
+def search(scene: Scene, task: str, rng: np.random.Generator, most: int = 4) -> SceneSample:
     """A detection or segmentation prompt for one to `most` kinds, absent ones among them.
 
     Objects are answered in the order of the names asked for, and from top to bottom within one.
@@ -132,18 +108,19 @@ def search(scene: Scene, kind: str, rng: np.random.Generator, most: int = 4) -> 
         for item in sorted(scene.items, key=lambda item: item.box[1])
         if item.kind == name
     )
-    boxes = [Detection(item.kind, whole_pixels(item.box)) for item in found]
-    suffix = format_objects(boxes) if kind == "detect" else ""
-    return Example(kind, TASKS[kind].prompt(" ; ".join(names)), suffix, found)
+    boxes = tuple(whole_pixels(item.box) for item in found)
+    detections = [Detection(item.kind, box) for item, box in zip(found, boxes, strict=True)]
+    suffix = format_objects(detections) if task == "detect" else ""
+    return SceneSample(task, TASKS[task].prompt(" ; ".join(names)), suffix, found, boxes)
 
 
-def examples(scene: Scene, rng: np.random.Generator) -> list[Example]:
+def samples(scene: Scene, rng: np.random.Generator) -> list[SceneSample]:
     """What is asked about one scene in training, in random order."""
-    asked = [Example("caption", TASKS["caption"].prompt(), caption(scene))]
+    asked = [SceneSample("caption", TASKS["caption"].prompt(), caption(scene))]
     for question, answer in questions(scene, rng)[:5]:
-        asked.append(Example("ask", TASKS["ask"].prompt(question), answer))
+        asked.append(SceneSample("ask", TASKS["ask"].prompt(question), answer))
     if scene.texts or rng.random() < 0.2:
-        asked.append(Example("read", TASKS["read"].prompt(), reading(scene)))
+        asked.append(SceneSample("read", TASKS["read"].prompt(), reading(scene)))
     asked.append(search(scene, "detect", rng))
     if rng.random() < 0.6:
         asked.append(search(scene, "detect", rng))
@@ -153,5 +130,5 @@ def examples(scene: Scene, rng: np.random.Generator) -> list[Example]:
         item = scene.items[rng.integers(len(scene.items))]
         where = format_box(whole_pixels(item.box))
         prefix = f"{TASKS['caption'].prompt()} {where}"
-        asked.append(Example("region", prefix, phrase(item.color, item.kind)))
+        asked.append(SceneSample("region", prefix, phrase(item.color, item.kind)))
     return [asked[n] for n in rng.permutation(len(asked))]

@@ -1,16 +1,91 @@
-"""Training state on disk: tensors as safetensors, the rest as JSON in its header; no pickle."""
+"""How far a run came, on disk: tensors as safetensors, the rest as JSON in its header; no pickle.
+
+A state is written aside and renamed, and the newest whole one is found again.
+"""
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+KEPT = 2  # newest states
+GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+SCATTERED = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
 
 
-def save(path: Path, state: Any) -> None:
+# --- States of a run ------------------------------------------------------------------------------
+
+
+def gather(module: nn.Module, frozen: bool = False) -> dict[str, torch.Tensor]:
+    """The trained parameters by name, with the `frozen` ones where asked, from all processes.
+
+    Empty on all but the first process.
+    """
+    return get_model_state_dict(module, options=replace(GATHERED, ignore_frozen_params=not frozen))
+
+
+def save_state(
+    output_dir: Path,
+    values: dict[str, Any],
+    module: nn.Module,
+    optimizers: Sequence[Optimizer],
+    is_main: bool,
+) -> None:
+    """Write `output_dir`/states/step-N.state, N being values["step"]; only `KEPT` states stay.
+
+    All processes must call it: each holds a part of what is written where a model is sharded.
+    """
+    moments = get_optimizer_state_dict(module, optimizers, options=GATHERED)
+    state = values | {"trained": gather(module), "optimizers": moments}
+    if is_main:
+        folder = output_dir / "states"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tree(folder / f"step-{values['step']:08d}.state", state)
+        for old in _newest_first(output_dir)[KEPT:]:
+            old.unlink()
+
+
+def newest_state(output_dir: Path) -> dict[str, Any] | None:
+    """The newest state that is whole, or None."""
+    for path in _newest_first(output_dir):
+        try:
+            return read_tree(path)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            continue  # damaged, by a disk that was full or lost its power
+    return None
+
+
+def restore_state(
+    state: dict[str, Any], module: nn.Module, optimizers: Sequence[Optimizer]
+) -> None:
+    """Put the trained parameters and the optimizers' states back where they belong."""
+    set_model_state_dict(module, state["trained"], options=SCATTERED)
+    set_optimizer_state_dict(module, optimizers, state["optimizers"], options=SCATTERED)
+
+
+def _newest_first(output_dir: Path) -> list[Path]:
+    return sorted((output_dir / "states").glob("step-*.state"), reverse=True)
+
+
+# --- Trees of tensors and values ------------------------------------------------------------------
+
+
+def write_tree(path: Path, tree: Any) -> None:
     """Write a tree of dicts, lists, tensors and plain values; the old file stays till then."""
     tensors: dict[str, torch.Tensor] = {}
 
@@ -24,14 +99,14 @@ def save(path: Path, state: Any) -> None:
             return {"list": [strip(value) for value in node]}
         return {"value": node}
 
-    tree = json.dumps(strip(state))
+    header = json.dumps(strip(tree))
     aside = path.with_suffix(".writing")
-    save_file(tensors, aside, metadata={"tree": tree})
+    save_file(tensors, aside, metadata={"tree": header})
     os.replace(aside, path)
 
 
-def load(path: Path) -> Any:
-    """Read back what `save` wrote (tuples come back as lists)."""
+def read_tree(path: Path) -> Any:
+    """Read back what `write_tree` wrote (tuples come back as lists)."""
     with safe_open(path, "pt") as file:
 
         def fill(node: dict) -> Any:

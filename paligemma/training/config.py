@@ -2,12 +2,12 @@
 
     stage: transfer
     model: built-in
-    data: [{rows: pictures/train.jsonl}]
+    data: [{jsonl: images/train.jsonl}]
     epochs: 15
-    out: runs/mine
+    output_dir: runs/mine
 
 A field that is unknown or impossible is a ValueError of one sentence, with the nearest valid name.
-`STAGES` is the table of the papers' stages: what each sets where the file says nothing.
+`STAGES` is the table of the stages: what each sets where the file says nothing.
 """
 
 import difflib
@@ -16,12 +16,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from paligemma.config import TextConfig, VisionConfig
+from paligemma.synthetic.world import WORLDS
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Above0 = Annotated[float, Field(gt=0)]
 From0 = Annotated[float, Field(ge=0)]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+TaskName = Literal["caption", "ask", "read", "detect", "segment", "region"]
 
 
 def _pattern(text: str) -> str:
@@ -32,54 +46,124 @@ def _pattern(text: str) -> str:
     return text
 
 
+def _world(name: str) -> str:
+    if name not in WORLDS:
+        raise ValueError(f"there is no such world; choose one of {', '.join(WORLDS)}")
+    return name
+
+
 class Part(BaseModel):
     """Values that may not be changed, and no fields that are not known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Rows(Part):
-    """JSON lines `{"image", "prefix", "suffix"}`; pictures lie beside them or under `images`."""
+# --- Data -----------------------------------------------------------------------------------------
 
-    rows: Path
-    images: Path | None = None
+
+class JsonlData(Part):
+    """JSON lines `{"image", "prefix", "suffix"}`; images lie beside them or under `images`."""
+
+    jsonl: UserPath
+    images: UserPath | None = None
     weight: Above0 = 1.0
 
 
-class Coco(Part):
+class CocoData(Part):
     """COCO instances: boxes become `<loc>` for `detect`, masks `<seg>` too for `segment`."""
 
-    coco: Path
-    images: Path | None = None
+    coco: UserPath
+    images: UserPath | None = None
     task: Literal["detect", "segment"] = "detect"
     weight: Above0 = 1.0
 
 
-class Folder(Part):
-    """Pictures with their answer in a text file of the same name beside them, to one `prefix`."""
+class FolderData(Part):
+    """Images with their answer in a text file of the same name beside them, to one `prefix`."""
 
-    folder: Path
+    folder: UserPath
     prefix: str
     weight: Above0 = 1.0
 
 
-class Drawn(Part):
-    """Examples from the drawn world, one a scene; `tasks` are the kinds asked for."""
+class Scenes(Part):
+    """`scenes` scenes of a world of `synthetic/`; `tasks` are those asked about (empty: all)."""
 
+    world: Annotated[str, AfterValidator(_world)] = "pictograms"
     scenes: Count
-    tasks: tuple[Literal["caption", "ask", "read", "detect", "segment", "region"], ...] = ()
+    tasks: tuple[TaskName, ...] = ()
+
+
+class SyntheticData(Part):
+    """Scenes drawn by a program, with everything there is to say about them."""
+
+    synthetic: Scenes
     weight: Above0 = 1.0
 
 
-class Group(Part):
-    """Parameters whose name holds the regular expression `match`; the first group that fits.
+SOURCES: dict[str, type[Part]] = {
+    "jsonl": JsonlData,
+    "coco": CocoData,
+    "folder": FolderData,
+    "synthetic": SyntheticData,
+}
 
-    `rate` scales the learning rate, and 0 freezes; `warmup` is the share of steps of its own.
+
+def _source_tag(given: Any) -> str | None:
+    """The kind of a data source: the one field of `SOURCES` that it has."""
+    if isinstance(given, Part):
+        return next(tag for tag, kind in SOURCES.items() if isinstance(given, kind))
+    tags = [tag for tag in SOURCES if isinstance(given, dict) and tag in given]
+    return tags[0] if len(tags) == 1 else None
+
+
+Data = Annotated[
+    Annotated[JsonlData, Tag("jsonl")]
+    | Annotated[CocoData, Tag("coco")]
+    | Annotated[FolderData, Tag("folder")]
+    | Annotated[SyntheticData, Tag("synthetic")],
+    Discriminator(
+        _source_tag,
+        custom_error_type="source",
+        custom_error_message=f"needs just one of the fields {', '.join(SOURCES)}",
+    ),
+]
+
+# --- The model ------------------------------------------------------------------------------------
+
+
+def _vision_sizes(given: dict[str, Any]) -> dict[str, Any]:
+    return _sizes(VisionConfig, given, {})
+
+
+def _text_sizes(given: dict[str, Any]) -> dict[str, Any]:
+    return _sizes(TextConfig, given, {"vocab_size": 1})  # the tokenizer's, once it is read
+
+
+def _sizes(kind: type, given: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    try:
+        kind(**more | given)
+    except TypeError as error:
+        raise ValueError(str(error).partition("() ")[2]) from None
+    return given
+
+
+class NewModel(Part):
+    """A model that does not exist yet: its sizes, as config.json names them, and its tokenizer.
+
+    `tokenizer` is a tokenizer.json or the folder that holds one; `mask_codec` an .npz.
     """
 
-    match: Annotated[str, AfterValidator(_pattern)]
-    rate: From0 = 1.0
-    warmup: Share | None = None
+    tokenizer: UserPath
+    mask_codec: UserPath | None = None
+    vision_config: Annotated[dict[str, Any], AfterValidator(_vision_sizes)]
+    text_config: Annotated[dict[str, Any], AfterValidator(_text_sizes)]
+
+
+Model = Annotated[
+    Annotated[str, Tag("checkpoint")] | Annotated[NewModel, Tag("new")],
+    Discriminator(lambda given: "checkpoint" if isinstance(given, str) else "new"),
+]
 
 
 class Lora(Part):
@@ -87,46 +171,129 @@ class Lora(Part):
 
     rank: Count = 8
     alpha: Above0 = 16.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     merge: bool = False
 
 
-class Run(Part):
-    """One run. Rates and losses are those of big_vision's transfers unless a stage has its own.
+# --- The loss -------------------------------------------------------------------------------------
 
-    `fresh` takes the checkpoint's sizes and tokenizer, and new random weights. `batch` is over all
-    processes, `micro_batch` what one of them computes at once (None: its whole share). `warmup` is
-    a share of the steps. `weight_decay` is multiplied by the rate, as AdamW has it: the 3e-7 that
-    big_vision sets beside a rate of 1e-5 is 0.03 here. `tokens` is the most text an example may
-    have. `bad_rows` are refused, or skipped and counted.
+
+class Packing(Part):
+    """All questions about an image in one sequence of `max_length` tokens (see `packing.py`).
+
+    Every `single_every`-th batch asks one question an image, with the mask of inference.
     """
 
-    stage: Literal["siglip", "language", "multimodal", "resolution", "transfer"]
-    objective: Literal["answers", "siglip", "language"]
-    model: str
-    fresh: bool = False
-    data: tuple[Rows | Coco | Folder | Drawn, ...] = Field(min_length=1)
-    bad_rows: Literal["refuse", "skip"] = "refuse"
-    tokens: Count = 512
+    max_length: Count
+    single_every: Count = 8
+
+
+class Auxiliary(Part):
+    """Weights of the losses of auxiliary heads, which are no part of the model; 0 leaves one out.
+
+    `patches`: what each image patch shows. `words`: image tokens like the embeddings of their
+    words. `grounding`: where the names in a prompt are. `next_group`: what a caption lists next.
+    """
+
+    patches: From0 = 0.0
+    words: From0 = 0.0
+    grounding: From0 = 0.0
+    next_group: From0 = 0.0
+
+
+class SoftLocTargets(Part):
+    """`<loc>` targets that share their weight with neighbors: a Gaussian of `sigma` pixels, cut
+    off at `reach`. A pixel is one of `grid` a side (None: of the model's image)."""
+
+    sigma: Above0 = 1.0
+    reach: Count = 3
+    grid: Count | None = None
+
+
+# --- The optimizer --------------------------------------------------------------------------------
+
+
+class AdamW(Part):
+    """AdamW on every parameter."""
+
+    name: Literal["adamw"] = "adamw"
+
+
+class Muon(Part):
+    """Muon on the matrices of the layers, AdamW on the rest. See `muon.py`."""
+
+    name: Literal["muon"]
+    learning_rate: Above0
+    momentum: Share = 0.95
+    weight_decay: From0 = 0.02
+
+
+class ParamGroup(Part):
+    """Parameters whose name holds the regular expression `match`; the first group that fits.
+
+    `lr_mult` scales the learning rate, and 0 freezes; `warmup_ratio` is the group's own.
+    """
+
+    match: Annotated[str, AfterValidator(_pattern)]
+    lr_mult: From0 = 1.0
+    warmup_ratio: Share | None = None
+
+
+# --- The run --------------------------------------------------------------------------------------
+
+
+class Run(Part):
+    """One run. Learning rates and losses are those of big_vision's transfers unless a stage has
+    its own.
+
+    `model`: a checkpoint, or the sizes of a new one. `random_init` takes a checkpoint's sizes and
+    tokenizer, and new random weights. `on_invalid` samples are refused, or skipped and counted.
+    `max_text_tokens` is the most text that a sample may have. `batch_size` is over all processes,
+    `micro_batch_size` what one of them computes at once (None: its whole share). `warmup_ratio` is
+    a share of the steps; the cosine decay to `min_lr_ratio` of the peak follows it, or with
+    `decay_during_warmup` runs over all steps. `weight_decay` is multiplied by the learning rate, as
+    AdamW has it: the 3e-7 that big_vision sets beside a rate of 1e-5 is 0.03 here. `loss_weights`
+    are for the tokens of a task (default 1); with them the loss is a mean over tokens, without
+    them over samples. `dtype` is what is computed in, over float32 weights ("auto": bfloat16 where
+    the device has it), `save_dtype` that of the output (None: as `dtype`; for "auto" float32).
+    """
+
+    stage: Literal["tokenizer", "mask_codec", "siglip", "language", "tower", "multimodal",
+                   "resolution", "transfer"]  # fmt: skip
+    objective: Literal["tokenizer", "mask_codec", "siglip", "language", "patches", "answers"]
+    model: Model | None = None
+    random_init: bool = False
     resolution: Count | None = None
-    steps: Count | None = None
-    epochs: Above0 | None = None
-    batch: Count = 32
-    micro_batch: Count | None = None
-    learning_rate: Above0 = 1e-5
-    warmup: Share = 0.05
-    weight_decay: From0 = 0.0
-    b2: Share = 0.999
-    clip: Above0 = 1.0
-    label_smoothing: Share = 0.0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    recompute: bool = False
-    groups: tuple[Group, ...] = ()
     lora: Lora | None = None
+    data: tuple[Data, ...] = Field(min_length=1)
+    on_invalid: Literal["refuse", "skip"] = "refuse"
+    max_text_tokens: Count = 512
+    packing: Packing | None = None
+    loss_weights: dict[TaskName, From0] = {}
+    auxiliary: Auxiliary | None = None
+    soft_loc_targets: SoftLocTargets | None = None
+    label_smoothing: Share = 0.0
+    max_steps: Count | None = None
+    epochs: Above0 | None = None
+    batch_size: Count = 32
+    micro_batch_size: Count | None = None
+    optimizer: Annotated[AdamW | Muon, Field(discriminator="name")] = AdamW()
+    learning_rate: Above0 = 1e-5
+    adam_beta2: Share = 0.999
+    weight_decay: From0 = 0.0
+    max_grad_norm: Above0 = 1.0
+    warmup_ratio: Share = 0.05
+    min_lr_ratio: Share = 0.0
+    decay_during_warmup: bool = False
+    param_groups: tuple[ParamGroup, ...] = ()
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    save_dtype: Literal["float32", "bfloat16"] | None = None
+    gradient_checkpointing: bool = False
+    compile: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
-    workers: Annotated[int, Field(ge=0)] = 2
-    out: Path
-    save_every: Count = 500
+    num_workers: Annotated[int, Field(ge=0)] = 2
+    output_dir: UserPath
+    save_steps: Count = 500
     tracker: str | None = "tensorboard"
 
     @model_validator(mode="before")
@@ -138,31 +305,58 @@ class Run(Part):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> "Run":
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
-        if self.fresh and self.lora:
-            raise ValueError("fresh and lora exclude each other: an adapter needs a trained base")
+        if self.objective != "tokenizer" and (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("give either max_steps or epochs")
+        if self.model is None and self.objective not in ("tokenizer", "mask_codec"):
+            raise ValueError("the field model is missing")
+        fresh = self.random_init or isinstance(self.model, NewModel)
+        if fresh and self.lora:
+            raise ValueError("random_init and lora exclude each other: an adapter needs a trained "
+                             "base")  # fmt: skip
         if self.lora and self.objective != "answers":
             raise ValueError("lora adapts a whole model; its objective is answers")
-        if self.micro_batch and self.objective == "siglip":
-            raise ValueError("siglip compares all pairs of a batch: leave micro_batch out")
+        if self.micro_batch_size and self.objective in ("siglip", "mask_codec"):
+            raise ValueError(f"{self.objective} compares all samples of a batch: leave "
+                             "micro_batch_size out")  # fmt: skip
+        if (self.packing or self.auxiliary) and self.objective != "answers":
+            raise ValueError("packing and auxiliary belong to the objective answers")
+        if self.auxiliary and not self.packing:
+            raise ValueError("auxiliary heads need packing")
+        scenes = self.packing or self.objective in ("tokenizer", "mask_codec", "patches")
+        if scenes and self.world is None:
+            name = "packing" if self.packing else self.objective
+            raise ValueError(f"{name} needs synthetic data, all of one world")
         return self
 
+    @property
+    def world(self) -> str | None:
+        """The world of the data; None where some are not synthetic or there are several worlds."""
+        worlds = {one.synthetic.world if isinstance(one, SyntheticData) else None
+                  for one in self.data}  # fmt: skip
+        return worlds.pop() if len(worlds) == 1 else None
 
-# Stages of the papers (arXiv 2407.07726, 3.2): what each sets where a config says nothing.
-# 0 is unimodal; 1 trains everything, the encoder after a slow warm-up; 2 raises the resolution,
-# 3 transfers. The rates of 0 and 1 are this project's own, for models that start from nothing.
+
+# What each stage sets where a config says nothing. From siglip on they follow one another (arXiv
+# 2407.07726, 3.2): unimodal; everything, the encoder after a slow warm-up; a higher resolution; a
+# transfer. The rates of those that start from nothing are this project's own, and "tower" is its
+# other way to train the encoder: on labels of patches.
 STAGES: dict[str, dict[str, Any]] = {
-    "siglip": {"objective": "siglip", "learning_rate": 1e-3, "fresh": True, "warmup": 0.1},
-    "language": {"objective": "language", "learning_rate": 1e-3, "b2": 0.98},
-    "multimodal": {"objective": "answers", "learning_rate": 1e-3, "b2": 0.98, "tokens": 128,
-                   "groups": [{"match": "vision_tower", "warmup": 0.5}]},
-    "resolution": {"objective": "answers", "learning_rate": 3e-4, "tokens": 512},
+    "tokenizer": {"objective": "tokenizer"},
+    "mask_codec": {"objective": "mask_codec", "learning_rate": 1e-3, "weight_decay": 1e-4,
+                   "warmup_ratio": 0.1, "min_lr_ratio": 0.03, "dtype": "auto"},
+    "siglip": {"objective": "siglip", "learning_rate": 1e-3, "random_init": True,
+               "warmup_ratio": 0.1},
+    "language": {"objective": "language", "learning_rate": 1e-3, "adam_beta2": 0.98},
+    "tower": {"objective": "patches", "learning_rate": 1e-3, "adam_beta2": 0.98},
+    "multimodal": {"objective": "answers", "learning_rate": 1e-3, "adam_beta2": 0.98,
+                   "max_text_tokens": 128,
+                   "param_groups": [{"match": "vision_tower", "warmup_ratio": 0.5}]},
+    "resolution": {"objective": "answers", "learning_rate": 3e-4, "max_text_tokens": 512},
     "transfer": {"objective": "answers", "learning_rate": 1e-5},
 }  # fmt: skip
 
 
-def read(path: str | Path) -> Run:
+def read_run(path: str | Path) -> Run:
     """The run that a YAML file describes; relative paths in it start at the working folder."""
     path = Path(path)
     try:
@@ -176,47 +370,39 @@ def read(path: str | Path) -> Run:
     if not isinstance(given, dict):
         raise ValueError(f"The config {path} is no list of fields and values.")
     try:
-        return check(given)
+        return parse_run(given)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def check(given: dict) -> Run:
-    """The run of these values; ValueError in one sentence for the first that is wrong."""
-    data = given.get("data")
-    for number, source in enumerate(data if isinstance(data, list) else ()):
-        _require_kind(number, source)
+def parse_run(given: dict) -> Run:
+    """The run of these values. Raises ValueError, one sentence for the first that is wrong."""
     try:
         return Run.model_validate(given)
     except ValidationError as error:
         raise ValueError(_sentence(error.errors()[0])) from None
 
 
-SOURCES = {"rows": Rows, "coco": Coco, "scenes": Drawn}
+# The parts of a run by the name of their field, or by their tag in a union.
+PARTS: dict[str, type[Part]] = SOURCES | {
+    "checkpoint": Run, "new": NewModel, "lora": Lora, "packing": Packing, "auxiliary": Auxiliary,
+    "soft_loc_targets": SoftLocTargets, "adamw": AdamW, "muon": Muon, "param_groups": ParamGroup,
+}  # fmt: skip
+TAG_AT = {"data": 2, "model": 1, "optimizer": 1}  # where pydantic's place of an error has the tag
 
 
-def _require_kind(number: int, source: Any) -> None:
-    """A source is told by its own field, so that an error in it speaks of that kind alone."""
-    if not isinstance(source, dict) or sum(kind in source for kind in SOURCES) != 1:
-        raise ValueError(f"data.{number} needs just one of the fields {', '.join(SOURCES)}.")
-    kind = next(kind for kind in SOURCES if kind in source)
-    try:
-        SOURCES[kind].model_validate(source)
-    except ValidationError as error:
-        raise ValueError(_sentence(error.errors()[0], f"data.{number}", SOURCES[kind])) from None
-
-
-def _sentence(error: dict, where: str = "", part: type[Part] = Run) -> str:
+def _sentence(error: dict) -> str:
     """pydantic's first complaint, with the nearest name for a field that there is not."""
-    parts = [where, *map(str, error["loc"])]
-    name = ".".join(filter(None, parts))
+    place, owner = _place(error["loc"])
+    name = ".".join(place)
     if error["type"] == "extra_forbidden":
-        inner = {"lora": Lora, "groups": Group}.get(str(error["loc"][0]), part)
-        known = list(inner.model_fields)
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, 1, 0.0)
+        known = list(owner.model_fields)
+        near = difflib.get_close_matches(place[-1], known, 1, 0.0)
         return f"there is no field {name}; did you mean {near[0] if near else known[0]}?"
     if error["type"] == "missing":
         return f"the field {name} is missing."
+    if error["type"] == "source":
+        return f"{name} {error['msg']}."
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "literal_error":
         near = difflib.get_close_matches(str(error["input"]), error["ctx"]["expected"].replace(
@@ -227,3 +413,15 @@ def _sentence(error: dict, where: str = "", part: type[Part] = Run) -> str:
     return f"{name} is {error['input']!r}: {reason[0].lower()}{reason[1:]}".rstrip(".?") + (
         "?" if reason.endswith("?") else "."
     )
+
+
+def _place(loc: tuple[str | int, ...]) -> tuple[list[str], type[Part]]:
+    """Where an error is, without pydantic's tags of unions, and the part that it is in."""
+    place = [str(step) for step in loc]
+    field = place[0] if place else ""
+    owner = PARTS.get(field, Run) if len(place) > 1 else Run
+    if len(place) > TAG_AT.get(field, len(place)):
+        owner = PARTS[place.pop(TAG_AT[field])]
+    if owner is SyntheticData and len(place) > 3:
+        owner = Scenes
+    return place, owner

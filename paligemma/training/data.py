@@ -1,11 +1,15 @@
-"""The order of training: sources mixed by weight, and made into batches by worker processes."""
+"""The order of training: sources mixed by weight, and made into batches by worker processes.
+
+A micro-batch is asked for by its step and the numbers of its samples; everything in it depends on
+nothing else.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
@@ -13,40 +17,47 @@ from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.processor import Batch, PaliGemmaProcessor
-from paligemma.training.config import Coco, Folder, Rows, Run
+from paligemma.synthetic.world import World
+from paligemma.training.config import CocoData, FolderData, JsonlData, Run, SyntheticData
+from paligemma.training.packing import Packer
 from paligemma.training.sources import (
-    BadRow,
+    RENDER_SIDE,
     CocoSource,
-    DrawnScenes,
+    ImageFolder,
+    InvalidSample,
     JsonLines,
-    PictureFolder,
     Source,
+    SyntheticScenes,
+    answer_masks,
 )
 
 BLOCK = 1_000  # draws over which a mixture keeps its weights
 
+Numbers = tuple[int, Sequence[int]]  # the step, and the numbers of the samples of a micro-batch
+
 
 def open_sources(run: Run, codec: MaskCodec | None) -> list[Source]:
-    """The sources of a run. ValueError where one is missing, empty, or lacks the mask codec."""
+    """The sources of a run. Raises ValueError where one is missing, empty, or lacks the codec."""
     sources: list[Source] = []
     for number, given in enumerate(run.data):
-        if isinstance(given, Rows):
-            source = JsonLines(given.rows, given.images)
-        elif isinstance(given, Coco):
-            source = CocoSource(given.coco, given.images, given.task, codec)
-        elif isinstance(given, Folder):
-            source = PictureFolder(given.folder, given.prefix)
-        else:
-            source = DrawnScenes(given.scenes, given.tasks, codec, seed=run.seed)
+        match given:
+            case JsonlData():
+                source = JsonLines(given.jsonl, given.images)
+            case CocoData():
+                source = CocoSource(given.coco, given.images, given.task, codec)
+            case FolderData():
+                source = ImageFolder(given.folder, given.prefix)
+            case SyntheticData():
+                source = SyntheticScenes(given.synthetic, codec, run.seed)
         if not len(source):
-            first = f" The first reason: {source.bad[0]}" if source.bad else ""
-            raise ValueError(f"data.{number} has no row that can be trained on.{first}")
+            first = f" The first reason: {source.invalid[0]}" if source.invalid else ""
+            raise ValueError(f"data.{number} has no sample that can be trained on.{first}")
         sources.append(source)
     return sources
 
 
 class Mixture:
-    """Which row of which source is example number k of a run: a function of the seed and k.
+    """Which row of which source is sample number k of a run: a function of the seed and k.
 
     Each source is gone through in a new order an epoch. Of every `BLOCK` draws each source has the
     share of its weight, to one draw, in random places.
@@ -74,7 +85,7 @@ class Mixture:
         return sum(map(len, self.sources))
 
     def at(self, number: int) -> tuple[int, int]:
-        """(source, row) of example `number`."""
+        """(source, row) of sample `number`."""
         block, place = divmod(number, int(self.counts.sum()))
         source, drawn = self.places(block)
         which = int(source[place])
@@ -97,55 +108,112 @@ class Mixture:
         )
 
 
-class Batches(Dataset):
-    """Micro-batches by the numbers of their examples, as tensors for the model, right-padded.
+class SampleBatches(Dataset):
+    """Samples of any sources as tensors for the model, one a row, right-padded.
 
-    A row that turns out to be bad when it is read gives way to the next good one of its source;
-    `skipped` in the batch names it and the reason, and is all there is where none is left.
+    A sample that turns out to be invalid when it is read gives way to the next good one of its
+    source; `skipped` in the batch names it and the reason, and is all there is where none is left.
     """
 
-    def __init__(self, mixture: Mixture, processor: PaliGemmaProcessor, tokens: int) -> None:
-        self.mixture, self.processor, self.tokens = mixture, processor, tokens
+    def __init__(
+        self,
+        mixture: Mixture,
+        processor: PaliGemmaProcessor,
+        max_text_tokens: int,
+        loss_weights: dict[str, float],
+    ) -> None:
+        self.mixture, self.processor = mixture, processor
+        self.max_text_tokens, self.loss_weights = max_text_tokens, loss_weights
 
-    def __getitem__(self, numbers: Sequence[int]) -> dict[str, Tensor | list[str]]:
+    def __getitem__(self, numbers: Numbers) -> dict[str, Any]:
         rows, skipped = [], []
-        for number in numbers:
+        for number in numbers[1]:
             source, row = self.mixture.at(number)
             rows.append(self._first_good(self.mixture.sources[source], row, skipped))
         if None in rows:
             return {"skipped": skipped}
-        columns = {
+        padding = {
             "input_ids": self.processor.pad_token_id,
             "attention_mask": 0,
             "token_type_ids": 0,
             "labels": IGNORE_INDEX,
         }
         batch = {
-            name: pad_sequence([getattr(row, name)[0] for row in rows], True, padding)
-            for name, padding in columns.items()
+            name: pad_sequence([getattr(row, name)[0] for row, _ in rows], True, value)
+            for name, value in padding.items()
         }
-        pixels = torch.cat([row.pixel_values for row in rows])
+        labeled = batch["labels"] != IGNORE_INDEX
+        if self.loss_weights:
+            weights = [self.loss_weights.get(task, 1.0) for _, task in rows]
+            batch["weights"] = labeled * torch.tensor(weights)[:, None]
+        else:  # the loss is a mean over samples, of each a mean over its tokens
+            batch["weights"] = labeled / labeled.sum(1, keepdim=True)
+        pixels = torch.cat([row.pixel_values for row, _ in rows])
         return {**batch, "pixel_values": pixels, "skipped": skipped}
 
-    def _first_good(self, source: Source, row: int, skipped: list[str]) -> Batch | None:
+    def _first_good(self, source: Source, row: int, skipped: list[str]) -> tuple[Batch, str] | None:
+        """The first valid sample from `row` on, and its task."""
         for number in (*range(row, len(source)), *range(row)):
             try:
-                return encode(source, number, self.processor, self.tokens)
-            except BadRow as error:
+                return encode(source, number, self.processor, self.max_text_tokens)
+            except InvalidSample as error:
                 skipped.append(str(error))
         return None
 
 
-def encode(source: Source, row: int, processor: PaliGemmaProcessor, tokens: int) -> Batch:
-    """Row `row` as a `Batch` of one; BadRow where its picture or its text is refused."""
+def encode(
+    source: Source, row: int, processor: PaliGemmaProcessor, max_text_tokens: int
+) -> tuple[Batch, str]:
+    """Sample `row` as a `Batch` of one, and its task.
+
+    Raises InvalidSample where its image or its text is refused.
+    """
     try:
-        shown = source[row]
-        batch = processor([shown.prefix], [open_image(shown.image)], [shown.suffix])
+        sample = source[row]
+        batch = processor([sample.prefix], [open_image(sample.image)], [sample.suffix])
         text = batch.input_ids.shape[1] - processor.num_image_tokens
-        if text > tokens:
-            raise ValueError(f"it has {text} tokens of text; tokens is {tokens}.")
-    except BadRow:
+        if text > max_text_tokens:
+            raise ValueError(f"it has {text} tokens of text; max_text_tokens is {max_text_tokens}.")
+    except InvalidSample:
         raise
     except ValueError as error:
-        raise BadRow(f"{source.place(row)}: {error}") from error
-    return batch
+        raise InvalidSample(f"{source.place(row)}: {error}") from error
+    return batch, sample.task
+
+
+class SceneBatches(Dataset):
+    """Scenes of one world: `pixel_values`, `patch_labels`, and where there is `packing` all that
+    is asked about each as one sequence (see `Packer`), with the world's `grounding`."""
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        world: World,
+        processor: PaliGemmaProcessor,
+        grid: int,
+        run: Run,
+        codec: MaskCodec | None,
+    ) -> None:
+        self.mixture, self.world, self.processor = mixture, world, processor
+        self.grid, self.codec, self.packing = grid, codec, run.packing
+        self.loss_weights = run.loss_weights
+        self.pack = self.packing and Packer(processor, world, self.packing.max_length)
+
+    def __getitem__(self, numbers: Numbers) -> dict[str, Any]:
+        step, chosen = numbers
+        places = [self.mixture.at(number) for number in chosen]
+        sources = [self.mixture.sources[source] for source, _ in places]
+        batch: dict[str, Any] = {"skipped": []}
+        if self.pack is None:
+            scenes = [source.scene(row) for source, (_, row) in zip(sources, places, strict=True)]
+        else:
+            pairs = [source.samples(row) for source, (_, row) in zip(sources, places, strict=True)]
+            scenes = [scene for scene, _ in pairs]
+            samples = answer_masks(self.world, [asked for _, asked in pairs], self.codec)
+            single = step % self.packing.single_every == self.packing.single_every - 1
+            batch |= self.pack(scenes, samples, self.loss_weights, single)
+            batch["grounding"] = self.world.grounding(scenes)
+        images = self.world.images(scenes, RENDER_SIDE)
+        batch["pixel_values"] = self.processor.pixel_values(images)
+        batch["patch_labels"] = self.world.patch_labels(scenes, self.grid)
+        return batch

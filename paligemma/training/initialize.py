@@ -1,26 +1,31 @@
-"""The model that a run starts from, loaded or fresh, and the files that it leaves behind."""
+"""The model that a run starts from, loaded or new, and the files that it leaves behind."""
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 
 from paligemma.checkpoints import lora as adapters
 from paligemma.checkpoints.io import save_model, write_json, write_text
-from paligemma.checkpoints.resolve import Checkpoint
-from paligemma.config import PaliGemmaConfig
+from paligemma.checkpoints.resolve import Checkpoint, resolve
+from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
+from paligemma.models.init import initialize, order_locations
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor, processor_files
-from paligemma.training.builtin_trainer import initialise
-from paligemma.training.config import Run
+from paligemma.training.config import NewModel, Run
 
 POSITIONS = "vision_tower.embeddings.position_embedding.weight"
+AUXILIARY = "auxiliary.safetensors"  # heads that a next stage can go on with
+HEADS = ("patch_heads.", "grounding_head.", "next_group_head.")
 
 
 def resample(positions: Tensor, grid: int) -> Tensor:
-    """Position embeddings [P, D] of a square picture -> [grid², D], bilinear, corners on corners.
+    """Position embeddings [P, D] of a square image -> [grid², D], bilinear, corners on corners.
 
     As big_vision does (`models/vit.py`, resample_posemb: scipy's zoom of order 1).
     """
@@ -30,62 +35,110 @@ def resample(positions: Tensor, grid: int) -> Tensor:
     return wide[0].flatten(1).T.to(positions.dtype).contiguous()
 
 
-def at_resolution(config: PaliGemmaConfig, side: int) -> PaliGemmaConfig:
-    """The same sizes for pictures of `side` pixels; ValueError where patches do not fill it."""
-    return replace(config, vision_config=replace(config.vision_config, image_size=side))
-
-
-def start(run: Run, found: Checkpoint) -> tuple[PaliGemmaForConditionalGeneration, Checkpoint]:
-    """The model in float32, and the checkpoint with config and processor as the run has them."""
+def find_checkpoint(run: Run) -> Checkpoint:
+    """What a run starts from: a checkpoint, or the sizes of a new one. No weights yet."""
+    if isinstance(run.model, NewModel):
+        return _new_checkpoint(run.model)
+    found = resolve(run.model)
     if found.adapter is not None:
         raise ValueError(f"{found.name} is an adapter; train on its base, or on a merged model.")
-    side = run.resolution or found.config.vision_config.image_size
-    config = at_resolution(found.config, side)
-    if run.fresh:
-        model = PaliGemmaForConditionalGeneration(config)
-        initialise(model, run.seed)
-    else:
-        model = found.load_model("cpu", torch.float32)
-        if side != found.config.vision_config.image_size:
-            state = model.state_dict()
-            state[POSITIONS] = resample(state[POSITIONS], config.vision_config.grid)
-            with torch.device("meta"):
-                model = PaliGemmaForConditionalGeneration(config)
-            model.load_state_dict(state, assign=True)
-    # its own memory: what was mapped from the file could not be trained in place
-    model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
-    processor = PaliGemmaProcessor(
-        found.processor.tokenizer, config.vision_config.num_image_tokens, side
+    return found
+
+
+def at_resolution(found: Checkpoint, side: int) -> Checkpoint:
+    """The checkpoint for images of `side` pixels. Raises ValueError if patches do not fill them."""
+    vision = replace(found.config.vision_config, image_size=side)
+    processor = PaliGemmaProcessor(found.processor.tokenizer, vision.num_image_tokens, side)
+    return replace(found, config=replace(found.config, vision_config=vision), processor=processor)
+
+
+def _new_checkpoint(given: NewModel) -> Checkpoint:
+    """A checkpoint without weights: the sizes of the config, and the tokenizer's vocabulary."""
+    path = given.tokenizer / "tokenizer.json" if given.tokenizer.is_dir() else given.tokenizer
+    if not path.is_file():
+        raise ValueError(f"There is no tokenizer at {path}.")
+    if given.mask_codec and not given.mask_codec.is_file():
+        raise ValueError(f"There is no mask codec at {given.mask_codec}.")
+    tokenizer = Tokenizer.from_file(str(path))
+    vision = VisionConfig(**given.vision_config)
+    text = TextConfig(**{"vocab_size": tokenizer.get_vocab_size()} | given.text_config)
+    processor = PaliGemmaProcessor(tokenizer, vision.num_image_tokens, vision.image_size)
+    config = PaliGemmaConfig(
+        vision_config=vision,
+        text_config=text,
+        projection_dim=text.hidden_size,
+        image_token_index=processor.image_token_id,
     )
-    return model.requires_grad_(True), replace(found, config=config, processor=processor)
+    return Checkpoint("new", path.parent, config, processor, given.mask_codec)
+
+
+def make_model(
+    run: Run, found: Checkpoint, config: PaliGemmaConfig
+) -> PaliGemmaForConditionalGeneration:
+    """The model of `config` in float32, its weights random or those of `found`."""
+    if run.random_init or isinstance(run.model, NewModel):
+        model = PaliGemmaForConditionalGeneration(config)
+        initialize(model, run.seed)
+        to_id = found.processor.tokenizer.token_to_id
+        loc_ids = [to_id(f"<loc{number:04d}>") for number in range(1024)]
+        order_locations(model.language_model.embed_tokens.weight, loc_ids)
+        return model
+    model = found.load_model("cpu", torch.float32)
+    # clones: what was mapped from the file could not be trained in place
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    if found.config != config:
+        state[POSITIONS] = resample(state[POSITIONS], config.vision_config.grid)
+        with torch.device("meta"):
+            model = PaliGemmaForConditionalGeneration(config)
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(True)
+
+
+def load_auxiliary(objective: nn.Module, folder: Path) -> None:
+    """Go on with the auxiliary heads of the stage before, where it left any that fit."""
+    if not (folder / AUXILIARY).is_file():
+        return
+    own = objective.state_dict()
+    saved = load_file(folder / AUXILIARY)
+    fits = {name: value for name, value in saved.items()
+            if name in own and own[name].shape == value.shape}  # fmt: skip
+    objective.load_state_dict(fits, strict=False)
 
 
 def lora_config(run: Run):
     """peft's config of the run's adapter."""
-    return adapters.lora_config(run.model, run.lora.rank, run.lora.alpha, run.lora.targets)
+    return adapters.lora_config(run.model, run.lora.rank, run.lora.alpha, run.lora.target_modules)
 
 
-def write(run: Run, found: Checkpoint, state: dict[str, Tensor]) -> None:
-    """The output: a checkpoint that `PaliGemma.load` and transformers read, or an adapter.
+def write_output(run: Run, start: Checkpoint, state: dict[str, Tensor]) -> None:
+    """Write a checkpoint that `PaliGemma.load` and transformers read, or an adapter.
 
-    `state` holds the trained parameters by name, float32; the others are those of `found`.
+    `state` holds the parameters of the objective by name: all, or of an adapter those trained.
     """
-    model, start_from = start(run, found)
-    dtype = torch.bfloat16 if run.dtype == "bfloat16" else torch.float32
+    weights = {name.removeprefix("model."): value for name, value in state.items()
+               if name.startswith("model.")}  # fmt: skip
     if run.lora:
-        folder = run.out / "adapter" if run.lora.merge else run.out
-        adapters.save(folder, lora_config(run), state)
+        folder = run.output_dir / "adapter" if run.lora.merge else run.output_dir
+        trained = {name: value for name, value in weights.items() if ".lora_" in name}
+        adapters.save(folder, lora_config(run), trained)
         if not run.lora.merge:
             return
-        adapters.merge(model, folder)
-    else:
-        whole = model.state_dict() | state
-        model.load_state_dict(whole, assign=True)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    save_model(model, run.out)
-    for name, values in processor_files(start_from.config).items():
-        write_json(run.out / name, values)
-    write_text(run.out / "tokenizer.json", found.processor.tokenizer.to_str(pretty=True))
-    if found.mask_codec is not None and found.mask_codec.parent != run.out:
-        shutil.copyfile(found.mask_codec, run.out / found.mask_codec.name)
+    with torch.device("meta"):
+        model = PaliGemmaForConditionalGeneration(start.config)
+        if run.lora:
+            adapters.attach(model, lora_config(run))
+    model.load_state_dict(weights, assign=True)
+    if run.lora:
+        adapters.fold(model)
+    save_dtype = run.save_dtype or run.dtype
+    model.to(torch.bfloat16 if save_dtype == "bfloat16" else torch.float32)
+    save_model(model, run.output_dir)
+    for name, values in processor_files(start.config).items():
+        write_json(run.output_dir / name, values)
+    tokenizer = start.processor.tokenizer.to_str(pretty=True)
+    write_text(run.output_dir / "tokenizer.json", tokenizer)
+    if start.mask_codec is not None and start.mask_codec.parent != run.output_dir:
+        shutil.copyfile(start.mask_codec, run.output_dir / start.mask_codec.name)
+    heads = {name: value.contiguous() for name, value in state.items() if name.startswith(HEADS)}
+    if heads:
+        save_file(heads, run.output_dir / AUXILIARY)

@@ -14,7 +14,7 @@ from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.training.config import Run
 from paligemma.training.data import encode
-from paligemma.training.sources import BadRow, CocoSource, JsonLines, Sample
+from paligemma.training.sources import CocoSource, InvalidSample, JsonLines, Sample
 from visualize import draw_objects
 from visualize.boxes import load_font
 
@@ -37,21 +37,21 @@ def check(
         source = CocoSource(path, images, task, codec)
     else:
         source = JsonLines(path, images)
-    if not len(source) and not source.bad:
+    if not len(source) and not source.invalid:
         reasons = "".join(f", only {count} {what}" for what, count in source.left_out.items())
         raise ValueError(f"{path} has no row to train on{reasons}.")
-    tokens = Run.model_fields["tokens"].default
-    bad, good = [str(error) for error in source.bad], []
+    max_text_tokens = Run.model_fields["max_text_tokens"].default
+    bad, good = [str(error) for error in source.invalid], []
     for row in tqdm(range(len(source)), desc=path.name, unit="row", leave=False):
         try:
-            encode(source, row, found.processor, tokens)
+            encode(source, row, found.processor, max_text_tokens)
             good.append(row)
-        except BadRow as error:
+        except InvalidSample as error:
             bad.append(str(error))
     count = COLUMNS * ROWS
     shown = [source[row] for row in good[:: max(len(good) // count, 1)][:count]]
     sheet = contact_sheet(shown, codec) if shown else None
-    return len(source) + len(source.bad), bad, source.left_out, sheet
+    return len(source) + len(source.invalid), bad, source.left_out, sheet
 
 
 def contact_sheet(shown: Sequence[Sample], codec: MaskCodec) -> Image.Image:

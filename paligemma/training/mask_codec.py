@@ -1,108 +1,111 @@
-"""Fit the mask codec on silhouettes: a VQ-VAE with a moving-average codebook.
+"""The mask codec as an objective: a VQ-VAE with a moving-average codebook, fitted on silhouettes.
 
 The codebook follows the encoder by exponential averages and idle rows restart at live vectors
 (van den Oord et al., arXiv 1711.00937, appendix A; restarts as in Jukebox, arXiv 2005.00341).
 """
 
-import math
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from paligemma.models.mask_codec import MaskCodec
-from paligemma.synthetic.scenes import KINDS, Item, crop
-from paligemma.training import checkpoint
+from paligemma.synthetic.world import World
+from paligemma.training.auxiliary import Counts
+from paligemma.training.data import Mixture, Numbers
 
-STEPS, BATCH, RATE = 1_000, 64, 1e-3
 COMMITMENT = 0.25
 DECAY = 0.99
-# Glyphs outside the drawn world, so that the codes are not only those of thirty-two shapes.
-OTHER_SHAPES = "♠♣♦♪★✚✂✌☯♨⚘⚛⚜⚠✦✿❄❆❖➔➤⛃♛♜♝♟♞☃☢☸✒✎▲●■◆◗◖◢◣"
+IDLE = 0.05  # a codebook row whose average count falls below this restarts
 
 
-def silhouettes(count: int, rng: np.random.Generator, shapes: list[str]) -> np.ndarray:
-    """`count` silhouettes of the given shapes, cropped to their boxes: [count, 64, 64], 0…1."""
-    masks = []
-    for _ in range(count):
-        item = Item(shapes[rng.integers(len(shapes))], "", 0, 0, 1, float(rng.uniform(-30, 30)))
-        box = np.array(item.box) + rng.normal(0, 0.01, 4)  # answers' boxes end at whole pixels
-        masks.append(crop(item, tuple(box)))
-    return np.stack(masks)
+class SilhouetteBatches(Dataset):
+    """Silhouettes of a world, [B, 64, 64], as `masks`; one a scene's number of the mixture."""
+
+    def __init__(self, mixture: Mixture, world: World, seed: int) -> None:
+        self.mixture, self.world, self.seed = mixture, world, seed
+
+    def __getitem__(self, numbers: Numbers) -> dict[str, Any]:
+        step, chosen = numbers
+        rngs = [np.random.default_rng((self.seed, *self.mixture.at(n))) for n in chosen]
+        masks = torch.from_numpy(self.world.silhouettes(rngs))
+        return {"masks": masks, "step": torch.tensor(step), "skipped": []}
 
 
-def cosine(progress: float, floor: float = 0.03) -> float:
-    """The learning-rate factor at `progress` 0…1: from 1 down to `floor`."""
-    return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+class MaskReconstruction(nn.Module):
+    """The mask codec under its two losses: of the reconstruction, and the encoder's commitment.
+
+    `row_counts` [V] and `row_sums` [V, C] are the running averages whose ratio is the codebook.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.codec = MaskCodec()
+        self.codec.codebook.requires_grad_(False)
+        self.seed = seed
+        self.register_buffer("row_counts", torch.ones(len(self.codec.codebook)))
+        self.register_buffer("row_sums", torch.zeros_like(self.codec.codebook))
+
+    def counts(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Masks."""
+        return {"masks": torch.ones_like(batch["masks"][:, 0, 0]).sum()}
+
+    def forward(self, batch: dict[str, Any], counts: Counts) -> dict[str, Tensor]:
+        masks, codec = batch["masks"], self.codec
+        vectors = codec.embed(masks).float()
+        everyone = self._all(vectors.detach()).flatten(0, 1)
+        rng = np.random.default_rng((self.seed, int(batch["step"])))  # the same on every process
+        if batch["step"] == 0:
+            self.row_sums.copy_(_pick(everyone, len(self.row_sums), rng))
+        self.sync_codebook()
+        with torch.autocast(masks.device.type, enabled=False):
+            codes = codec.nearest(vectors.detach())
+        quantized = codec.codebook[codes].detach()
+        decoded = codec.reconstruct(vectors + (quantized - vectors).detach()).float()
+        loss = F.mse_loss(decoded, masks * 2 - 1, reduction="none").mean((1, 2))
+        loss = loss + COMMITMENT * F.mse_loss(vectors, quantized, reduction="none").mean((1, 2))
+        if self.training:
+            self._follow(everyone, self._all(codes).flatten(), rng)
+        return {
+            "loss": loss.sum() / counts["masks"],
+            "iou": iou(decoded.detach(), masks).sum() / counts["masks"],
+        }
+
+    def sync_codebook(self) -> None:
+        """Set the codebook to the averages."""
+        self.codec.codebook.data.copy_(self.row_sums / self.row_counts[:, None])
+
+    @staticmethod
+    def _all(values: Tensor) -> Tensor:
+        """`values` [n, …] of all processes, [N, …]."""
+        if not dist.is_initialized():
+            return values
+        parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def _follow(self, vectors: Tensor, codes: Tensor, rng: np.random.Generator) -> None:
+        """Move the averages toward `vectors` [n, C] of these `codes`; restart idle rows."""
+        share = torch.full(codes.shape, 1 - DECAY, device=codes.device)
+        self.row_counts.mul_(DECAY).scatter_add_(0, codes, share)
+        self.row_sums.mul_(DECAY).index_add_(0, codes, vectors, alpha=1 - DECAY)
+        idle = self.row_counts < IDLE
+        if idle.any():
+            self.row_counts[idle] = 1.0
+            self.row_sums[idle] = _pick(vectors, int(idle.sum()), rng)
+
+
+def _pick(vectors: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    """`count` of the vectors [n, C] by chance."""
+    return vectors[torch.from_numpy(rng.integers(len(vectors), size=count))]
 
 
 def iou(decoded: Tensor, masks: Tensor) -> Tensor:
     """Intersection over union of each decoded mask with its original: [n]."""
     a, b = decoded > 0, masks > 0.5
     return (a & b).sum((1, 2)) / (a | b).sum((1, 2)).clamp(min=1)
-
-
-def fit(path: Path, steps: int = STEPS, seed: int = 0) -> None:
-    """Train for `steps` batches and write the codec to `path`; goes on where it was stopped."""
-    torch.manual_seed(seed)
-    codec = MaskCodec().to(memory_format=torch.channels_last)
-    trained = [*codec.encoder.parameters(), *codec.decoder.parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=1e-4)
-    average = {"counts": torch.ones(len(codec.codebook)), "sums": torch.zeros_like(codec.codebook)}
-    shapes = list(KINDS) * 4 + list(OTHER_SHAPES)
-    half_way, first = path.with_suffix(".state"), 0
-    if half_way.exists():
-        state = checkpoint.load(half_way)
-        codec.load_state_dict(state["codec"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, first = state["average"], state["step"]
-    for step in range(first, steps):
-        rng = np.random.default_rng((seed, step))  # the data of a step depends on nothing else
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 100) * cosine(step / steps)
-        masks = torch.from_numpy(silhouettes(BATCH, rng, shapes))
-        with torch.autocast("cpu", torch.bfloat16):
-            vectors = codec.embed(masks)
-        vectors = vectors.float()
-        flat = vectors.detach().flatten(0, 1)
-        if step == 0:
-            average["sums"].copy_(flat[rng.integers(len(flat), size=len(codec.codebook))])
-            codec.codebook.data.copy_(average["sums"])
-        codes = codec.nearest(vectors.detach())
-        quantised = codec.codebook[codes].detach()
-        with torch.autocast("cpu", torch.bfloat16):
-            decoded = codec.reconstruct(vectors + (quantised - vectors).detach())
-        loss = F.mse_loss(decoded.float(), masks * 2 - 1)
-        loss = loss + COMMITMENT * F.mse_loss(vectors, quantised)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        _follow(codec.codebook.data, average["counts"], average["sums"], flat, codes.flatten(), rng)
-        if (step + 1) % 250 == 0:
-            print(f"codec {step + 1}/{steps} loss {loss:.4f} IoU {iou(decoded, masks).mean():.4f} "
-                  f"codes in use {int((average['counts'] > 0.5).sum())}", flush=True)  # fmt: skip
-            state = {"codec": codec.state_dict(), "optimizer": optimizer.state_dict()}
-            checkpoint.save(half_way, state | {"average": average, "step": step + 1})
-    codec.save(path)
-    half_way.unlink(missing_ok=True)
-
-
-def _follow(
-    codebook: Tensor,
-    counts: Tensor,
-    sums: Tensor,
-    vectors: Tensor,
-    codes: Tensor,
-    rng: np.random.Generator,
-) -> None:
-    """Move each codebook row to the running mean of its vectors; restart idle rows."""
-    counts.mul_(DECAY).scatter_add_(0, codes, torch.full(codes.shape, 1 - DECAY))
-    sums.mul_(DECAY).index_add_(0, codes, vectors, alpha=1 - DECAY)
-    idle = counts < 0.05
-    if idle.any():
-        counts[idle] = 1.0
-        sums[idle] = vectors[rng.integers(len(vectors), size=int(idle.sum()))]
-    codebook.copy_(sums / counts[:, None])

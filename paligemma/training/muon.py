@@ -5,18 +5,17 @@ all matrices of a shape at once: on a CPU without bfloat16 arithmetic it is seve
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-MOMENTUM = 0.95
-WEIGHT_DECAY = 0.02
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the iteration, from Jordan's post
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
+def orthogonalize(matrices: Tensor) -> Tensor:
     """The nearest half-orthogonal matrices to [n, rows, columns], roughly: singular values ≈ 1."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
@@ -29,25 +28,32 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """`lr` is comparable with AdamW's: a step's size is that of AdamW's usual step."""
+    """`lr` is comparable with AdamW's: a step's size is that of AdamW's usual step.
 
-    def __init__(self, groups: list[dict]) -> None:
-        super().__init__(groups, {"lr": 0.0})
+    `groups` hold `params` (matrices), `lr` and `weight_decay`.
+    """
+
+    def __init__(self, groups: list[dict], momentum: float = 0.95) -> None:
+        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.02, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self) -> None:
-        alike: dict[torch.Size, list[tuple[Tensor, float]]] = defaultdict(list)
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        alike: dict[torch.Size, list[tuple[Tensor, dict]]] = defaultdict(list)
         for group in self.param_groups:
             for matrix in group["params"]:
-                alike[matrix.shape].append((matrix, group["lr"]))
+                if matrix.grad is not None:
+                    alike[matrix.shape].append((matrix, group))
         for shape, pairs in alike.items():
             directions = []
-            for matrix, _ in pairs:
+            for matrix, group in pairs:
                 state = self.state[matrix]
-                mean = state.setdefault("momentum", torch.zeros_like(matrix))
-                mean.lerp_(matrix.grad, 1 - MOMENTUM)
-                directions.append(matrix.grad.lerp(mean, MOMENTUM))
+                if not state:
+                    state["momentum"] = torch.zeros_like(matrix)
+                mean = state["momentum"]
+                mean.lerp_(matrix.grad, 1 - group["momentum"])
+                directions.append(matrix.grad.lerp(mean, group["momentum"]))
             scale = 0.2 * max(shape) ** 0.5
-            steps = orthogonal(torch.stack(directions))
-            for (matrix, rate), turned in zip(pairs, steps, strict=True):
-                matrix.mul_(1 - rate * WEIGHT_DECAY).sub_(turned, alpha=rate * scale)
+            steps = orthogonalize(torch.stack(directions))
+            for (matrix, group), turned in zip(pairs, steps, strict=True):
+                rate = group["lr"]
+                matrix.mul_(1 - rate * group["weight_decay"]).sub_(turned, alpha=rate * scale)

@@ -1,10 +1,15 @@
-"""What is learned: answers about pictures, language alone, or SigLIP's picture-text pairs.
+"""What is learned: answers about images, language alone, labels of patches, or SigLIP's pairs.
 
-Each is a module around the model that takes a batch of `data.Batches` and returns the loss, a mean
-over its examples. What an objective does not train it freezes.
+An objective is a module around the model. It takes a batch of `data.py` and `counts`, and returns
+{"loss": what to minimize, and its parts by name}. `counts(batch)` tells how many things of each
+kind a batch has; the trainer adds them up over the micro-batches and processes of a step, so that
+a loss, a sum over that, is a mean over the whole batch however it is cut. What an objective does
+not train it freezes.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,37 +18,213 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
 from paligemma.config import PaliGemmaConfig, TextConfig
-from paligemma.models.gemma import GemmaDecoder
-from paligemma.models.paligemma import IGNORE_INDEX, PaliGemmaForConditionalGeneration
+from paligemma.detections import value_to_loc
+from paligemma.models.gemma import GemmaDecoder, rope_table
+from paligemma.models.paligemma import (
+    IGNORE_INDEX,
+    PaliGemmaForConditionalGeneration,
+    loss_mask,
+    prefix_lm_mask,
+)
+from paligemma.models.siglip import VisionTower
+from paligemma.processor import PaliGemmaProcessor
+from paligemma.synthetic.world import open_world
+from paligemma.training.auxiliary import (
+    GROUNDING_LAYER,
+    NEXT_GROUP_LAYER,
+    Counts,
+    GroundingHead,
+    NextGroupHead,
+    PatchHeads,
+    word_counts,
+    word_ids,
+    word_loss,
+)
+from paligemma.training.config import Auxiliary, Run, SoftLocTargets
+from paligemma.training.packing import packed_mask
+
+Tensors = Mapping[str, Any]  # a batch: tensors by name, and the labels of patches
+Losses = dict[str, Tensor]
+
+
+def encode_images(tower: VisionTower, pixel_values: Tensor) -> Tensor:
+    """Features [B, P, Dv]; a function, so that it can be compiled."""
+    return tower(pixel_values)
+
+
+def decode(
+    decoder: GemmaDecoder, x: Tensor, positions: Tensor, mask: Tensor, local_mask: Tensor | None
+) -> tuple[Tensor, list[Tensor]]:
+    """The output of `decoder` [B, T, D], and its hidden states after every layer."""
+    rope = rope_table(positions, decoder.config.head_dim, decoder.config.rope_theta)
+    states = []
+    for layer in decoder.layers:
+        here = local_mask if layer.is_local and local_mask is not None else mask
+        x = layer(x, rope, here, None, None)
+        states.append(x)
+    return decoder.norm(x), states
 
 
 class Answers(nn.Module):
-    """The suffix, given picture and prefix: the prefix-LM of PaliGemma."""
+    """The suffix, given image and prefix: the prefix-LM of PaliGemma. Auxiliary heads may help."""
 
-    def __init__(self, model: PaliGemmaForConditionalGeneration, smoothing: float) -> None:
+    def __init__(
+        self, model: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor, run: Run
+    ) -> None:
         super().__init__()
-        self.model, self.smoothing = model, smoothing
+        self.model, self.smoothing = model, run.label_smoothing
+        self.weights = run.auxiliary or Auxiliary()
+        self.num_image_tokens = processor.num_image_tokens
+        width, world = model.config.text_config.hidden_size, run.auxiliary and open_world(run.world)
+        if self.weights.patches:
+            self.patch_heads = PatchHeads(model.config.vision_config.hidden_size, world)
+        if self.weights.grounding:
+            self.grounding_head = GroundingHead(width, world)
+        if self.weights.next_group:
+            self.next_group_head = NextGroupHead(width, world)
+        if self.weights.words:
+            for number, ids in enumerate(word_ids(processor.tokenizer, world)):
+                self.register_buffer(f"words_{number}", ids, persistent=False)
+        ids, shares = soft_targets(
+            processor, model.config.text_config.vocab_size, run.soft_loc_targets
+        )
+        self.register_buffer("target_ids", ids, persistent=False)
+        self.register_buffer("target_shares", shares, persistent=False)
+        self.encode_images = torch.compile(encode_images) if run.compile else encode_images
+        self.decode = torch.compile(decode) if run.compile else decode
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.model(**batch, label_smoothing=self.smoothing)["loss"]
+    def counts(self, batch: Tensors) -> dict[str, Tensor]:
+        """The summed weights of answer tokens, and what each auxiliary loss counts."""
+        counts = {"answers": batch["weights"][batch["labels"] != IGNORE_INDEX].sum()}
+        if self.weights.patches:
+            counts |= PatchHeads.counts(batch["patch_labels"])
+        if self.weights.words:
+            counts |= word_counts(batch["patch_labels"])
+        if self.weights.grounding:
+            counts |= GroundingHead.counts(batch["names"], batch["grounding"])
+        if self.weights.next_group:
+            counts |= NextGroupHead.counts(batch["next_group"])
+        return counts
+
+    def forward(self, batch: Tensors, counts: Counts) -> Losses:
+        model, weights = self.model, self.weights
+        features = self.encode_images(model.vision_tower, batch["pixel_values"])
+        labels, parts = batch.get("patch_labels"), {}
+        if weights.patches:
+            parts["patches"] = self.patch_heads(features, labels, counts)
+        text = model.embed_tokens(batch["input_ids"][:, self.num_image_tokens :])
+        images = model.multi_modal_projector(features)
+        if weights.words:
+            table = model.language_model.embed_tokens.weight
+            words = [self.get_buffer(f"words_{number}") for number in range(4)]
+            parts["words"] = word_loss(images, table, words, labels, counts)
+        hidden, states = self.run_decoder(torch.cat([images.to(text.dtype), text], 1), batch)
+        if weights.grounding:
+            parts["grounding"] = self.grounding_head(
+                states[GROUNDING_LAYER], batch["names"], batch["grounding"], counts
+            )
+        if weights.next_group:
+            parts["next_group"] = self.next_group_head(
+                states[NEXT_GROUP_LAYER], batch["next_group"], counts
+            )
+        loss = answers = self.answer_loss(hidden, batch, counts)
+        for name, part in parts.items():
+            loss = loss + getattr(weights, name) * part
+        shown = {"answers": answers} | parts if parts else {}
+        return {"loss": loss} | {name: part.detach() for name, part in shown.items()}
+
+    def run_decoder(self, x: Tensor, batch: Tensors) -> tuple[Tensor, list[Tensor]]:
+        """The decoder over embeddings [B, T, D] of a batch, packed or not."""
+        token_type_ids, local_mask = batch["token_type_ids"], None
+        if "segments" in batch:
+            positions = batch["position_ids"]
+            mask = packed_mask(batch["segments"], token_type_ids)
+        else:
+            attention_mask = batch["attention_mask"]
+            positions = attention_mask.cumsum(1)  # from 1, as transformers counts
+            mask = prefix_lm_mask(attention_mask, token_type_ids)
+            window = self.model.config.text_config.sliding_window
+            if window is not None and window < x.shape[1]:
+                local_mask = prefix_lm_mask(attention_mask, token_type_ids, window)
+        return self.decode(self.model.language_model, x, positions, mask, local_mask)
+
+    def answer_loss(self, hidden: Tensor, batch: Tensors, counts: Counts) -> Tensor:
+        """Cross-entropy of the suffixes' tokens, by their weights. Scores of no others are made."""
+        counted = loss_mask(batch["labels"])
+        logits = self.model.logits(hidden[counted]).float()
+        targets = batch["labels"].roll(-1, 1)[counted]
+        weights = batch["weights"].roll(-1, 1)[counted]
+        scores = F.log_softmax(logits, -1)
+        ids, shares = self.target_ids[targets], self.target_shares[targets]
+        losses = -(scores.gather(1, ids) * shares).sum(1)
+        if self.smoothing:
+            losses = (1 - self.smoothing) * losses - self.smoothing * scores.mean(1)
+        return (losses * weights).sum() / counts["answers"]
 
 
 class Language(Answers):
-    """The same without the picture: stage 0 of the decoder."""
+    """The same without the image: stage 0 of the decoder."""
 
-    def __init__(self, model: PaliGemmaForConditionalGeneration, smoothing: float) -> None:
-        super().__init__(model, smoothing)
+    def __init__(
+        self, model: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor, run: Run
+    ) -> None:
+        super().__init__(model, processor, run)
         model.vision_tower.requires_grad_(False)
         model.multi_modal_projector.requires_grad_(False)
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        P = self.model.config.vision_config.num_image_tokens  # columns at the start of each row
-        text = {name: value[:, P:] for name, value in batch.items() if name != "pixel_values"}
-        return super().forward(text)
+    def forward(self, batch: Tensors, counts: Counts) -> Losses:
+        names = ("input_ids", "attention_mask", "token_type_ids", "labels", "weights")
+        text = {name: batch[name][:, self.num_image_tokens :] for name in names}
+        hidden, _ = self.run_decoder(self.model.embed_tokens(text["input_ids"]), text)
+        return {"loss": self.answer_loss(hidden, text, counts)}
+
+
+def soft_targets(
+    processor: PaliGemmaProcessor, vocabulary: int, given: SoftLocTargets | None
+) -> tuple[Tensor, Tensor]:
+    """What counts as right for each token: `ids`, `shares` [V, n], rows summing to 1.
+
+    With `given`, a `<loc>` that lies on its grid shares its weight with its neighbors there.
+    """
+    if given is None:
+        return torch.arange(vocabulary)[:, None], torch.ones(vocabulary, 1)
+    offsets = torch.arange(-given.reach, given.reach + 1)
+    ids = torch.arange(vocabulary)[:, None].repeat(1, len(offsets))
+    shares = torch.zeros(vocabulary, len(offsets))
+    shares[:, given.reach] = 1
+    grid = given.grid or processor.image_size
+    locs = [processor.tokenizer.token_to_id(f"<loc{n:04d}>") for n in range(1024)]
+    for pixel in range(grid + 1):
+        near = (pixel + offsets).clamp(0, grid).tolist()
+        row = locs[value_to_loc(pixel / grid)]
+        ids[row] = torch.tensor([locs[value_to_loc(n / grid)] for n in near])
+        shares[row] = torch.softmax(-0.5 * (offsets / given.sigma) ** 2, 0)
+    return ids, shares
+
+
+class Patches(nn.Module):
+    """What each patch of an image shows: the vision tower alone, under `PatchHeads`."""
+
+    def __init__(
+        self, model: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor, run: Run
+    ) -> None:
+        super().__init__()
+        self.model = model
+        model.requires_grad_(False)
+        model.vision_tower.requires_grad_(True)
+        self.patch_heads = PatchHeads(model.config.vision_config.hidden_size, open_world(run.world))
+        self.encode_images = torch.compile(encode_images) if run.compile else encode_images
+
+    def counts(self, batch: Tensors) -> dict[str, Tensor]:
+        return PatchHeads.counts(batch["patch_labels"])
+
+    def forward(self, batch: Tensors, counts: Counts) -> Losses:
+        features = self.encode_images(self.model.vision_tower, batch["pixel_values"])
+        return {"loss": self.patch_heads(features, batch["patch_labels"], counts)}
 
 
 class SigLIP(nn.Module):
-    """Every picture against every suffix of the batch, over all processes: a sigmoid each.
+    """Every image against every suffix of the batch, over all processes: a sigmoid each.
 
     Source: SigLIP (arXiv 2303.15343), with a mean over patches and over tokens for its pooling.
     The text tower, as large as the vision tower, is thrown away.
@@ -54,30 +235,35 @@ class SigLIP(nn.Module):
         self.model = model
         model.requires_grad_(False)
         model.vision_tower.requires_grad_(True)
-        self.text_tower = GemmaDecoder(_tower(model.config))
+        self.text_tower = GemmaDecoder(_text_tower_config(model.config))
         width = model.config.vision_config.hidden_size
         nn.init.normal_(self.text_tower.embed_tokens.weight, std=width**-0.5)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.logit_bias = nn.Parameter(torch.tensor(-10.0))
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        seen = F.normalize(self.model.vision_tower(batch["pixel_values"]).mean(1), dim=-1)
-        written = batch["labels"] != IGNORE_INDEX  # [B, T]
+    def counts(self, batch: Tensors) -> dict[str, Tensor]:
+        """Images."""
+        return {"images": torch.ones_like(batch["pixel_values"][:, 0, 0, 0]).sum()}
+
+    def forward(self, batch: Tensors, counts: Counts) -> Losses:
+        images = F.normalize(self.model.vision_tower(batch["pixel_values"]).mean(1), dim=-1)
+        in_suffix = batch["labels"] != IGNORE_INDEX  # [B, T]
         x = self.text_tower.embed_tokens(batch["input_ids"])
-        mask = written[:, None, None, :].expand(-1, -1, written.shape[1], -1)
-        hidden = self.text_tower(x, written.cumsum(1), mask) * written[..., None]
-        read = F.normalize(hidden.sum(1) / written.sum(1, keepdim=True), dim=-1)
-        others = torch.cat(all_gather(read)) if dist.is_initialized() else read
-        own = dist.get_rank() * len(seen) if dist.is_initialized() else 0
-        likeness = seen @ others.T * self.logit_scale.exp() + self.logit_bias
-        signs = -torch.ones_like(likeness)
-        rows = torch.arange(len(seen), device=seen.device)
-        signs[rows, own + rows] = 1
-        return -F.logsigmoid(signs * likeness.float()).sum(1).mean()
+        mask = in_suffix[:, None, None, :].expand(-1, -1, in_suffix.shape[1], -1)
+        hidden = self.text_tower(x, in_suffix.cumsum(1), mask) * in_suffix[..., None]
+        texts = F.normalize(hidden.sum(1) / in_suffix.sum(1, keepdim=True), dim=-1)
+        everyone = torch.cat(all_gather(texts)) if dist.is_initialized() else texts
+        first = dist.get_rank() * len(images) if dist.is_initialized() else 0
+        logits = images @ everyone.T * self.logit_scale.exp() + self.logit_bias
+        signs = -torch.ones_like(logits)
+        rows = torch.arange(len(images), device=images.device)
+        signs[rows, first + rows] = 1
+        losses = -F.logsigmoid(signs * logits.float()).sum(1)
+        return {"loss": losses.sum() / counts["images"]}
 
 
-def _tower(config: PaliGemmaConfig) -> TextConfig:
-    """A decoder's sizes that equal those of the vision tower; it reads in both directions."""
+def _text_tower_config(config: PaliGemmaConfig) -> TextConfig:
+    """A decoder's sizes that equal those of the vision tower; it attends in both directions."""
     vision = config.vision_config
     heads = vision.num_attention_heads
     return TextConfig(
@@ -91,10 +277,11 @@ def _tower(config: PaliGemmaConfig) -> TextConfig:
     )
 
 
-def build(
-    name: str, model: PaliGemmaForConditionalGeneration, smoothing: float
-) -> Answers | Language | SigLIP:
-    """The objective of that name around `model`."""
-    if name == "siglip":
+def make_objective(
+    model: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor, run: Run
+) -> Answers | Patches | SigLIP:
+    """The objective of a run around `model`."""
+    if run.objective == "siglip":
         return SigLIP(model)
-    return {"answers": Answers, "language": Language}[name](model, smoothing)
+    kinds = {"answers": Answers, "language": Language, "patches": Patches}
+    return kinds[run.objective](model, processor, run)

@@ -1,55 +1,79 @@
-"""AdamW over named groups of parameters, and the schedule of their rates."""
+"""The optimizers of a run over named groups of parameters: AdamW, or Muon with AdamW."""
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
+from paligemma.training.config import Muon as MuonConfig
 from paligemma.training.config import Run
-from paligemma.training.mask_codec import cosine
+from paligemma.training.muon import Muon
+from paligemma.training.schedule import lr_factor
 
 
-def grouped(module: nn.Module, run: Run) -> list[dict]:
-    """AdamW's groups: `params`, their peak rate, their warm-up, their weight decay.
+def make_optimizers(module: nn.Module, run: Run) -> list[Optimizer]:
+    """AdamW, or Muon for the matrices of layers and AdamW for the rest.
 
-    A group of rate 0 is frozen: its parameters lose `requires_grad` and are in no group. Only
-    matrices decay, as in big_vision. ValueError for a group that nothing fits.
+    A group of `lr_mult` 0 is frozen: its parameters lose `requires_grad` and are in no optimizer.
+    Raises ValueError for a group that nothing fits.
     """
-    members: dict[tuple[float, float, float], list] = defaultdict(list)
+    groups = param_groups(module, run)
+    kinds = {
+        Muon: lambda given: Muon(given, run.optimizer.momentum),
+        torch.optim.AdamW: lambda given: torch.optim.AdamW(
+            given, betas=(0.9, run.adam_beta2), fused=True
+        ),
+    }
+    return [make(groups[kind]) for kind, make in kinds.items() if groups[kind]]
+
+
+def param_groups(module: nn.Module, run: Run) -> dict[type[Optimizer], list[dict]]:
+    """The groups of each optimizer: `params`, their peak rate, their warm-up, their weight decay.
+
+    Only matrices decay, as in big_vision.
+    """
+    members: dict[tuple, list[nn.Parameter]] = defaultdict(list)
     fitted = set()
     for name, parameter in module.named_parameters():
-        group = next((g for g in run.groups if re.search(g.match, name)), None)
+        group = next((g for g in run.param_groups if re.search(g.match, name)), None)
         fitted.add(group)
-        rate, warmup = (1.0, None) if group is None else (group.rate, group.warmup)
-        parameter.requires_grad_(parameter.requires_grad and rate > 0)
+        mult, warmup = (1.0, None) if group is None else (group.lr_mult, group.warmup_ratio)
+        parameter.requires_grad_(parameter.requires_grad and mult > 0)
         if parameter.requires_grad:
-            decay = run.weight_decay if parameter.ndim > 1 else 0.0
-            key = (rate * run.learning_rate, run.warmup if warmup is None else warmup, decay)
-            members[key].append(parameter)
-    for group in run.groups:
+            kind, peak, decay = _rule(name, parameter, run)
+            warmup = run.warmup_ratio if warmup is None else warmup
+            members[kind, mult * peak, warmup, decay].append(parameter)
+    for group in run.param_groups:
         if group not in fitted:
-            raise ValueError(f"No parameter's name holds {group.match!r}, which groups names.")
+            raise ValueError(
+                f"No parameter's name holds {group.match!r}, which param_groups names."
+            )
     if not members:
         raise ValueError("Nothing is left to train: every parameter is frozen.")
-    return [
-        {"params": params, "lr": 0.0, "peak": peak, "warmup": warmup, "weight_decay": decay}
-        for (peak, warmup, decay), params in members.items()
-    ]
+    groups: dict[type[Optimizer], list[dict]] = defaultdict(list)
+    for (kind, peak, warmup, decay), params in members.items():
+        groups[kind].append(
+            {"params": params, "lr": 0.0, "peak": peak, "warmup": warmup, "weight_decay": decay}
+        )
+    return groups
 
 
-def factor(step: int, steps: int, warmup: float) -> float:
-    """What a rate is of its peak in `step` 0…steps − 1: a linear warm-up, then half a cosine."""
-    first = round(warmup * steps)
-    if step < first:
-        return (step + 1) / first
-    return cosine((step - first) / (steps - first), floor=0.0)
+def _rule(name: str, parameter: nn.Parameter, run: Run) -> tuple[type[Optimizer], float, float]:
+    """The optimizer of a parameter, its peak rate and its weight decay."""
+    is_matrix = parameter.ndim == 2 and ".layers." in f".{name}"
+    if isinstance(run.optimizer, MuonConfig) and is_matrix:
+        return Muon, run.optimizer.learning_rate, run.optimizer.weight_decay
+    return torch.optim.AdamW, run.learning_rate, run.weight_decay if parameter.ndim > 1 else 0.0
 
 
-def optimizer(module: nn.Module, run: Run) -> torch.optim.AdamW:
-    return torch.optim.AdamW(grouped(module, run), betas=(0.9, run.b2))
-
-
-def set_rates(adamw: torch.optim.Optimizer, step: int, steps: int) -> None:
-    for group in adamw.param_groups:
-        group["lr"] = group["peak"] * factor(step, steps, group["warmup"])
+def set_learning_rates(optimizers: Sequence[Optimizer], step: int, steps: int, run: Run) -> None:
+    """Give every group the learning rate of `step`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            factor = lr_factor(
+                step, steps, group["warmup"], run.min_lr_ratio, run.decay_during_warmup
+            )
+            group["lr"] = group["peak"] * factor

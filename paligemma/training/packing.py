@@ -1,140 +1,148 @@
-"""Batches of drawn scenes: many questions behind one picture, in one row.
+"""Packing: many samples about one image in one sequence.
 
     [image tokens] [BOS prefix "\\n" suffix EOS] [BOS prefix "\\n" suffix EOS] …
 
-A picture costs much more than a question, so each row asks all it has room for. Questions do not
-see each other, and positions restart behind the picture at each. A row with one question only is
-plain prefix-LM: there the image tokens see the prefix, as they do when the model answers.
+An image costs much more than a question, so each sequence holds all it has room for. Samples do not
+attend to each other, and positions restart behind the image at each. A sequence of one sample is
+plain prefix-LM: there the image tokens attend to the prefix, as they do at inference.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from paligemma.config import PaliGemmaConfig
-from paligemma.models.mask_codec import MaskCodec
+from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.processor import PaliGemmaProcessor
-from paligemma.synthetic.language import Example, examples, whole_pixels
-from paligemma.synthetic.scenes import Scene, crop
-from paligemma.training.patch_heads import PatchLabels, draw, look
-from paligemma.training.text_heads import name_numbers, next_told, places
+from paligemma.synthetic.world import SceneSample, World
 
-WEIGHTS = {"caption": 3.0, "ask": 1.5, "read": 2.5, "detect": 1.5, "segment": 1.3, "region": 0.7}
-PICTURE, PADDING = 0, -1  # segment numbers; questions count from 1
+IMAGE, PADDING = 0, -1  # segments; samples count from 1
 
 
-@dataclass(frozen=True)
-class Packed:
-    """One training batch. B rows of T tokens.
+def packed_mask(segments: Tensor, token_type_ids: Tensor) -> Tensor:
+    """Which token attends to which: bool [B, 1, T, T], true where the query (row) may attend.
 
-    `segments` [B, T]: 0 picture, 1… the question a token belongs to, -1 padding. `is_suffix`
-    [B, T]. `weights` [B, T]: how much predicting the *next* token counts. `targets` [B, T].
-    `upcoming` [B, T, 3]: what a caption tells next at each of its columns, for the heads of
-    `names`. `patches`: what each patch shows, for the tower's heads. `places`: what is where and
-    in which colour, for the names' head.
+    `segments` [B, T]: 0 image, 1… the sample of a token, -1 padding. `token_type_ids` [B, T]: 1 for
+    suffixes.
+    """
+    prefix = token_type_ids == 0
+    same = segments[:, :, None] == segments[:, None, :]
+    both_prefix = prefix[:, :, None] & prefix[:, None, :]
+    causal = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril()
+    allowed = same & (both_prefix | causal) | (segments == IMAGE)[:, None, :]
+    return allowed[:, None]
+
+
+class NameFinder:
+    """Finds the names of a world's kinds, and "background", in token ids.
+
+    `names` are numbered from 1 in the order of the world's `kinds`; singular and plural alike.
     """
 
-    input_ids: Tensor
-    positions: Tensor
-    segments: Tensor
-    is_suffix: Tensor
-    targets: Tensor
-    weights: Tensor
-    upcoming: Tensor
-    pixel_values: Tensor
-    patches: PatchLabels
-    places: Tensor
+    def __init__(self, tokenizer: Tokenizer, world: World) -> None:
+        self.by_first: dict[int, list[tuple[list[int], int]]] = {}
+        for number, name in enumerate([*world.kinds, "background"], 1):
+            for form in dict.fromkeys([name, world.plural(name)]):
+                ids = tokenizer.encode(f" {form}", add_special_tokens=False).ids
+                self.by_first.setdefault(ids[0], []).append((ids, number))
+        for found in self.by_first.values():
+            found.sort(key=lambda one: -len(one[0]))  # the longest that fits
 
-    def mask(self) -> Tensor:
-        """Who may look at whom: bool [B, 1, T, T]."""
-        segments, prefix = self.segments, ~self.is_suffix
-        together = segments[:, :, None] == segments[:, None, :]
-        both_prefix = prefix[:, :, None] & prefix[:, None, :]
-        causal = torch.ones(together.shape[1:], dtype=torch.bool).tril()
-        seen = together & (both_prefix | causal) | (segments == PICTURE)[:, None, :]
-        return seen[:, None]
+    def __call__(self, ids: Sequence[int]) -> np.ndarray:
+        """For each of the `ids` [n] the number of the name that ends there, 0 for none."""
+        numbers, end = np.zeros(len(ids), int), 0
+        for at, token in enumerate(ids):
+            if at < end:
+                continue
+            for name, number in self.by_first.get(token, ()):
+                if list(ids[at : at + len(name)]) == name:
+                    end = at + len(name)
+                    numbers[end - 1] = number
+                    break
+        return numbers
 
 
-class PackedScenes(Dataset):
-    """Batch number n of an endless series: a function of `seed` and n alone.
+class Packer:
+    """Lays out the samples of each scene as a sequence of `max_length` tokens, for training."""
 
-    Every `single`-th batch asks one question a picture. `length` is T.
-    """
+    def __init__(self, processor: PaliGemmaProcessor, world: World, max_length: int) -> None:
+        self.processor, self.world, self.max_length = processor, world, max_length
+        self.find_names = NameFinder(processor.tokenizer, world)
 
-    def __init__(
+    def __call__(
         self,
-        processor: PaliGemmaProcessor,
-        config: PaliGemmaConfig,
-        codec: MaskCodec,
-        batch: int,
-        seed: int,
-        length: int = 232,
-        single: int = 8,
-    ) -> None:
-        self.processor, self.config, self.codec = processor, config, codec
-        self.batch, self.seed, self.length, self.single = batch, seed, length, single
-        self.numbers = name_numbers(processor.tokenizer).numpy()
+        scenes: Sequence,
+        samples: Sequence[Sequence[SceneSample]],
+        loss_weights: dict[str, float],
+        single: bool = False,
+    ) -> dict[str, Tensor]:
+        """Sequences of B scenes with their samples, of which `single` takes the first one only.
 
-    def __getitem__(self, number: int) -> Packed:
-        scenes, rng = draw(self.seed, number, self.batch)
-        asked = _with_codes([examples(scene, rng) for scene in scenes], self.codec)
-        if number % self.single == self.single - 1:
-            rows = [self._row(s, row[:1], alone=True) for s, row in zip(scenes, asked, strict=True)]
-        else:
-            rows = [self._row(s, row) for s, row in zip(scenes, asked, strict=True)]
-        return Packed(
-            *(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)),
-            *look(scenes, self.processor, self.config.vision_config.grid),
-            places(scenes),
-        )
+        Everything is [B, T]: `input_ids`, `attention_mask`, `token_type_ids` and `labels` as the
+        processor has them; `position_ids`, `segments`; `weights` of the labels in the loss; `names`
+        in prefixes (see `NameFinder`), and `next_group` [B, T, 3] in captions.
+        """
+        rows = [
+            self.sequence(scene, asked[:1] if single else asked, loss_weights, single)
+            for scene, asked in zip(scenes, samples, strict=True)
+        ]
+        return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
-    def _row(
-        self, scene: Scene, asked: list[Example], alone: bool = False
-    ) -> tuple[np.ndarray, ...]:
-        """ids, positions, segments, is_suffix, targets, weights and what comes next, of one row."""
-        P, T = self.config.vision_config.num_image_tokens, self.length
-        ids = np.full(T, self.config.pad_token_id)
-        ids[:P] = self.config.image_token_index
-        positions = np.arange(1, T + 1)
-        segments, is_suffix = np.full(T, PADDING), np.zeros(T, bool)
-        segments[:P] = 1 if alone else PICTURE
-        targets, weights = np.zeros(T, int), np.zeros(T, np.float32)
-        upcoming = np.full((T, 3), -1)
+    def sequence(
+        self,
+        scene,
+        samples: Sequence[SceneSample],
+        loss_weights: dict[str, float],
+        single: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """One row of `__call__`. A sample that has no room is left out."""
+        processor, P, T = self.processor, self.processor.num_image_tokens, self.max_length
+        row = {
+            "input_ids": np.full(T, processor.pad_token_id),
+            "attention_mask": np.zeros(T, int),
+            "token_type_ids": np.zeros(T, int),
+            "labels": np.full(T, IGNORE_INDEX),
+            "position_ids": np.arange(1, T + 1),
+            "segments": np.full(T, PADDING),
+            "weights": np.zeros(T, np.float32),
+            "names": np.zeros(T, int),
+            "next_group": np.full((T, 3), -1),
+        }
+        row["input_ids"][:P] = processor.image_token_id
+        row["segments"][:P] = 1 if single else IMAGE
         end = P
-        for number, example in enumerate(asked, 1):
-            prefix = self.processor.encode_prompt(example.prefix)[P:]
-            suffix = self.processor.encode_suffix(example.suffix)
+        for number, sample in enumerate(samples, 1):
+            prefix = processor.encode_prompt(sample.prefix)[P:]
+            suffix = processor.encode_suffix(sample.suffix)
             start, answer, stop = end, end + len(prefix), end + len(prefix) + len(suffix)
             if stop > T:
                 continue
-            ids[start:stop] = prefix + suffix
-            positions[start:stop] = np.arange(P + 1, P + 1 + stop - start)
-            segments[start:stop] = number
-            is_suffix[answer:stop] = True
-            targets[answer - 1 : stop - 1] = suffix
-            weights[answer - 1 : stop - 1] = WEIGHTS[example.kind]
-            if example.kind == "caption":
-                told = next_told(scene, self.numbers[suffix[:-1]])
-                upcoming[answer - 1 : stop - 1] = told
+            row["input_ids"][start:stop] = prefix + suffix
+            row["position_ids"][start:stop] = np.arange(P + 1, P + 1 + stop - start)
+            row["segments"][start:stop] = number
+            row["token_type_ids"][answer:stop] = 1
+            row["labels"][answer:stop] = suffix
+            row["weights"][answer:stop] = loss_weights.get(sample.task, 1.0) * sample.weight
+            row["names"][start:answer] = self.find_names(prefix)
+            if sample.task == "caption":
+                row["next_group"][answer - 1 : stop - 1] = self.next_groups(scene, suffix[:-1])
             end = stop
-        return ids, positions, segments, is_suffix, targets, weights, upcoming
+        row["attention_mask"][:end] = 1
+        return row
 
+    def next_groups(self, scene, ids: Sequence[int]) -> np.ndarray:
+        """What a caption of these ids [n] lists next, from the position before its first token on.
 
-def _with_codes(asked: list[list[Example]], codec: MaskCodec) -> list[list[Example]]:
-    """The same examples, the segmentations answered; all masks are encoded in one call."""
-    waiting = [
-        item
-        for row in asked
-        for example in row
-        if example.kind == "segment"
-        for item in example.found
-    ]
-    masks = [crop(item, whole_pixels(item.box)) for item in waiting]
-    codes = iter(codec.encode(torch.from_numpy(np.stack(masks))).tolist() if masks else [])
-    return [
-        [e.with_codes([next(codes) for _ in e.found]) if e.kind == "segment" else e for e in row]
-        for row in asked
-    ]
+        [n + 1, 3]: kind and color from 1 and count; 0 when everything is listed.
+        """
+        kinds, colors = list(self.world.kinds), list(self.world.colors)
+        groups = [
+            (kinds.index(kind) + 1, colors.index(color) + 1, count)
+            for kind, color, count in self.world.groups(scene)
+        ] + [(0, 0, 0)]
+        numbers = self.find_names(ids)
+        listed = (numbers > 0) & (numbers <= len(kinds))
+        passed = np.minimum(np.cumsum([False, *listed]), len(groups) - 1)
+        return np.array(groups)[passed]

@@ -1,14 +1,14 @@
-"""Where examples come from: JSON lines, folders, COCO instances and the drawn world.
+"""Where samples come from: JSON lines, folders, COCO instances and synthetic scenes.
 
-A source is a sequence of `Sample`. A row that is bad raises a `BadRow` with its place and the
-reason; those that can be told without decoding an image are found when the source is opened.
+A source is a sequence of `Sample`. One that is invalid raises `InvalidSample` with its place and
+the reason; those that are known without decoding an image are found when the source is opened.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,32 +32,36 @@ from paligemma.formats.image_files import image_path
 from paligemma.formats.samples import SampleRecord
 from paligemma.images import open_image, read_size
 from paligemma.models.mask_codec import MASK_SIZE, MaskCodec
-from paligemma.synthetic.language import Example, examples, whole_pixels
-from paligemma.synthetic.scenes import crop, render, sample
+from paligemma.synthetic.world import SceneSample, World, open_world
 from paligemma.tasks import TASKS
-from paligemma.training.patch_heads import FIRST_SEED, RENDERED
+from paligemma.training.config import Scenes
+
+RENDER_SIDE = 256  # pixels; scenes are drawn larger than the model sees them, as photos are
+FIRST_SEED = 1 << 40  # training scenes; those below are for tests and evaluation
 
 
-class BadRow(ValueError):
-    """A row that cannot be trained on; the text is its place and the reason."""
+class InvalidSample(ValueError):
+    """A sample that cannot be trained on; the text is its place and the reason."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One example. `image` is a path or a picture."""
+    """An image (or its path), a prompt and the answer. `task` is a key of `tasks.TASKS`, "region"
+    for the caption of a box, or "" for a prompt of none of them."""
 
     image: Path | Image.Image
     prefix: str
     suffix: str
+    task: str
 
 
 class Source(Protocol):
-    """A sequence of examples. `bad` are the rows left out when it was opened.
+    """A sequence of samples. `invalid` are those left out when it was opened.
 
-    `left_out` counts what is no example but no mistake either, such as images without objects.
+    `left_out` counts what is no sample but no mistake either, such as images without objects.
     """
 
-    bad: Sequence[BadRow]
+    invalid: Sequence[InvalidSample]
     left_out: Mapping[str, int]
 
     def __len__(self) -> int: ...
@@ -65,14 +69,22 @@ class Source(Protocol):
     def __getitem__(self, row: int) -> Sample: ...
 
     def place(self, row: int) -> str:
-        """What to call a row in a message."""
+        """What to call a sample in a message."""
+
+
+def task_of(prefix: str) -> str:
+    """The task that a prompt is of, by its first word; "" for none."""
+    word = prefix.split(" ", 1)[0]
+    if word in TASKS["caption"].styles:
+        return "region" if "<loc" in prefix else "caption"
+    return {"answer": "ask", "ocr": "read", "detect": "detect", "segment": "segment"}.get(word, "")
 
 
 # --- JSON lines -----------------------------------------------------------------------------------
 
 
 class JsonLines:
-    """The good rows of a file of `{"image", "prefix", "suffix"}`; `bad` names the others."""
+    """The good rows of a file of `{"image", "prefix", "suffix"}`; `invalid` names the others."""
 
     left_out: Mapping[str, int] = {}
 
@@ -80,14 +92,14 @@ class JsonLines:
         if not path.is_file():
             raise ValueError(f"There is no file {path}.")
         self.path, self.images = path, images or path.parent
-        self.bad: list[BadRow] = []
+        self.invalid: list[InvalidSample] = []
         rows = []
         for number, offset, line in iter_lines(path):
             try:
                 self._read(line, number)
                 rows.append((offset, number))
-            except BadRow as error:
-                self.bad.append(error)
+            except InvalidSample as error:
+                self.invalid.append(error)
         self.rows = np.array(rows, np.int64).reshape(-1, 2)  # byte and line number of each
 
     def __len__(self) -> int:
@@ -107,14 +119,14 @@ class JsonLines:
             record = parse_json(SampleRecord, line)
             image = image_path(self.images, record.image)
         except ValueError as error:
-            raise BadRow(f"{self.path.name}, line {number}: {error}.") from None
-        return Sample(image, record.prefix, record.suffix)
+            raise InvalidSample(f"{self.path.name}, line {number}: {error}.") from None
+        return Sample(image, record.prefix, record.suffix, task_of(record.prefix))
 
 
 # --- folders --------------------------------------------------------------------------------------
 
 
-class PictureFolder:
+class ImageFolder:
     """A folder and those in it: each picture with `name.txt`, its answer to `prefix`, beside it."""
 
     left_out: Mapping[str, int] = {}
@@ -123,7 +135,7 @@ class PictureFolder:
         if not folder.is_dir():
             raise ValueError(f"There is no folder {folder}.")
         self.folder, self.prefix = folder, prefix
-        self.bad: list[BadRow] = []
+        self.invalid: list[InvalidSample] = []
         self.rows: list[Path] = []
         texts = sorted(folder.rglob("*.txt"))
         beside = {path.with_suffix(""): path for path in sorted(folder.rglob("*"))
@@ -131,9 +143,9 @@ class PictureFolder:
         for text in texts:
             name = text.relative_to(folder)
             if (picture := beside.get(text.with_suffix(""))) is None:
-                self.bad.append(BadRow(f"{name}: there is no picture beside it."))
+                self.invalid.append(InvalidSample(f"{name}: there is no picture beside it."))
             elif reason := invalid_objects(_words(text)):
-                self.bad.append(BadRow(f"{name}: {reason}."))
+                self.invalid.append(InvalidSample(f"{name}: {reason}."))
             else:
                 self.rows.append(picture)
 
@@ -141,8 +153,9 @@ class PictureFolder:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> Sample:
-        picture = self.rows[row]
-        return Sample(picture, self.prefix, _words(picture.with_suffix(".txt")))
+        image = self.rows[row]
+        suffix = _words(image.with_suffix(".txt"))
+        return Sample(image, self.prefix, suffix, task_of(self.prefix))
 
     def place(self, row: int) -> str:
         return str(self.rows[row].relative_to(self.folder))
@@ -158,15 +171,15 @@ def _words(path: Path) -> str:
 class CocoSource:
     """One example for each image of a COCO instances file that has objects: all of its categories.
 
-    An object that cannot be used is named in `bad`, and its category is left out for this image, so
-    that no answer lacks an object that the prompt asks for.
+    An object that cannot be used is named in `invalid`, and its category is left out for this
+    image, so that no answer lacks an object that the prompt asks for.
     """
 
     def __init__(self, path: Path, images: Path | None, task: str, codec: MaskCodec | None) -> None:
         file = read_instances(path)
         self.path, self.images, self.task, self.codec = path, images or path.parent, task, codec
         self.names = file.categories
-        self.bad: list[BadRow] = []
+        self.invalid: list[InvalidSample] = []
         self.rows: list[tuple[CocoImage, Size, list[CocoAnnotation]]] = []
         empty, excluded = 0, defaultdict(set)  # categories, by the id of the image
         for record in file.invalid:
@@ -177,7 +190,7 @@ class CocoSource:
         unusable = set()
         for number, name in file.categories.items():
             if reason := invalid_label(name):
-                self.bad.append(BadRow(f"{path.name}, category {number}: {reason}."))
+                self.invalid.append(InvalidSample(f"{path.name}, category {number}: {reason}."))
                 unusable.add(number)
         for image in file.images.values():
             annotations = [one for one in file.annotations[image.id] if not one.iscrowd]
@@ -216,18 +229,18 @@ class CocoSource:
         try:
             check_image_size(image, shown.size)
         except ValueError as error:
-            raise BadRow(f"{self.place(row)}: {error}.") from None
+            raise InvalidSample(f"{self.place(row)}: {error}.") from None
         found = []
         for one in annotations:
             box = pixels_to_box(one.bbox, size)
             codes = self._codes(one, box, size) if self.task == "segment" else None
             found.append(Detection(self.names[one.category_id], box, codes))
         asked = " ; ".join(dict.fromkeys(one.label for one in found))
-        return Sample(shown, TASKS[self.task].prompt(asked), format_objects(found))
+        return Sample(shown, TASKS[self.task].prompt(asked), format_objects(found), self.task)
 
     def _reject(self, image: int | None, reason: str) -> None:
         place = self.path.name if image is None else f"{self.path.name}, image {image}"
-        self.bad.append(BadRow(f"{place}: {reason.removesuffix('.')}."))
+        self.invalid.append(InvalidSample(f"{place}: {reason.removesuffix('.')}."))
 
     def _check(self, annotation: CocoAnnotation, size: Size) -> None:
         """Raises ValueError with a reason for an object that cannot be an answer."""
@@ -252,17 +265,18 @@ class CocoSource:
         return tuple(self.codec.encode(within)[0].tolist())
 
 
-# --- The drawn world ------------------------------------------------------------------------------
+# --- Synthetic scenes -----------------------------------------------------------------------------
 
 
-class DrawnScenes:
-    """Example n of a seed: one question about one scene, of one of `tasks` (none: of any)."""
+class SyntheticScenes:
+    """Scenes of a world, row n of a seed: one sample about each, of one of `tasks` (none: any)."""
 
-    bad: tuple[BadRow, ...] = ()
+    invalid: tuple[InvalidSample, ...] = ()
     left_out: Mapping[str, int] = {}
 
-    def __init__(self, count: int, tasks: Sequence[str], codec: MaskCodec, seed: int) -> None:
-        self.count, self.tasks, self.codec, self.seed = count, tuple(tasks), codec, seed
+    def __init__(self, given: Scenes, codec: MaskCodec | None, seed: int) -> None:
+        self.world = open_world(given.world)
+        self.count, self.tasks, self.codec, self.seed = given.scenes, given.tasks, codec, seed
 
     def __len__(self) -> int:
         return self.count
@@ -271,19 +285,44 @@ class DrawnScenes:
         return f"scene {row}"
 
     def __getitem__(self, row: int) -> Sample:
-        rng, asked = np.random.default_rng((self.seed, row)), []
-        while not asked:
-            scene = sample(int(rng.integers(FIRST_SEED, 2 * FIRST_SEED)))
-            asked = [one for one in examples(scene, rng)
-                     if not self.tasks or one.kind in self.tasks]  # fmt: skip
-        example = answered(asked[0], self.codec)
-        return Sample(render(scene, RENDERED), example.prefix, example.suffix)
+        scene, samples = self.samples(row)
+        [[sample]] = answer_masks(self.world, [samples[:1]], self.codec)
+        [image] = self.world.images([scene], RENDER_SIDE)
+        return Sample(image, sample.prefix, sample.suffix, sample.task)
+
+    def scene(self, row: int) -> Any:
+        """The scene of a row, where nothing is asked about it."""
+        return self._draw(np.random.default_rng((self.seed, row)))
+
+    def samples(self, row: int) -> tuple[Any, list[SceneSample]]:
+        """The scene of a row, and all samples about it; the first scene that has any."""
+        rng, samples = np.random.default_rng((self.seed, row)), []
+        while not samples:
+            scene = self._draw(rng)
+            samples = [one for one in self.world.samples(scene, rng)
+                       if not self.tasks or one.task in self.tasks]  # fmt: skip
+        return scene, samples
+
+    def _draw(self, rng: np.random.Generator) -> Any:
+        return self.world.scene(int(rng.integers(FIRST_SEED, 2 * FIRST_SEED)))
 
 
-def answered(example: Example, codec: MaskCodec) -> Example:
-    """The example; a segmentation with the codes of its masks."""
-    if example.kind != "segment":
-        return example
-    masks = [crop(item, whole_pixels(item.box)) for item in example.found]
-    codes = codec.encode(torch.from_numpy(np.stack(masks))).tolist() if masks else []
-    return example.with_codes(codes)
+def answer_masks(
+    world: World, samples: Sequence[Sequence[SceneSample]], codec: MaskCodec | None
+) -> list[list[SceneSample]]:
+    """The same samples, the segmentations answered; all masks are encoded in one call."""
+    masks = [
+        world.crop(thing, box)
+        for row in samples
+        for sample in row
+        if sample.task == "segment"
+        for thing, box in zip(sample.objects, sample.boxes, strict=True)
+    ]
+    codes = iter(codec.encode(torch.from_numpy(np.stack(masks))).tolist() if masks else [])
+    return [
+        [
+            one.with_codes([next(codes) for _ in one.objects]) if one.task == "segment" else one
+            for one in row
+        ]
+        for row in samples
+    ]

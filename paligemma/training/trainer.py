@@ -1,8 +1,8 @@
-"""Train a checkpoint on one's own data: `python -m paligemma train config.yaml`.
+"""The one trainer: `paligemma train config.yaml`.
 
     accelerate launch -m paligemma train config.yaml      # many processes: DDP, or FSDP
 
-A step is a function of the weights and its number: which examples it takes, and what is drawn at
+A step is a function of the weights and its number: which samples it takes, and what is drawn at
 random, depend on nothing else. So a run that was killed goes on from its newest whole state and
 ends in the same weights. The recipe is that of big_vision's transfers (arXiv 2407.07726, J).
 """
@@ -11,49 +11,44 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import partial
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
+from accelerate.utils import FullyShardedDataParallelPlugin, gather_object, send_to_device
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
-from torch.utils.checkpoint import checkpoint as recomputed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from paligemma.checkpoints import hub
-from paligemma.checkpoints import lora as adapters
-from paligemma.checkpoints.resolve import resolve
-from paligemma.devices import best_device
-from paligemma.models import gemma, siglip
-from paligemma.models.mask_codec import MaskCodec
-from paligemma.training import states
-from paligemma.training.config import Coco, Drawn, Run
-from paligemma.training.data import Batches, Mixture, open_sources
-from paligemma.training.initialize import lora_config, start, write
-from paligemma.training.objectives import build
-from paligemma.training.optimizer import optimizer, set_rates
+from paligemma.devices import best_device, best_dtype
+from paligemma.training import checkpoint
+from paligemma.training.config import Muon, Run
+from paligemma.training.job import BLOCKS, make_job
+from paligemma.training.optimizer import make_optimizers, set_learning_rates
 from paligemma.training.plot import draw_curve
-from paligemma.training.sources import BadRow
+from paligemma.training.sources import InvalidSample
+from paligemma.training.tokenizer import write_tokenizer
 
-BLOCKS = (
-    siglip.SiglipEncoderLayer,
-    gemma.GemmaDecoderLayer,
-)  # what is recomputed, and sharded, as a unit
-MAY_CHANGE = ("save_every", "workers", "tracker", "micro_batch", "recompute", "out")  # on restart
+# What may differ when a run goes on.
+MAY_CHANGE = ("save_steps", "num_workers", "tracker", "micro_batch_size", "gradient_checkpointing",
+              "compile", "output_dir")  # fmt: skip
 
 
 def train(run: Run) -> None:
-    """Take every step that is left, then write the output. ValueError for what cannot be trained.
+    """Take every step that is left, then write the output.
 
-    SIGINT and SIGTERM end it after the step at hand, its state saved.
+    SIGINT and SIGTERM end it after the step at hand, its state saved. Raises ValueError for what
+    cannot be trained.
     """
+    if run.objective == "tokenizer":
+        write_tokenizer(run)
+        return
+    torch.set_flush_denormal(True)  # numbers too small to matter take many times as long
     accelerator = Accelerator(
-        mixed_precision="bf16" if run.dtype == "bfloat16" else "no",
+        mixed_precision="bf16" if compute_dtype(run) == torch.bfloat16 else "no",
         cpu=best_device().type == "cpu",
         log_with=run.tracker,
-        project_dir=run.out,
-        fsdp_plugin=_sharding(),
+        project_dir=run.output_dir,
+        fsdp_plugin=_sharding(run),
     )
     trainer = Trainer(run, accelerator)
     if trainer.step < trainer.steps:
@@ -61,89 +56,94 @@ def train(run: Run) -> None:
     if trainer.step == trainer.steps:
         trainer.finish()
     else:
-        accelerator.print(f"Stopped after step {trainer.step} of {trainer.steps}; "
-                          "the same command goes on from there.")  # fmt: skip
+        accelerator.print(
+            f"Stopped after step {trainer.step} of {trainer.steps}; "
+            "the same command goes on from there."
+        )
     accelerator.end_training()
 
 
-def _sharding() -> FullyShardedDataParallelPlugin | None:
+def compute_dtype(run: Run) -> torch.dtype:
+    """What the run computes in, over float32 weights."""
+    if run.dtype == "auto":
+        return best_dtype(best_device())
+    return torch.bfloat16 if run.dtype == "bfloat16" else torch.float32
+
+
+def _sharding(run: Run) -> FullyShardedDataParallelPlugin | None:
     """FSDP in units of a block, where `accelerate launch --use_fsdp` asks for it."""
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
         return None
+    if isinstance(run.optimizer, Muon):
+        raise ValueError("Muon needs whole matrices and cannot be sharded; launch without FSDP.")
     return FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy=ModuleWrapPolicy(set(BLOCKS))
     )
 
 
 class Trainer:
-    """One run: the data, the objective around the model, its optimizer, and how far it came."""
+    """One run: its job (objective and data), the optimizers, and how far it came."""
 
     def __init__(self, run: Run, accelerator: Accelerator) -> None:
         self.run, self.accelerator = run, accelerator
-        self.share, left = divmod(run.batch, accelerator.num_processes)  # examples a process
+        self.share, left = divmod(run.batch_size, accelerator.num_processes)  # samples a process
         if left or not self.share:
-            raise ValueError(f"A batch of {run.batch} cannot be shared evenly by "
-                             f"{accelerator.num_processes} processes.")  # fmt: skip
-        self.found = resolve(run.model)
-        model, self.start = start(run, self.found)
-        sources = open_sources(run, self._codec())
-        self.bad = {str(bad) for source in sources for bad in source.bad}
-        if self.bad and run.bad_rows == "refuse":
-            raise ValueError(f"{len(self.bad)} rows cannot be trained on, such as {min(self.bad)} "
-                             "Mend them, or set bad_rows to skip.")  # fmt: skip
-        for source in sources:
+            raise ValueError(
+                f"A batch of {run.batch_size} cannot be shared evenly by "
+                f"{accelerator.num_processes} processes."
+            )
+        torch.manual_seed(run.seed)
+        self.job = make_job(run)
+        self.invalid = {str(one) for source in self.job.mixture.sources for one in source.invalid}
+        for source in self.job.mixture.sources:
             for what, count in source.left_out.items():
                 accelerator.print(f"left out: {count} {what}")
-        self.mixture = Mixture(sources, [given.weight for given in run.data], run.seed)
-        self.steps = run.steps or max(round(run.epochs * len(self.mixture) / run.batch), 1)
-        torch.manual_seed(run.seed)
-        if run.lora:
-            adapters.attach(model, lora_config(run))
-        if run.recompute:
-            for block in (module for module in model.modules() if isinstance(module, BLOCKS)):
-                block.forward = partial(recomputed, block.forward, use_reentrant=False)
-        objective = build(run.objective, model.train(), run.label_smoothing)
-        adamw = optimizer(objective, run)
-        self.objective, self.adamw = accelerator.prepare(objective, adamw)
+        samples = len(self.job.mixture)
+        self.steps = run.max_steps or max(round(run.epochs * samples / run.batch_size), 1)
+        self.optimizers = make_optimizers(self.job.objective, run)
+        self.objective, *self.prepared = accelerator.prepare(self.job.objective, *self.optimizers)
+        self.optimizers = [prepared.optimizer for prepared in self.prepared]
         self.step, self.losses = 0, torch.zeros(self.steps)
-        if (state := states.newest(run.out)) is not None:
+        if (state := checkpoint.newest_state(run.output_dir)) is not None:
             self._resume(state)
-
-    def _codec(self) -> MaskCodec | None:
-        """The mask codec, where the data need it."""
-        if any(isinstance(given, Drawn) or (isinstance(given, Coco) and given.task == "segment")
-               for given in self.run.data):  # fmt: skip
-            return MaskCodec.load(self.found.mask_codec or hub.fetch_mask_codec())
-        return None
 
     def loop(self) -> None:
         """Every step that is left, or those until somebody asks to stop."""
         run, accelerator = self.run, self.accelerator
         if run.tracker:
-            accelerator.init_trackers("logs", config={"steps": self.steps, "batch": run.batch})
-        asked: list[int] = []
+            accelerator.init_trackers(
+                "logs", config={"max_steps": self.steps, "batch_size": run.batch_size}
+            )
+        stop_signals: list[int] = []
 
-        def ask(number: int, _) -> None:
-            asked.append(number)
-            signal.signal(number, signal.SIG_DFL)  # who asks twice will not wait
+        def ask_to_stop(number: int, _) -> None:
+            stop_signals.append(number)
+            signal.signal(number, signal.SIG_DFL)  # a second signal does not wait for the step
 
-        former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        former = {
+            number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         bar = tqdm(total=self.steps, initial=self.step, desc=run.stage, unit="step",
                    disable=not accelerator.is_main_process)  # fmt: skip
-        read = 0  # tokens
+        tokens = 0
         try:
-            for micro_batches in self._batches():
-                read += self._take(micro_batches)
-                loss = self.losses[self.step - 1].item()
-                speed = read / max(bar.format_dict["elapsed"], 1e-9)
-                bar.set_postfix(loss=f"{loss:.4f}", tokens_s=f"{speed:,.0f}", refresh=False)
+            for taken, micro_batches in enumerate(self._batches(), 1):
+                logged = self._take(micro_batches)
+                seconds = max(bar.format_dict["elapsed"], 1e-9)
+                tokens += logged.pop("tokens")
+                speed = {"samples_per_second": taken * run.batch_size / seconds}
+                if tokens:
+                    speed["tokens_per_second"] = tokens / seconds
+                rate = max(group["lr"] for one in self.optimizers for group in one.param_groups)
+                accelerator.log(logged | speed | {"lr": rate}, step=self.step)
+                shown = {name: f"{value:.4f}" for name, value in logged.items()}
+                bar.set_postfix({**shown, "samples/s": f"{speed['samples_per_second']:,.1f}"},
+                                refresh=False)  # fmt: skip
                 bar.update()
-                rate = max(group["lr"] for group in self.adamw.param_groups)
-                accelerator.log({"loss": loss, "rate": rate, "tokens_s": speed}, step=self.step)
-                if asked:
+                if stop_signals:
                     accelerator.set_trigger()
                 stop = accelerator.check_trigger()
-                if stop or self.step % run.save_every == 0 or self.step == self.steps:
+                if stop or self.step % run.save_steps == 0 or self.step == self.steps:
                     self._save()
                 if stop:
                     return
@@ -154,63 +154,79 @@ class Trainer:
 
     def _batches(self) -> Iterator[list[dict]]:
         """For each step that is left the micro-batches of this process."""
-        size = self.run.micro_batch or self.share
+        size = self.run.micro_batch_size or self.share
         mine = self.accelerator.process_index * self.share
         cuts = [range(at, min(at + size, self.share)) for at in range(0, self.share, size)]
         numbers = [
-            [step * self.run.batch + mine + number for number in cut]
+            (step, [step * self.run.batch_size + mine + number for number in cut])
             for step in range(self.step, self.steps)
             for cut in cuts
         ]
         loader = DataLoader(
-            Batches(self.mixture, self.start.processor, self.run.tokens),
+            self.job.batches,
             batch_size=None,
             sampler=numbers,
-            num_workers=self.run.workers,
-            worker_init_fn=_leave_stopping_to_the_parent,
+            num_workers=self.run.num_workers,
+            worker_init_fn=_start_worker,
         )
         batches = iter(loader)
         for _ in range(self.step, self.steps):
             yield [next(batches) for _ in cuts]
 
-    def _take(self, micro_batches: list[dict]) -> int:
-        """One step; how many tokens all processes read in it."""
-        accelerator, step = self.accelerator, self.step
-        torch.manual_seed(hash((self.run.seed, step, accelerator.process_index)) % 2**32)
-        set_rates(self.adamw, step, self.steps)
-        sums = torch.zeros(2, device=accelerator.device)  # loss, tokens
-        for number, batch in enumerate(micro_batches, 1):
-            self._count(batch.pop("skipped"))
+    def _take(self, micro_batches: list[dict]) -> dict[str, float]:
+        """One step; its losses, and how many tokens all processes read in it."""
+        accelerator, run = self.accelerator, self.run
+        torch.manual_seed(hash((run.seed, self.step, accelerator.process_index)) % 2**32)
+        set_learning_rates(self.optimizers, self.step, self.steps, run)
+        for batch in micro_batches:
+            self._note_skipped(batch.pop("skipped"))
             if not batch:
-                raise ValueError("No good row is left in one of the sources.")
-            batch = {name: value.to(accelerator.device) for name, value in batch.items()}
+                raise ValueError("No valid sample is left in one of the sources.")
+        micro_batches = [send_to_device(batch, accelerator.device) for batch in micro_batches]
+        counts = self._counts(micro_batches)
+        sums: dict[str, torch.Tensor] = {}
+        for number, batch in enumerate(micro_batches, 1):
             last = number == len(micro_batches)
             with nullcontext() if last else accelerator.no_sync(self.objective):
-                # a mean over this process's examples, whatever the size of its micro-batches
-                loss = self.objective(batch) * (len(batch["input_ids"]) / self.share)
-                accelerator.backward(loss)
-            sums += torch.stack([loss.detach(), batch["attention_mask"].sum()])
-        trained = [p for group in self.adamw.param_groups for p in group["params"]]
-        accelerator.clip_grad_norm_(trained, self.run.clip)
-        self.adamw.step()
-        self.adamw.zero_grad()
-        loss, tokens = accelerator.reduce(sums, "sum").tolist()
-        self.losses[step] = loss / accelerator.num_processes
+                losses = self.objective(batch, counts)
+                accelerator.backward(losses["loss"])
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+            if "attention_mask" in batch:
+                sums["tokens"] = sums.get("tokens", 0) + batch["attention_mask"].sum()
+        trained = [p for p in self.objective.parameters() if p.requires_grad]
+        accelerator.clip_grad_norm_(trained, run.max_grad_norm)
+        for optimizer in self.prepared:
+            optimizer.step()
+            optimizer.zero_grad()
+        totals = accelerator.reduce(torch.stack([v.float() for v in sums.values()]), "sum")
+        logged = dict(zip(sums, totals.tolist(), strict=True))
+        tokens = int(logged.pop("tokens", 0))
+        logged = {name: value / accelerator.num_processes for name, value in logged.items()}
+        self.losses[self.step] = logged["loss"]
         self.step += 1
-        return int(tokens)
+        return logged | {"tokens": tokens}
 
-    def _count(self, skipped: list[str]) -> None:
-        if skipped and self.run.bad_rows == "refuse":
-            raise BadRow(f"{skipped[0]} Mend it, or set bad_rows to skip.")
-        self.bad.update(skipped)
+    def _counts(self, micro_batches: list[dict]) -> dict[str, torch.Tensor]:
+        """What the losses of this step are divided by: counts over its micro-batches, averaged over
+        processes as gradients are."""
+        each = [self.job.objective.counts(batch) for batch in micro_batches]
+        own = torch.stack([sum(counts[name] for counts in each) for name in each[0]])
+        everyone = self.accelerator.reduce(own, "mean")
+        return dict(zip(each[0], everyone.unbind(), strict=True))
+
+    def _note_skipped(self, skipped: list[str]) -> None:
+        if skipped and self.run.on_invalid == "refuse":
+            raise InvalidSample(f"{skipped[0]} Mend it, or set on_invalid to skip.")
+        self.invalid.update(skipped)
 
     def _save(self) -> None:
         values = {"run": self.run.model_dump(mode="json"), "steps": self.steps}
         values |= {"step": self.step, "losses": self.losses[: self.step]}
         main = self.accelerator.is_main_process
-        states.save(self.run.out, values, self.objective, self.adamw.optimizer, main)
+        checkpoint.save_state(self.run.output_dir, values, self.objective, self.optimizers, main)
         if main:
-            draw_curve(values["losses"].numpy(), self.run.out / "loss.png")
+            draw_curve(values["losses"].numpy(), self.run.output_dir / "loss.png")
         self.accelerator.wait_for_everyone()
 
     def _resume(self, state: dict) -> None:
@@ -219,26 +235,26 @@ class Trainer:
         for name, value in now.items():
             if name not in MAY_CHANGE and before.get(name) != value:
                 raise ValueError(
-                    f"{self.run.out} holds a run whose {name} is {before.get(name)}, not {value}; "
-                    "choose another out, or remove its states."
+                    f"{self.run.output_dir} holds a run whose {name} is {before.get(name)}, "
+                    f"not {value}; choose another output_dir, or remove its states."
                 )
-        states.restore(state, self.objective, self.adamw.optimizer)
+        checkpoint.restore_state(state, self.objective, self.optimizers)
         self.step = state["step"]
         self.losses[: self.step] = state["losses"]
 
     def finish(self) -> None:
         """Write the output."""
-        trained = states.gather(self.objective)
-        bad = set(gather_object(sorted(self.bad)))
+        state = checkpoint.gather(self.objective, frozen=self.job.saves_all)
+        invalid = set(gather_object(sorted(self.invalid)))
         if self.accelerator.is_main_process:
-            of_model = {name.removeprefix("model."): value for name, value in trained.items()
-                        if name.startswith("model.")}  # fmt: skip
-            write(self.run, self.found, of_model)
-            skipped = f" {len(bad)} bad rows were skipped." if bad else ""
-            print(f"Wrote {self.run.out} after {self.steps} steps.{skipped}")
+            self.job.write(state)
+            skipped = f" {len(invalid)} invalid samples were skipped." if invalid else ""
+            print(f"Wrote {self.run.output_dir} after {self.steps} steps.{skipped}")
         self.accelerator.wait_for_everyone()
 
 
-def _leave_stopping_to_the_parent(_: int) -> None:
+def _start_worker(_: int) -> None:
+    """Workers leave stopping to their parent, and take what CPU time the model leaves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.nice(10)

@@ -156,7 +156,7 @@ def correct_answers() -> dict:
         rng = np.random.default_rng(FIRST)
         for seed, scene in scenes.items():
             example = search(scene, kind, rng, most)
-            answers[images[seed], example.prefix] = example.suffix, example.found
+            answers[images[seed], example.prefix] = example.suffix, example.objects
     rng = np.random.default_rng(FIRST)
     for seed, scene in scenes.items():
         for question, answer in questions(scene, rng):

@@ -1,7 +1,9 @@
 """`python -m paligemma train` with its model sharded over processes of the CPU.
 
-`torchrun tests/helpers/shard_training.py config.yaml`. accelerate shards on GPUs only, so it is
-told here that it does, over gloo; everything after that is what a cluster runs.
+    torchrun tests/helpers/shard_training.py config.yaml
+
+accelerate shards on GPUs only, so it is told here that it does, over gloo; everything after that is
+what a cluster runs.
 """
 
 import os
@@ -15,8 +17,8 @@ from accelerate import Accelerator
 from accelerate.state import DistributedType
 from torch.distributed.tensor import DTensor
 
-from paligemma.training import config, states
-from paligemma.training import trainer as finetune
+from paligemma.training import checkpoint, trainer
+from paligemma.training.config import read_run
 
 
 class Sharding(Accelerator):
@@ -26,11 +28,11 @@ class Sharding(Accelerator):
         self.state.distributed_type = DistributedType.FSDP
 
 
-def save_sharded(out, values, module, adamw, is_main) -> None:
+def save_sharded(output_dir, values, module, optimizers, is_main) -> None:
     assert all(isinstance(parameter, DTensor) for parameter in module.parameters())
-    save(out, values, module, adamw, is_main)
+    save_state(output_dir, values, module, optimizers, is_main)
 
 
-save, states.save = states.save, save_sharded
-finetune.Accelerator = Sharding
-finetune.train(config.read(sys.argv[1]))
+save_state, checkpoint.save_state = checkpoint.save_state, save_sharded
+trainer.Accelerator = Sharding
+trainer.train(read_run(sys.argv[1]))

@@ -10,12 +10,11 @@ from PIL import Image
 from paligemma.detections import format as format_objects
 from paligemma.detections import parse
 from paligemma.synthetic.language import (
-    Example,
     caption,
-    examples,
     phrase,
     questions,
     reading,
+    samples,
     search,
     whole_pixels,
 )
@@ -31,6 +30,7 @@ from paligemma.synthetic.scenes import (
     sample,
     silhouette,
 )
+from paligemma.synthetic.world import SceneSample
 from visualize import paste_mask
 
 SCENE = Scene(
@@ -240,7 +240,7 @@ def test_an_empty_scene_has_its_questions_too():
     }
 
 
-def found(kind: str, draws: int = 600) -> dict[str, Example]:
+def found(kind: str, draws: int = 600) -> dict[str, SceneSample]:
     drawn = (search(SCENE, kind, np.random.default_rng(n)) for n in range(draws))
     return {example.prefix: example for example in drawn}
 
@@ -253,7 +253,7 @@ def test_detection_answers_in_the_order_asked_and_from_top_to_bottom():
         "detect cat ; mouse": (CAT, MOUSE_0, MOUSE_1),
         "detect mouse ; cat": (MOUSE_0, MOUSE_1, CAT),
     }.items():
-        assert asked[prompt].found == expected
+        assert asked[prompt].objects == expected
         seen = parse(asked[prompt].suffix)
         assert [one.label for one in seen] == [item.kind for item in expected]
         for one, item in zip(seen, expected, strict=True):
@@ -269,12 +269,12 @@ def test_what_is_absent_is_not_answered():
     mixed = [
         prompt for prompt in asked if re.fullmatch(r"detect cat ; (?!anchor|mouse)\w+", prompt)
     ]
-    assert mixed and all(asked[prompt].found == (CAT,) for prompt in mixed)
+    assert mixed and all(asked[prompt].objects == (CAT,) for prompt in mixed)
 
 
 def test_a_segmentation_is_answered_with_codes():
     example = found("segment")["segment mouse"]
-    assert example.suffix == "" and example.found == (MOUSE_0, MOUSE_1)
+    assert example.suffix == "" and example.objects == (MOUSE_0, MOUSE_1)
     codes = np.arange(32).reshape(2, 16)
     seen = parse(example.with_codes(codes).suffix)
     assert [one.codes for one in seen] == [tuple(range(16)), tuple(range(16, 32))]
@@ -301,27 +301,27 @@ def test_every_answer_can_be_read_back():
     kinds: Counter = Counter()
     for seed in range(200):
         scene, rng = sample(seed), np.random.default_rng(seed)
-        for example in examples(scene, rng):
-            kinds[example.kind] += 1
-            if example.kind == "caption":
+        for example in samples(scene, rng):
+            kinds[example.task] += 1
+            if example.task == "caption":
                 things = Counter((item.kind, item.color) for item in scene.items)
                 assert read_caption(example.suffix) == (things, scene.background)
-            elif example.kind == "read":
+            elif example.task == "read":
                 assert Counter(example.suffix.split()) == Counter(t.text for t in scene.texts)
-            elif example.kind == "region":
+            elif example.task == "region":
                 (region,) = parse(example.prefix.removeprefix("caption en "))
                 (item,) = (i for i in scene.items if np.allclose(i.box, region.box, atol=0.006))
                 assert example.suffix == phrase(item.color, item.kind)
-            elif example.kind in ("detect", "segment"):
-                if example.kind == "segment":
-                    example = example.with_codes(rng.integers(128, size=(len(example.found), 16)))
+            elif example.task in ("detect", "segment"):
+                if example.task == "segment":
+                    example = example.with_codes(rng.integers(128, size=(len(example.objects), 16)))
                 seen = parse(example.suffix)
                 assert format_objects(seen) == example.suffix
-                names = example.prefix.removeprefix(example.kind).strip().split(" ; ")
+                names = example.prefix.removeprefix(example.task).strip().split(" ; ")
                 here = [item for item in scene.items if item.kind in names]
                 assert Counter(one.label for one in seen) == Counter(item.kind for item in here)
-                order = [(names.index(item.kind), item.box[1]) for item in example.found]
+                order = [(names.index(item.kind), item.box[1]) for item in example.objects]
                 assert order == sorted(order)
             else:
-                assert example.kind == "ask" and example.suffix and example.prefix.endswith("?")
+                assert example.task == "ask" and example.suffix and example.prefix.endswith("?")
     assert min(kinds.values()) > 50 and len(kinds) == 6

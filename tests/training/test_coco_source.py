@@ -14,9 +14,9 @@ from pycocotools import mask as rle
 
 from paligemma.__main__ import main
 from paligemma.detections import parse
-from paligemma.training import config
+from paligemma.training.config import parse_run
 from paligemma.training.data import encode
-from paligemma.training.sources import BadRow, CocoSource
+from paligemma.training.sources import CocoSource, InvalidSample
 
 
 def coco(folder: Path, **changes) -> Path:
@@ -46,7 +46,7 @@ def test_coco_boxes_and_masks_become_tokens(tmp_path):
     codec = tiny.codec()
     path = coco(tmp_path)
     detect = CocoSource(path, None, "detect", None)
-    assert len(detect) == 1 and not detect.bad
+    assert len(detect) == 1 and not detect.invalid
     assert detect.left_out == {"images without objects": 1}
     assert detect[0].prefix == "detect cat ; dog"
     cat, dog = parse(detect[0].suffix)
@@ -85,18 +85,20 @@ def test_a_bad_object_is_named_and_the_others_are_trained_on(tmp_path, changes, 
     assert main(["data", "check", str(path), "--task", "segment"]) == 2
     assert f"instances.json, image 7: {reason}" in capsys.readouterr().out
     source = CocoSource(path, None, "segment", tiny.codec())
-    assert [source[0].prefix, len(source.bad)] == ["segment cat", 1]
+    assert [source[0].prefix, len(source.invalid)] == ["segment cat", 1]
 
 
 def test_a_bad_object_can_be_skipped_by_a_run(tmp_path, capsys):
     path = coco(tmp_path, segmentation=[[]])
-    given = runs.values(tmp_path / "home", data=[{"coco": str(path), "task": "segment"}], steps=2)
-    with pytest.raises(ValueError, match=r"1 rows cannot be trained on, such as instances.json, i"):
-        runs.trainer(config.check(given))
-    one = runs.trainer(config.check(given | {"bad_rows": "skip"}))
+    data = [{"coco": str(path), "task": "segment"}]
+    given = runs.values(tmp_path / "home", data=data, max_steps=2)
+    refused = r"1 samples cannot be trained on, such as instances.json, i"
+    with pytest.raises(ValueError, match=refused):
+        runs.trainer(parse_run(given))
+    one = runs.trainer(parse_run(given | {"on_invalid": "skip"}))
     one.loop()
     one.finish()
-    assert "1 bad rows were skipped." in capsys.readouterr().out
+    assert "1 invalid samples were skipped." in capsys.readouterr().out
 
 
 def changed(folder: Path, **changes) -> Path:
@@ -147,8 +149,8 @@ def test_images_without_objects_are_counted(tmp_path, capsys):
     path = coco(tmp_path)
     assert main(["data", "check", str(path)]) == 0
     assert capsys.readouterr().out == "left out: 1 images without objects\n1 rows, all good.\n"
-    given = runs.values(tmp_path / "home", data=[{"coco": str(path)}], steps=1)
-    runs.trainer(config.check(given))
+    given = runs.values(tmp_path / "home", data=[{"coco": str(path)}], max_steps=1)
+    runs.trainer(parse_run(given))
     assert "left out: 1 images without objects" in capsys.readouterr().out
 
 
@@ -171,7 +173,7 @@ def test_a_size_that_the_file_lacks_is_that_of_the_upright_image(tmp_path):
 
 def test_another_size_is_a_bad_row_when_it_is_read(tmp_path):
     source = CocoSource(changed(tmp_path, images=[IMAGE | {"width": 81}]), None, "detect", None)
-    with pytest.raises(BadRow, match=r"instances.json, image 7: the file says 81 x 40, but"):
+    with pytest.raises(InvalidSample, match=r"instances.json, image 7: the file says 81 x 40, but"):
         encode(source, 0, tiny.processor(), 512)
 
 

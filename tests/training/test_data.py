@@ -17,68 +17,78 @@ from paligemma.__main__ import main
 from paligemma.detections import invalid_objects
 from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.synthetic import scenes
-from paligemma.training import config
-from paligemma.training.data import Batches, Mixture
+from paligemma.training.config import STAGES, Scenes, parse_run, read_run
+from paligemma.training.data import Mixture, SampleBatches
 from paligemma.training.sources import (
-    BadRow,
-    DrawnScenes,
+    ImageFolder,
+    InvalidSample,
     JsonLines,
-    PictureFolder,
     Sample,
+    SyntheticScenes,
 )
 
 ROOT = Path(__file__).parents[2]
-GOOD = {"model": "m", "data": [{"rows": "a.jsonl"}], "steps": 3, "out": "o"}
+GOOD = {"model": "m", "data": [{"jsonl": "a.jsonl"}], "max_steps": 3, "output_dir": "o"}
 
 # --- Configs --------------------------------------------------------------------------------------
 
 WRONG = {
     "unknown": ({"learning_rte": 1}, "there is no field learning_rte; did you mean learning_rate?"),
-    "unknown in a part": (
-        {"lora": {"rnk": 4}}, "there is no field lora.rnk; did you mean rank?"
-    ),
+    "unknown in a part": ({"lora": {"rnk": 4}}, "there is no field lora.rnk; did you mean rank?"),
     "unknown in a group": (
-        {"groups": [{"match": "a", "rat": 0}]},
-        "there is no field groups.0.rat; did you mean rate?",
+        {"param_groups": [{"match": "a", "lr_mul": 0}]},
+        "there is no field param_groups.0.lr_mul; did you mean lr_mult?",
     ),
     "unknown in data": (
-        {"data": [{"rows": "a", "wieght": 2}]},
+        {"data": [{"jsonl": "a", "wieght": 2}]},
         "there is no field data.0.wieght; did you mean weight?",
     ),
-    "data of no kind": ({"data": [{"row": "a"}]}, "data.0 needs just one of the fields rows, coco"),
-    "data of two kinds": ({"data": [{"rows": "a", "scenes": 3}]}, "data.0 needs just one of"),
+    "data of no kind": (
+        {"data": [{"json": "a"}]},
+        "data.0 needs just one of the fields jsonl, coco",
+    ),
+    "data of two kinds": ({"data": [{"jsonl": "a", "coco": "b"}]}, "data.0 needs just one of"),
     "no data": ({"data": []}, "data is []"),
     "data is no list": ({"data": 3}, "data is 3"),
-    "missing": ({"out": None}, "out is None"),
-    "impossible": ({"batch": 0}, "batch is 0: input should be greater than or equal to 1."),
+    "missing": ({"output_dir": None}, "output_dir is None"),
+    "impossible": (
+        {"batch_size": 0},
+        "batch_size is 0: input should be greater than or equal to 1.",
+    ),
     "no number": ({"learning_rate": "fast"}, "learning_rate is 'fast'"),
     "not a number": ({"learning_rate": float("nan")}, "learning_rate is nan"),
     "endless": ({"learning_rate": float("inf")}, "learning_rate is inf"),
-    "no pattern": ({"groups": [{"match": "("}]}, "groups.0.match is '(': it is no regular expr"),
-    "a share of all": ({"warmup": 1.5}, "warmup is 1.5: input should be less than 1."),
+    "no pattern": (
+        {"param_groups": [{"match": "("}]},
+        "param_groups.0.match is '(': it is no regular expr",
+    ),
+    "a share of all": ({"warmup_ratio": 1.5}, "warmup_ratio is 1.5: input should be less than 1."),
     "no such stage": ({"stage": "transfr"}, "did you mean transfer?"),
     "no such dtype": ({"dtype": "bfloat"}, "did you mean bfloat16?"),
-    "steps and epochs": ({"epochs": 2}, "give either steps or epochs."),
-    "neither": ({"steps": None}, "give either steps or epochs."),
-    "a fresh adapter": ({"fresh": True, "lora": {}}, "fresh and lora exclude each other"),
-    "siglip in pieces": ({"stage": "siglip", "micro_batch": 2}, "leave micro_batch out"),
-}  # fmt: skip
+    "steps and epochs": ({"epochs": 2}, "give either max_steps or epochs."),
+    "neither": ({"max_steps": None}, "give either max_steps or epochs."),
+    "a fresh adapter": (
+        {"random_init": True, "lora": {}},
+        "random_init and lora exclude each other",
+    ),
+    "siglip in pieces": ({"stage": "siglip", "micro_batch_size": 2}, "leave micro_batch_size out"),
+}
 
 
 @pytest.mark.parametrize("given, expected", WRONG.values(), ids=WRONG.keys())
 def test_a_wrong_config_is_one_sentence(given, expected):
     with pytest.raises(ValueError) as error:
-        config.check(GOOD | given)
+        parse_run(GOOD | given)
     text = str(error.value)
     assert expected in text and "\n" not in text
 
 
 def test_a_stage_fills_what_the_file_leaves_out():
-    made = config.check(GOOD | {"stage": "multimodal"})
-    assert made.learning_rate == config.STAGES["multimodal"]["learning_rate"]
-    assert made.groups[0].match == "vision_tower" and made.groups[0].warmup == 0.5
-    assert config.check(GOOD | {"stage": "multimodal", "groups": []}).groups == ()
-    assert config.check(GOOD).stage == "transfer" and config.check(GOOD).b2 == 0.999
+    made = parse_run(GOOD | {"stage": "multimodal"})
+    assert made.learning_rate == STAGES["multimodal"]["learning_rate"]
+    assert made.param_groups[0].match == "vision_tower" and made.param_groups[0].warmup_ratio == 0.5
+    assert parse_run(GOOD | {"stage": "multimodal", "param_groups": []}).param_groups == ()
+    assert parse_run(GOOD).stage == "transfer" and parse_run(GOOD).adam_beta2 == 0.999
 
 
 @pytest.mark.parametrize(
@@ -90,7 +100,7 @@ def test_a_file_that_is_no_config(tmp_path, text, expected):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=expected):
-        config.read(path)
+        read_run(path)
 
 
 # --- JSON lines -----------------------------------------------------------------------------------
@@ -176,36 +186,40 @@ def test_a_good_file_says_so(tmp_path, capsys):
 
 
 def test_bad_rows_are_refused_or_skipped_and_counted(untidy_file, tmp_path, capsys):
-    given = runs.values(tmp_path / "home", data=[{"rows": str(untidy_file)}], steps=6)
-    with pytest.raises(ValueError, match=r"6 rows cannot be trained on, such as rows.jsonl, line"):
-        runs.trainer(config.check(given))
-    one = runs.trainer(config.check(given | {"bad_rows": "skip"}))
+    given = runs.values(tmp_path / "home", data=[{"jsonl": str(untidy_file)}], max_steps=6)
+    with pytest.raises(
+        ValueError, match=r"6 samples cannot be trained on, such as rows.jsonl, line"
+    ):
+        runs.trainer(parse_run(given))
+    one = runs.trainer(parse_run(given | {"on_invalid": "skip"}))
     one.loop()
     one.finish()
-    assert "9 bad rows were skipped." in capsys.readouterr().out
+    assert "9 invalid samples were skipped." in capsys.readouterr().out
 
 
 def test_a_picture_found_broken_on_the_way_is_refused(untidy_file, tmp_path):
     line = untidy_file.read_text("utf-8").splitlines()[8]
     untidy_file.write_text(line + "\n")
-    given = runs.values(tmp_path / "home", data=[{"rows": str(untidy_file)}], steps=1)
-    with pytest.raises(ValueError, match="No good row is left"):
-        runs.trainer(config.check(given | {"bad_rows": "skip", "workers": 1})).loop()
+    given = runs.values(tmp_path / "home", data=[{"jsonl": str(untidy_file)}], max_steps=1)
+    with pytest.raises(ValueError, match="No valid sample is left"):
+        runs.trainer(parse_run(given | {"on_invalid": "skip", "num_workers": 1})).loop()
     untidy_file.write_text(line + "\n" + line.replace("broken", "a") + "\n")
-    with pytest.raises(BadRow, match=r"'broken.png' is .*Mend it, or set bad_rows"):
-        runs.trainer(config.check(given)).loop()
+    with pytest.raises(InvalidSample, match=r"'broken.png' is .*Mend it, or set on_invalid"):
+        runs.trainer(parse_run(given)).loop()
 
 
 # --- The drawn world ------------------------------------------------------------------------------
 
 
 def test_drawn_examples_are_of_the_tasks_asked_for_and_repeat():
-    source = DrawnScenes(6, ("segment", "read"), tiny.codec(), seed=3)
+    asked = Scenes(scenes=6, tasks=("segment", "read"))
+    source = SyntheticScenes(asked, tiny.codec(), seed=3)
     shown = [source[row] for row in range(len(source))]
     assert {one.prefix.split()[0] for one in shown} <= {"segment", "ocr"}
-    again = DrawnScenes(6, ("segment", "read"), tiny.codec(), seed=3)[4]
+    again = SyntheticScenes(asked, tiny.codec(), seed=3)[4]
     assert again.suffix == shown[4].suffix and again.image.tobytes() == shown[4].image.tobytes()
-    assert DrawnScenes(6, (), tiny.codec(), seed=4)[4].image.tobytes() != again.image.tobytes()
+    other = SyntheticScenes(Scenes(scenes=6), tiny.codec(), seed=4)[4]
+    assert other.image.tobytes() != again.image.tobytes()
 
 
 def test_the_example_writes_rows_about_its_comet(tmp_path, monkeypatch):
@@ -213,17 +227,17 @@ def test_the_example_writes_rows_about_its_comet(tmp_path, monkeypatch):
     example = runpy.run_path(str(ROOT / "examples" / "new_pictogram.py"))
     example["write"](tmp_path, 8)
     source = JsonLines(tmp_path / "train.jsonl")
-    assert len(source) == 8 and not source.bad
+    assert len(source) == 8 and not source.invalid
     assert all("comet" in one.prefix + one.suffix for one in (source[n] for n in range(8)))
     given = yaml.safe_load((ROOT / "configs" / "new-pictogram.yaml").read_text("utf-8"))
-    assert given["data"][0]["rows"] == "runs/comet-200/data/train.jsonl"
+    assert given["data"][0]["jsonl"] == "runs/comet-200/data/train.jsonl"
 
 
 # --- The order ------------------------------------------------------------------------------------
 
 
 class Numbers(list):
-    bad = ()
+    invalid = ()
 
 
 def test_a_folder_of_pictures_with_their_answers_beside_them(tmp_path):
@@ -233,12 +247,12 @@ def test_a_folder_of_pictures_with_their_answers_beside_them(tmp_path):
         (tmp_path / name).with_suffix(".txt").write_text(answer)
     (tmp_path / "lonely.txt").write_text("nothing")
     Image.new("RGB", (8, 8)).save(tmp_path / "unlabelled.png")
-    source = PictureFolder(tmp_path, "caption en")
+    source = ImageFolder(tmp_path, "caption en")
     assert [source.place(row) for row in range(len(source))] == ["b.png"]
-    assert source[0] == Sample(tmp_path / "b.png", "caption en", "two cats")
-    assert [str(error).split(":")[0] for error in source.bad] == ["in/a.txt", "lonely.txt"]
+    assert source[0] == Sample(tmp_path / "b.png", "caption en", "two cats", "caption")
+    assert [str(error).split(":")[0] for error in source.invalid] == ["in/a.txt", "lonely.txt"]
     with pytest.raises(ValueError, match="There is no folder"):
-        PictureFolder(tmp_path / "nowhere", "ocr")
+        ImageFolder(tmp_path / "nowhere", "ocr")
 
 
 def test_an_epoch_has_every_row_once_and_the_next_in_another_order():
@@ -271,7 +285,7 @@ def test_the_order_is_a_function_of_seed_and_number():
 def test_a_batch_is_what_the_processor_makes(tmp_path):
     source, processor = JsonLines(runs.rows(tmp_path)), tiny.processor()
     mixture = Mixture([source], [1.0], seed=0)
-    batch = Batches(mixture, processor, 512)[range(5)]
+    batch = SampleBatches(mixture, processor, 512, {})[0, range(5)]
     shown = [source[mixture.at(n)[1]] for n in range(5)]
     expected = processor(
         [one.prefix for one in shown], [one.image for one in shown], [one.suffix for one in shown]

@@ -17,11 +17,12 @@ from paligemma.__main__ import main
 from paligemma.checkpoints import lora as adapters
 from paligemma.checkpoints.io import load_model
 from paligemma.pipeline import PaliGemma
-from paligemma.training import config, states
-from paligemma.training import trainer as finetune
+from paligemma.training import checkpoint
+from paligemma.training.config import STAGES, parse_run, read_run
 from paligemma.training.initialize import resample
 from paligemma.training.objectives import SigLIP
-from paligemma.training.optimizer import factor
+from paligemma.training.schedule import lr_factor
+from paligemma.training.trainer import Trainer, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,15 +31,15 @@ ROOT = Path(__file__).parents[2]
 def home(tmp_path_factory) -> Path:
     """A model and data that every test may read, and the twenty steps that some compare with."""
     folder = tmp_path_factory.mktemp("home")
-    whole = runs.trainer(runs.run(folder, out=str(folder / "whole")))
+    whole = runs.trainer(runs.run(folder, output_dir=str(folder / "whole")))
     whole.loop()
     whole.finish()
     return folder
 
 
-def trained(home: Path, tmp_path: Path, **changes) -> finetune.Trainer:
+def trained(home: Path, tmp_path: Path, **changes) -> Trainer:
     """A run to its end, its output in `tmp_path`/out."""
-    one = runs.trainer(runs.run(home, **{"out": str(tmp_path / "out"), **changes}))
+    one = runs.trainer(runs.run(home, **{"output_dir": str(tmp_path / "out"), **changes}))
     one.loop()
     one.finish()
     return one
@@ -49,34 +50,19 @@ def trained(home: Path, tmp_path: Path, **changes) -> finetune.Trainer:
 
 @pytest.mark.parametrize("size", [1, 3], ids=["four of one", "three and one"])
 def test_micro_batches_add_up_to_the_batch(home, tmp_path, size):
-    trained(home, tmp_path, micro_batch=size)
+    trained(home, tmp_path, micro_batch_size=size)
     one, other = runs.weights(home / "whole"), runs.weights(tmp_path / "out")
     assert runs.furthest(runs.weights(home / "model"), one) > 1e-2
     assert runs.furthest(one, other) < 1e-5
-
-
-def launch(given: dict, tmp_path: Path, *program: str) -> None:
-    """Two processes of `program` on the config of these values."""
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(given), "utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, *program, str(path)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("stage", ["transfer", "siglip"])
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_are_as_one(home, tmp_path, stage):
-    changes = {"stage": stage, "fresh": False}
-    launched = runs.values(home, out=str(tmp_path / "two"), **changes)
-    launch(launched, tmp_path, "-m", "paligemma", "train")
+    changes = {"stage": stage, "random_init": False}
+    launched = runs.values(home, output_dir=str(tmp_path / "two"), **changes)
+    runs.launch(launched, tmp_path, "-m", "paligemma", "train")
     trained(home, tmp_path, **changes)
     assert runs.furthest(runs.weights(tmp_path / "out"), runs.weights(tmp_path / "two")) < 1e-5
 
@@ -84,18 +70,18 @@ def test_two_processes_are_as_one(home, tmp_path, stage):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_shards_of_the_model_are_as_one_and_go_on(home, tmp_path, monkeypatch):
-    made = runs.run(home, out=str(tmp_path / "out"), save_every=5)
-    take = finetune.Trainer._take
+    made = runs.run(home, output_dir=str(tmp_path / "out"), save_steps=5)
+    take = Trainer._take
 
     def take_and_ask(self, micro_batches):
         if self.step == 8:
             os.kill(os.getpid(), signal.SIGTERM)
         return take(self, micro_batches)
 
-    monkeypatch.setattr(finetune.Trainer, "_take", take_and_ask)
+    monkeypatch.setattr(Trainer, "_take", take_and_ask)
     runs.trainer(made).loop()  # nine steps of one process, the others of two with half of it each
-    assert states.newest(made.out)["step"] == 9
-    launch(
+    assert checkpoint.newest_state(made.output_dir)["step"] == 9
+    runs.launch(
         made.model_dump(mode="json"),
         tmp_path,
         str(ROOT / "tests" / "helpers" / "shard_training.py"),
@@ -104,14 +90,14 @@ def test_two_shards_of_the_model_are_as_one_and_go_on(home, tmp_path, monkeypatc
 
 
 def test_recomputed_activations_give_the_same_weights(home, tmp_path):
-    trained(home, tmp_path, recompute=True)
+    trained(home, tmp_path, gradient_checkpointing=True)
     assert runs.furthest(runs.weights(home / "whole"), runs.weights(tmp_path / "out")) < 1e-6
 
 
 def test_bfloat16_computes_over_float32_weights(home, tmp_path):
-    one = trained(home, tmp_path, dtype="bfloat16", steps=3)
+    one = trained(home, tmp_path, dtype="bfloat16", max_steps=3)
     assert {p.dtype for p in one.objective.parameters()} == {torch.float32}
-    moments = [v for s in one.adamw.optimizer.state.values() for v in s.values()]
+    moments = [v for o in one.optimizers for s in o.state.values() for v in s.values()]
     assert {moment.dtype for moment in moments} == {torch.float32}
     assert {value.dtype for value in runs.weights(tmp_path / "out").values()} == {torch.bfloat16}
 
@@ -129,18 +115,18 @@ def test_killed_at_random_it_ends_in_the_same_weights():
 
 
 def test_a_request_to_stop_saves_and_the_rest_follows(home, tmp_path, capsys, monkeypatch):
-    made = runs.run(home, out=str(tmp_path / "out"))
-    take = finetune.Trainer._take
+    made = runs.run(home, output_dir=str(tmp_path / "out"))
+    take = Trainer._take
 
     def take_and_ask(self, micro_batches):
         if self.step == 6:
             os.kill(os.getpid(), signal.SIGINT)
         return take(self, micro_batches)
 
-    monkeypatch.setattr(finetune.Trainer, "_take", take_and_ask)
+    monkeypatch.setattr(Trainer, "_take", take_and_ask)
     one = runs.trainer(made)
     one.loop()
-    assert one.step == 7 and states.newest(made.out)["step"] == 7
+    assert one.step == 7 and checkpoint.newest_state(made.output_dir)["step"] == 7
     monkeypatch.undo()
     rest = runs.trainer(made)
     assert rest.step == 7
@@ -152,28 +138,28 @@ def test_a_request_to_stop_saves_and_the_rest_follows(home, tmp_path, capsys, mo
 
 
 def test_a_damaged_state_gives_way_to_the_one_before(home, tmp_path):
-    one = trained(home, tmp_path, steps=6, save_every=2)
+    one = trained(home, tmp_path, max_steps=6, save_steps=2)
     files = sorted((tmp_path / "out" / "states").iterdir())
     assert [file.name for file in files] == ["step-00000004.state", "step-00000006.state"]
     files[1].write_bytes(files[1].read_bytes()[:-100])
-    assert states.newest(one.run.out)["step"] == 4
+    assert checkpoint.newest_state(one.run.output_dir)["step"] == 4
     again = runs.trainer(one.run)
     assert again.step == 4 and torch.equal(again.losses[:4], one.losses[:4])
 
 
 def test_another_run_in_the_same_place_is_refused(home, tmp_path):
-    trained(home, tmp_path, steps=2)
+    trained(home, tmp_path, max_steps=2)
     with pytest.raises(ValueError, match=r"whose learning_rate is 0.001, not 0.002"):
-        trained(home, tmp_path, steps=2, learning_rate=2e-3)
-    assert trained(home, tmp_path, steps=2, micro_batch=2).step == 2  # that may change
+        trained(home, tmp_path, max_steps=2, learning_rate=2e-3)
+    assert trained(home, tmp_path, max_steps=2, micro_batch_size=2).step == 2  # that may change
 
 
 # --- What is trained, and what is left ------------------------------------------------------------
 
 
 def test_frozen_is_frozen_to_the_bit(home, tmp_path):
-    groups = [{"match": "vision_tower", "rate": 0}, {"match": "norm", "rate": 0.1}]
-    trained(home, tmp_path, groups=groups, weight_decay=0.1)
+    groups = [{"match": "vision_tower", "lr_mult": 0}, {"match": "norm", "lr_mult": 0.1}]
+    trained(home, tmp_path, param_groups=groups, weight_decay=0.1)
     before, after = runs.weights(home / "model"), runs.weights(tmp_path / "out")
     for name, value in before.items():
         assert torch.equal(value, after[name]) == ("vision_tower" in name), name
@@ -181,15 +167,17 @@ def test_frozen_is_frozen_to_the_bit(home, tmp_path):
 
 def test_a_group_that_fits_nothing_is_refused(home, tmp_path):
     with pytest.raises(ValueError, match="holds 'tower_of_vision'"):
-        trained(home, tmp_path, groups=[{"match": "tower_of_vision", "rate": 0}])
+        trained(home, tmp_path, param_groups=[{"match": "tower_of_vision", "lr_mult": 0}])
     with pytest.raises(ValueError, match="every parameter is frozen"):
-        trained(home, tmp_path, groups=[{"match": "", "rate": 0}])
+        trained(home, tmp_path, param_groups=[{"match": "", "lr_mult": 0}])
 
 
 def test_rates_follow_their_groups(home, tmp_path):
-    groups = [{"match": "vision_tower", "rate": 0.5, "warmup": 0.5}]
-    one = runs.trainer(runs.run(home, out=str(tmp_path), groups=groups, warmup=0.1))
-    peaks = {(g["peak"], g["warmup"]) for g in one.adamw.param_groups}
+    groups = [{"match": "vision_tower", "lr_mult": 0.5, "warmup_ratio": 0.5}]
+    one = runs.trainer(
+        runs.run(home, output_dir=str(tmp_path), param_groups=groups, warmup_ratio=0.1)
+    )
+    peaks = {(g["peak"], g["warmup"]) for g in one.optimizers[0].param_groups}
     assert peaks == {(1e-3, 0.1), (5e-4, 0.5)}
 
 
@@ -198,18 +186,18 @@ def test_rates_follow_their_groups(home, tmp_path):
     ids=["first", "warm", "top", "half way", "last"],
 )  # fmt: skip
 def test_the_schedule(step, expected):
-    assert factor(step, 100, 0.1) == pytest.approx(expected, abs=1e-4)
+    assert lr_factor(step, 100, 0.1) == pytest.approx(expected, abs=1e-4)
 
 
 # --- Adapters -------------------------------------------------------------------------------------
 
-LORA = {"rank": 3, "alpha": 6.0, "targets": ["q_proj", "down_proj", "fc1", "linear"]}
+LORA = {"rank": 3, "alpha": 6.0, "target_modules": ["q_proj", "down_proj", "fc1", "linear"]}
 
 
 @pytest.fixture(scope="module")
-def adapter(home, tmp_path_factory) -> tuple[Path, finetune.Trainer]:
+def adapter(home, tmp_path_factory) -> tuple[Path, Trainer]:
     folder = tmp_path_factory.mktemp("lora")
-    one = trained(home, folder, lora=LORA, groups=[], learning_rate=3e-2)
+    one = trained(home, folder, lora=LORA, param_groups=[], learning_rate=3e-2)
     return folder / "out", one
 
 
@@ -238,7 +226,7 @@ def test_an_adapter_on_its_base_answers_as_it_was_trained(home, adapter):
 
 
 def test_a_merged_adapter_is_a_whole_checkpoint(home, adapter, tmp_path):
-    trained(home, tmp_path, lora=LORA | {"merge": True}, groups=[], learning_rate=3e-2)
+    trained(home, tmp_path, lora=LORA | {"merge": True}, param_groups=[], learning_rate=3e-2)
     with torch.no_grad():
         merged = PaliGemma.load(tmp_path / "out", dtype="float32").model(**asked())["logits"]
         unmerged = adapter[1].objective.model.eval()(**asked())["logits"]
@@ -289,8 +277,8 @@ def test_siglip_by_hand(home):
     batch = asked() | {"labels": asked()["input_ids"].masked_fill(
         (asked()["token_type_ids"] == 0), -100)}  # fmt: skip
     alone = [{name: value[n : n + 1] for name, value in batch.items()} for n in range(2)]
-    loss = one(batch)
-    positive = sum(one(part) for part in alone)
+    loss = one(batch, one.counts(batch))["loss"]
+    positive = sum(one(part, one.counts(part))["loss"] for part in alone)
     assert loss > positive / 2  # the same plus what the two wrong pairs cost
     loss.backward()
     assert (
@@ -300,36 +288,68 @@ def test_siglip_by_hand(home):
     assert all(p.grad is None for p in one.model.language_model.parameters())
 
 
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+BUILT_IN = [path for path in CONFIGS if path.parent.name == "builtin"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_every_config_is_short_and_right(path):
     assert len(path.read_text("utf-8").splitlines()) <= 30
-    config.read(path)
+    read_run(path)
+
+
+def tiny_stage(given: dict, **changes) -> dict:
+    """The values of a stage's config for two steps of two samples."""
+    given |= {"batch_size": 2, "max_steps": 2, "num_workers": 0, "tracker": None}
+    given |= {"dtype": "float32", "compile": False, "micro_batch_size": None}
+    for source in given["data"]:
+        source["synthetic"]["scenes"] = 8
+    return {name: value for name, value in (given | changes).items() if name != "epochs"}
 
 
 def test_the_stages_follow_one_another(home, tmp_path, monkeypatch):
     """Every stage's own config, made tiny, from the output of the one before."""
     monkeypatch.chdir(tmp_path)
-    tiny_run = {"batch": 2, "steps": 2, "workers": 0, "tracker": None, "micro_batch": None}
-    files = [yaml.safe_load(path.read_text("utf-8")) for path in CONFIGS if path.stem[0].isdigit()]
-    in_order = sorted(files, key=lambda given: [*config.STAGES].index(given["stage"]))
-    assert [given["stage"] for given in in_order] == [*config.STAGES]
+    paths = [path for path in CONFIGS if path.parent.name == "configs" and path.stem[0].isdigit()]
+    files = [yaml.safe_load(path.read_text("utf-8")) for path in paths]
+    in_order = sorted(files, key=lambda given: [*STAGES].index(given["stage"]))
+    papers = [stage for stage in STAGES if stage not in ("tokenizer", "mask_codec", "tower")]
+    assert [given["stage"] for given in in_order] == papers
     for given, before in zip(in_order[1:], in_order, strict=False):
-        assert given["model"] == before["out"]
+        assert given["model"] == before["output_dir"]
     model = str(home / "model")
     for given in in_order:
         side = {"resolution": 40} if "resolution" in given else {}
-        data = [source | {"scenes": 8} for source in given["data"]]
-        given |= tiny_run | side | {"model": model, "data": data}
-        one = runs.trainer(config.check({k: v for k, v in given.items() if k != "epochs"}))
+        one = runs.trainer(parse_run(tiny_stage(given, model=model, **side)))
         one.loop()
         one.finish()
         assert one.losses.isfinite().all()
-        model = given["out"]
+        model = given["output_dir"]
     assert PaliGemma.load(model).config.vision_config.image_size == 40
     assert (tmp_path / model / "mask_codec.npz").is_file()
+
+
+def test_the_built_in_model_is_made_by_its_configs(tmp_path, monkeypatch):
+    """Tokenizer, mask codec, tower and whole model: tiny, each from the outputs before it."""
+    monkeypatch.chdir(tmp_path)
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2}
+    for path in BUILT_IN:
+        given = tiny_stage(yaml.safe_load(path.read_text("utf-8")))
+        if given["stage"] == "tower":
+            given["model"]["vision_config"] |= sizes | {"image_size": 32, "patch_size": 8}
+            given["model"]["text_config"] |= sizes
+        if "packing" in given:
+            given["packing"] = {"max_length": 120, "single_every": 2}
+        runs.AcceleratorState._reset_state(True)
+        train(parse_run(given))
+    tower, whole = (runs.weights(tmp_path / "runs" / "builtin" / name)
+                    for name in ("1-tower", "2-multimodal"))  # fmt: skip
+    assert {value.dtype for value in tower.values()} == {torch.float32}
+    assert {value.dtype for value in whole.values()} == {torch.bfloat16}
+    folder = tmp_path / "runs" / "builtin" / "2-multimodal"
+    pg = PaliGemma.load(folder, dtype="float32")
+    assert pg.config.vision_config.image_size == 32
+    assert {path.name for path in folder.iterdir()} >= {"mask_codec.npz", "tokenizer.json"}
 
 
 # --- The output, and the command ------------------------------------------------------------------
@@ -349,7 +369,7 @@ def test_the_output_loads_here_and_in_transformers(home, tmp_path):
 
 
 def test_the_loss_falls_and_is_drawn(home):
-    state = states.newest(home / "whole")
+    state = checkpoint.newest_state(home / "whole")
     losses = state["losses"]
     assert len(losses) == 20 and losses[-5:].mean() < 0.8 * losses[:5].mean()
     assert (home / "whole" / "loss.png").read_bytes()[:4] == b"\x89PNG"
@@ -357,7 +377,7 @@ def test_the_loss_falls_and_is_drawn(home):
 
 def test_the_command_trains_and_a_mistake_is_one_line(home, tmp_path, capsys):
     path = tmp_path / "config.yaml"
-    given = runs.values(home, out=str(tmp_path / "out"), steps=2, tracker="tensorboard")
+    given = runs.values(home, output_dir=str(tmp_path / "out"), max_steps=2, tracker="tensorboard")
     path.write_text(yaml.safe_dump(given), "utf-8")
     runs.AcceleratorState._reset_state(True)
     assert main(["train", str(path)]) == 0
@@ -374,4 +394,4 @@ def test_a_batch_that_cannot_be_shared_is_refused(home):
         num_processes = 3
 
     with pytest.raises(ValueError, match="A batch of 4 cannot be shared evenly by 3"):
-        finetune.Trainer(runs.run(home), Three())
+        Trainer(runs.run(home), Three())

@@ -1,0 +1,141 @@
+"""What a synthetic world is: the interface between drawn scenes and training, and worlds by name.
+
+A world draws a scene from a seed and knows everything there is to say about it. Training takes from
+it images, samples (prompt and answer), and labels for its auxiliary heads, whose sizes are those of
+the world's lists. `synthetic: {world: NAME}` in a config names a world of `WORLDS`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from paligemma.detections import Box, Detection
+from paligemma.detections import format as format_detections
+
+# name: module and class. Modules are imported when the world is opened.
+WORLDS = {"pictograms": "paligemma.synthetic.pictograms:Pictograms"}
+
+
+class SceneObject(Protocol):
+    """An object in a scene. `box` is (x1, y1, x2, y2) as shares of the image's side."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def color(self) -> str: ...
+
+    @property
+    def box(self) -> Box: ...
+
+
+@dataclass(frozen=True)
+class SceneSample:
+    """A prompt about a scene and its true answer.
+
+    `task` is a key of `tasks.TASKS`, or "region": the caption of one box. `objects` are those of a
+    detection or segmentation, in the order of the answer, and `boxes` theirs as the answer writes
+    them. A segmentation has no `suffix` until `with_codes` gives it one. `weight` multiplies its
+    share of the loss.
+    """
+
+    task: str
+    prefix: str
+    suffix: str
+    objects: tuple[SceneObject, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    weight: float = 1.0
+
+    def with_codes(self, codes: Sequence[Sequence[int]]) -> "SceneSample":
+        """This segmentation with its answer: 16 mask codes for each object."""
+        detections = [
+            Detection(one.kind, box, tuple(int(code) for code in row))
+            for one, box, row in zip(self.objects, self.boxes, codes, strict=True)
+        ]
+        return replace(self, suffix=format_detections(detections))
+
+
+class PatchLabels(NamedTuple):
+    """What each of the P patches of B images shows.
+
+    `kind`, `color` [B, P]: numbers from 1 in the world's lists, 0 where no object covers the patch.
+    `box` [B, P, 4]: that object's box. `mask` [B, P, 64]: the 8 × 8 pixels of it in the patch.
+    `characters` [B, P, 4]: numbers from 1 of the character in each quarter, 0 for none.
+    `background` [B, P]: the number from 0 where nothing else is, -1 elsewhere.
+    """
+
+    kind: Tensor
+    color: Tensor
+    box: Tensor
+    mask: Tensor
+    characters: Tensor
+    background: Tensor
+
+
+class World(Protocol):
+    """A source of scenes. Everything is a function of the seed, the same on every machine.
+
+    `kinds`, `colors`, `backgrounds` and `characters` are the classes of the labels, and the words
+    that captions use. At most `max_count` objects of a scene are alike. Boxes in answers end on a
+    grid of `box_grid` cells a side.
+    """
+
+    kinds: Sequence[str]
+    colors: Sequence[str]
+    backgrounds: Sequence[str]
+    characters: str
+    max_count: int
+    box_grid: int
+
+    def scene(self, seed: int) -> Any:
+        """The scene of a seed."""
+        ...
+
+    def images(self, scenes: Sequence[Any], side: int) -> list[Image.Image]:
+        """The images of scenes, RGB, `side` × `side` pixels."""
+        ...
+
+    def samples(self, scene: Any, rng: np.random.Generator) -> list[SceneSample]:
+        """Prompts and answers about one scene, in random order."""
+        ...
+
+    def crop(self, thing: SceneObject, box: Box) -> np.ndarray:
+        """The object's mask within `box`, stretched to [64, 64]: 0…1."""
+        ...
+
+    def silhouettes(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        """A mask to train the mask codec on for each generator: [n, 64, 64], 0…1."""
+        ...
+
+    def patch_labels(self, scenes: Sequence[Any], grid: int) -> PatchLabels:
+        """The labels of scenes whose images are cut into grid × grid patches."""
+        ...
+
+    def plural(self, kind: str) -> str:
+        """The plural of a kind's name, as captions and questions write it."""
+        ...
+
+    def groups(self, scene: Any) -> list[tuple[str, str, int]]:
+        """Groups of like objects in the order of the caption: (kind, color, count)."""
+        ...
+
+    def grounding(self, scenes: Sequence[Any]) -> Tensor:
+        """What each scene has of each name: [B, kinds + 1, 6], the last name "background".
+
+        1 where it is there, the box of the topmost one, and the number of its color among `colors`
+        and then `backgrounds`.
+        """
+        ...
+
+
+def open_world(name: str) -> World:
+    """The world of that name. Raises ValueError for a name that `WORLDS` lacks."""
+    if name not in WORLDS:
+        raise ValueError(f"there is no world {name!r}; choose one of {', '.join(WORLDS)}")
+    module, _, kind = WORLDS[name].partition(":")
+    return getattr(import_module(module), kind)()

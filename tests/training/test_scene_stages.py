@@ -1,0 +1,146 @@
+"""The stages that make the built-in model, tiny: tower and whole model, with all their options."""
+
+from pathlib import Path
+
+import pytest
+import runs
+import tiny
+import torch
+
+from paligemma.training import checkpoint
+from paligemma.training.config import SoftLocTargets, parse_run
+from paligemma.training.objectives import soft_targets
+from paligemma.training.trainer import Trainer
+
+STAGES = ("tower", "multimodal")
+
+
+def trained(folder: Path, stage: str, **changes) -> Trainer:
+    one = runs.trainer(parse_run(runs.scenes(folder, stage, **changes)))
+    one.loop()
+    return one
+
+
+# The first losses of a run, from this project's first trainer of the built-in model (its two loops
+# of batches, losses and optimizers had no code in common with these), on the same scenes.
+FIRST_LOSSES = {
+    "tower": [31.556625366, 30.873552322, 29.980030060, 28.654914856, 28.626979828],
+    "multimodal": [24.361721039, 24.781286240, 22.495311737, 22.646205902, 22.784004211],
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_first_losses_are_those_of_the_first_trainer(stage, tmp_path):
+    losses = trained(tmp_path, stage).losses.tolist()
+    assert losses == pytest.approx(FIRST_LOSSES[stage], rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_was_stopped_goes_on_bit_for_bit(stage, tmp_path, monkeypatch):
+    undisturbed = trained(tmp_path / "whole", stage)
+    start = runs.trainer(parse_run(runs.scenes(tmp_path / "start", stage))).objective.state_dict()
+    take = Trainer._take
+
+    def take_and_stop(self, micro_batches):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return take(self, micro_batches)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_take", take_and_stop)
+        trained(tmp_path / "again", stage, save_steps=3)
+    resumed = runs.trainer(parse_run(runs.scenes(tmp_path / "again", stage, save_steps=3)))
+    assert resumed.step == 3
+    resumed.loop()
+    finished = undisturbed.objective.state_dict()
+    for name, value in resumed.objective.state_dict().items():
+        assert torch.equal(value, finished[name]), name
+    moved = {name for name, value in finished.items() if not torch.equal(value, start[name])}
+    still = {name for name in start if name.startswith(("model.language_model", "model.multi_mod"))}
+    assert moved == (start.keys() - still if stage == "tower" else start.keys())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_micro_batches_of_a_stage_add_up(stage, tmp_path):
+    whole = trained(tmp_path / "whole", stage, batch_size=4, max_steps=4)
+    cut = trained(tmp_path / "cut", stage, batch_size=4, max_steps=4, micro_batch_size=3)
+    assert cut.losses.tolist() == pytest.approx(whole.losses.tolist(), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_of_a_stage_are_as_one(stage, tmp_path):
+    changes = {"batch_size": 4, "max_steps": 4}
+    one = trained(tmp_path / "one", stage, **changes)
+    given = runs.scenes(tmp_path / "two", stage, **changes)
+    runs.launch(given, tmp_path, "-m", "paligemma", "train")
+    two = checkpoint.newest_state(Path(given["output_dir"]))
+    assert two["losses"].tolist() == pytest.approx(one.losses.tolist(), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_loss_falls_on_one_batch(stage, tmp_path):
+    first = runs.trainer(parse_run(runs.scenes(tmp_path / "a", stage)))
+    batch = first.job.batches[0, [0, 1]]
+    counts = first.objective.counts(batch)
+    before = first.objective(batch, counts)
+
+    class Same(torch.utils.data.Dataset):
+        def __getitem__(self, numbers):
+            return dict(batch)
+
+    one = runs.trainer(parse_run(runs.scenes(tmp_path / "b", stage, max_steps=40, warmup_ratio=0)))
+    object.__setattr__(one.job, "batches", Same())
+    one.loop()
+    after = one.objective(batch, counts)
+    assert after["loss"] < 0.7 * before["loss"]
+    if stage == "multimodal":
+        assert after["answers"] < 0.5 * before["answers"]
+        assert after["patches"] < 0.7 * before["patches"]
+
+
+def test_the_loss_is_a_weighted_mean(tmp_path):
+    """Twice the weight on all tokens is the same loss; weight on one question is its loss alone."""
+    one = runs.trainer(parse_run(runs.scenes(tmp_path, "multimodal")))
+    batch = one.job.batches[0, [0, 1]]
+
+    def loss(weights: torch.Tensor) -> torch.Tensor:
+        changed = batch | {"weights": weights}
+        return one.objective(changed, one.objective.counts(changed))["answers"]
+
+    weights = batch["weights"]
+    whole = loss(weights)
+    torch.testing.assert_close(loss(weights * 2), whole, rtol=1e-3, atol=0)
+    parts = [weights * (batch["segments"] == 1), weights * (batch["segments"] != 1)]
+    total = sum(loss(part) * part.sum() for part in parts)
+    torch.testing.assert_close(total / weights.sum(), whole, rtol=1e-2, atol=0)
+
+
+def test_a_stage_goes_on_with_the_heads_of_the_one_before(tmp_path):
+    tower = trained(tmp_path / "tower", "tower")
+    tower.finish()
+    model = {"model": str(tower.run.output_dir)}
+    whole = runs.trainer(parse_run(runs.scenes(tmp_path / "whole", "multimodal", **model)))
+    for name, value in tower.objective.patch_heads.state_dict().items():
+        assert torch.equal(whole.objective.patch_heads.state_dict()[name], value)
+
+
+def test_soft_targets():
+    processor, vocabulary = tiny.processor(), tiny.config().text_config.vocab_size
+    ids, shares = soft_targets(processor, vocabulary, SoftLocTargets(grid=128))
+    assert ids.shape == shares.shape == (vocabulary, 7)
+    torch.testing.assert_close(shares.sum(1), torch.ones(vocabulary))
+    assert (ids[:, 3] == torch.arange(vocabulary)).all() and (shares.argmax(1) == 3).all()
+    loc = processor.tokenizer.token_to_id
+    pixels = [loc(f"<loc{round(n / 128 * 1023):04d}>") for n in range(129)]
+    soft = shares[:, 3] < 1
+    assert set(soft.nonzero()[:, 0].tolist()) == set(pixels)
+    row = pixels[40]
+    assert ids[row].tolist() == pixels[37:44]
+    assert torch.equal(shares[row], shares[row].flip(0)) and shares[row, 3] == shares[row].max()
+    assert ids[pixels[1]].tolist() == [pixels[n] for n in (0, 0, 0, 1, 2, 3, 4)]
+    assert ids[pixels[128]].tolist() == [pixels[n] for n in (125, 126, 127, 128, 128, 128, 128)]
+    hard = soft_targets(processor, vocabulary, None)
+    assert torch.equal(hard[0][:, 0], torch.arange(vocabulary)) and (hard[1] == 1).all()
