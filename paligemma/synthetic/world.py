@@ -18,7 +18,10 @@ from paligemma.detections import Box, Detection
 from paligemma.detections import format as format_detections
 
 # name: module and class. Modules are imported when the world is opened.
-WORLDS = {"pictograms": "paligemma.synthetic.pictograms:Pictograms"}
+WORLDS = {
+    "pictograms": "paligemma.synthetic.pictograms:Pictograms",
+    "stickers": "paligemma.synthetic.sticker_world:Stickers",
+}
 
 
 class SceneObject(Protocol):
