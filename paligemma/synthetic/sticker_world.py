@@ -1,4 +1,4 @@
-"""The world of stickers, as training sees it: three hundred kinds of objects, drawn by many artists.
+"""The world of stickers, as training sees it: hundreds of kinds of objects, drawn by many artists.
 
 The drawings come from the atlas in `stickers.stickers_cache()` (`atlas.fetch_stickers` makes it).
 """
@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from paligemma.synthetic.atlas import load_atlas
 from paligemma.synthetic.compose import Composer, Scene
