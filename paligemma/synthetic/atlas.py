@@ -62,6 +62,12 @@ class Atlas:
         if len(self.pixels) != len(self.sprites):
             raise ValueError(f"{len(self.pixels)} sprites, but {len(self.sprites)} records")
 
+    def __reduce__(self) -> tuple:
+        """A worker process maps the file again instead of being sent its pixels."""
+        if isinstance(self.pixels, np.memmap) and self.pixels.filename:
+            return load_atlas, (Path(self.pixels.filename).parent,)
+        return Atlas, (self.pixels, self.sprites, self.kinds)
+
     @cached_property
     def kind_numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.kinds)}

@@ -94,6 +94,18 @@ class Scene:
         """[R, R] bool: where object `number` (from 0) is visible."""
         return self.owners == number + 1
 
+    def mask_crop(self, number: int, box: Box, size: int = 64) -> np.ndarray:
+        """[size, size] float32, 0 to 1: what `box` cuts out of object `number`'s mask, stretched,
+        as a mask codec takes it."""
+        side = len(self.owners)
+        x1, y1, x2, y2 = (v * side for v in box)
+        across, down = max(x2 - x1, 1e-6) / size, max(y2 - y1, 1e-6) / size
+        # from the pixels of the crop to those of the scene; both have their centres at halves
+        warp = np.array([[across, 0, x1 + across / 2 - 0.5], [0, down, y1 + down / 2 - 0.5]])
+        mask = self.mask(number).astype(np.float32)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return np.asarray(cv2.warpAffine(mask, warp, (size, size), flags=flags))
+
 
 @dataclass(frozen=True)
 class SceneOptions:
@@ -391,9 +403,9 @@ class _Drawing:
         family = self._pick(self.composer.families)
         file = self._pick(family.files)
         lines = [random_line(rng, family.accents) for _ in range(1 + self._chance(0.25))]
-        for _ in range(6):
-            high = 0.24 if large else 0.17
-            pixels = _TEXT_SIZES[self.size * rng.uniform(0.08, high) >= _TEXT_SIZES].max(initial=9)
+        for attempt in range(8):
+            high = (0.26 if large else 0.18) - 0.015 * attempt
+            pixels = _TEXT_SIZES[self.size * rng.uniform(0.09, high) >= _TEXT_SIZES].max(initial=9)
             masks = [_text_mask(file, int(pixels), line, self.stretch) for line in lines]
             pitch = round(1.15 * pixels * self.stretch[1])
             width = max(mask.shape[1] for mask, _ in masks)

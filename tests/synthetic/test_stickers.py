@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import pickle
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -243,6 +244,9 @@ def test_the_atlas_is_kept_and_mapped(atlas, tmp_path):
     assert isinstance(again.pixels, np.memmap) and again.sprites == atlas.sprites
     assert (again.pixels == atlas.pixels).all()
     assert again.training_artists == ("noto", "fluent", "dejavu")
+    sent = pickle.dumps(Composer(again))
+    assert len(sent) < 10 * len(again.sprites) * 100 < again.pixels.nbytes
+    assert compose(5, again)[1] == pickle.loads(sent)(5)[1]
     with pytest.raises(ValueError, match="no sticker atlas"):
         load_atlas(tmp_path / "elsewhere")
 
@@ -280,6 +284,19 @@ def test_boxes_masks_and_owners_agree(drawn):
             assert np.abs(np.array(thing.box) * size - tight_box(mask * 255)).max() <= 1.51
             assert 0 < thing.visible <= 1 and thing.kind.name == thing.name
             assert thing.color in ("", *COLORS)
+
+
+def test_a_mask_is_cut_out_and_stretched(drawn):
+    for _, scene in drawn[:40]:
+        size = len(scene.owners)
+        for number, thing in enumerate(scene.objects):
+            whole = scene.mask_crop(number, (0.0, 0.0, 1.0, 1.0), size)
+            assert (whole == scene.mask(number)).all()
+            crop = scene.mask_crop(number, thing.box)
+            assert crop.shape == (64, 64) and 0 <= crop.min() <= crop.max() <= 1
+            x1, y1, x2, y2 = thing.box
+            assert abs(crop.mean() - thing.area / ((x2 - x1) * (y2 - y1))) < 0.08
+            assert crop[:, :4].max() > 0.4 and crop[-4:].max() > 0.4
 
 
 def test_no_held_out_artist_is_in_training(drawn, atlas):
