@@ -69,6 +69,16 @@ RECORDED = {
     "A sign for 5th Ave. and Main St.": "a sign for 5th ave. and main st.",
     "I'd've could've": "i 'd 've could 've",
     "assistant's' notes": "assistant 's ' notes",
+    "c++ and c# on a screen, y'all": "c++ and c# on a screen , y' all",
+    "get 'em, 'til 5 or 'cause of it": "get 'em , 'til 5 or 'cause of it",
+    "rock 'n' roll at .5 speed": "rock 'n' roll at .5 speed",
+    "½ cup and 1½ spoons for €5 or 50¢": "1/2 cup and 1 1/2 spoons for $ 5 or 50 cents",
+    "a smile 🙂 ❤️ on a sign": "a smile ❤ on a sign",
+    "a letter b.": "a letter b.",
+    "plan A. The end of vitamin C.": "plan a . the end of vitamin c.",
+    "in Calif. and Tex. at 10:30pm, not tex.": "in calif. and tex. at 10:30 pm , not tex .",
+    "a Ph.D. at a U.S.-made desk no.": "a ph.d. at a u.s.-made desk no .",
+    "** sale ** _ 50 _": "** sale ** _ 50 _",
 }  # fmt: skip
 OFFICIALLY_REMOVED = (
     "'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split()
