@@ -12,6 +12,7 @@ around that. A scene paints the ink alone, or the ink on the silhouette.
 import argparse
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -108,11 +109,16 @@ def load_atlas(folder: Path) -> Atlas:
 
 
 def save_atlas(atlas: Atlas, folder: Path, digest: str = "") -> None:
-    """Write the atlas; the records last, so that what is cut off does not count as an atlas."""
+    """Write the atlas; the records last, so that what is cut off does not count as an atlas.
+
+    The pixels go into a new file, so that a training which has mapped the old one keeps it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pixels, records = _files(folder)
     records.unlink(missing_ok=True)
-    np.save(pixels, atlas.pixels)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
+        np.save(file, atlas.pixels)
+    Path(file.name).replace(pixels)
     table = {
         "digest": digest,
         "kinds": atlas.kinds,

@@ -254,6 +254,15 @@ def test_the_atlas_is_kept_and_mapped(atlas, tmp_path):
 # scenes
 
 
+def test_a_mapped_atlas_outlives_a_new_one(atlas, tmp_path):
+    save_atlas(atlas, tmp_path)
+    mapped = load_atlas(tmp_path)
+    save_atlas(Atlas(atlas.pixels[:1] * 0, atlas.sprites[:1], atlas.kinds), tmp_path)
+    assert (mapped.pixels == atlas.pixels).all()
+    assert len(load_atlas(tmp_path).sprites) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"atlas.npy", "atlas.json"}
+
+
 def test_a_scene_is_a_function_of_its_seed(atlas):
     (a, one), (b, two) = compose(7, atlas), compose(7, atlas)
     assert one == two and (a == b).all() and (one.owners == two.owners).all()
