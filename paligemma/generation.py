@@ -1,7 +1,7 @@
 """The one generation loop: a generator of token ids that knows no text.
 
-Prefill once, then sample and decode in turn, one column of ids a step. Streaming, batch, command
-line and evaluation all consume `stream`; closing the generator stops the model.
+Prefill once, then sample and decode in turn, one token of each sequence a step. Streaming, batch,
+command line and evaluation all consume `stream`; closing the generator stops the model.
 """
 
 import math
@@ -18,8 +18,8 @@ from paligemma.models.gemma import KVCache
 class SamplingOptions:
     """How to choose tokens. Raises ValueError for a value that is out of range.
 
-    temperature 0 is greedy, and then top_k, top_p and seed play no part. top_k 0 and top_p 1
-    keep every token.
+    temperature 0 is greedy decoding, without effect of top_k, top_p and seed. top_k 0 and top_p 1
+    allow every token.
     """
 
     max_new_tokens: int = 128
@@ -43,10 +43,10 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class Step:
-    """One token for each of the B rows.
+    """One token for each of the B sequences.
 
     logprobs are natural logarithms under the model's own distribution, before temperature, top-k
-    and top-p. A row is finished from the step that gives its EOS on; later it gives EOS again, at
+    and top-p. A sequence is finished from the step of its EOS on; later steps give EOS again, at
     log-probability 0.
     """
 
@@ -63,12 +63,12 @@ def sample(
         return logits.argmax(-1)
     logits = logits.float()
     if 0 < options.top_k < logits.shape[-1]:
-        kept = logits.topk(options.top_k)
-        logits = torch.full_like(logits, -math.inf).scatter(-1, kept.indices, kept.values)
+        top = logits.topk(options.top_k)
+        logits = torch.full_like(logits, -math.inf).scatter(-1, top.indices, top.values)
     probabilities = (logits / options.temperature).softmax(-1)
     if options.top_p < 1:
         ordered, order = probabilities.sort(-1, descending=True)
-        before = ordered.cumsum(-1) - ordered  # mass of the likelier tokens; 0 for the first
+        before = ordered.cumsum(-1) - ordered  # mass of the more probable tokens; 0 for the first
         ordered = ordered.masked_fill(before >= options.top_p, 0.0)
         probabilities = torch.zeros_like(ordered).scatter(-1, order, ordered)
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
@@ -84,16 +84,16 @@ def stream(
 ) -> Iterator[Step]:
     """Generate from input_ids [B, T] (padded on the left) and image_features [B, P, D].
 
-    One `Step` a token. Ends when every row is finished, after `options.max_new_tokens` steps, or
-    when the model's positions are spent. The same seed gives the same ids (on one device, for one
-    batch). Raises ValueError, at once, when the prompt alone takes every position.
+    One `Step` a token. Ends when every sequence is finished, after `options.max_new_tokens` steps,
+    or when the model has no positions left. The same seed gives the same ids (on one device, for
+    one batch). Raises ValueError, at once, if the prompt alone takes every position.
     """
     text_config = model.config.text_config
     batch, length = input_ids.shape
     budget = min(options.max_new_tokens, text_config.max_position_embeddings - length)
     if budget < 1:
         raise ValueError(
-            f"The prompt has {length} tokens with its picture; the model has room for at most "
+            f"The prompt has {length} tokens with its image; the model has room for at most "
             f"{text_config.max_position_embeddings}, the answer included."
         )
     device, dtype = image_features.device, image_features.dtype

@@ -1,4 +1,4 @@
-"""Image files of any origin to upright 8-bit RGB, or one sentence that says why not.
+"""Image files of any origin to upright 8-bit RGB, or a ValueError that says why not.
 
     image = open_image("photo.jpg")  # a path, bytes, a file object, a PIL image or an array
 
@@ -22,7 +22,7 @@ MAX_PIXELS = 100_000_000  # read from the header, before anything is decoded
 # In `Image.info` of what `open_image` made. Its identity counts: a file cannot contain it.
 _MARK_KEY, _MARK = "upright RGB", object()
 _ALLOWED = "allowed are " + ", ".join(FORMATS[:-1]) + f" and {FORMATS[-1]}"
-_TURNS = {  # EXIF orientation -> what brings the picture upright (EXIF 2.32, tag 0x0112)
+_TRANSPOSE = {  # EXIF orientation -> what brings the image upright (EXIF 2.32, tag 0x0112)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,7 +31,7 @@ _TURNS = {  # EXIF orientation -> what brings the picture upright (EXIF 2.32, ta
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = {_TURNS[number] for number in (5, 6, 7, 8)}  # width becomes height
+_SIDEWAYS = {_TRANSPOSE[number] for number in (5, 6, 7, 8)}  # width becomes height
 
 
 def open_image(
@@ -44,22 +44,22 @@ def open_image(
 
     `source` is a path, the bytes of a file, a binary file object, a PIL image or an array
     ([height, width] or [height, width, 1 to 4]; see `_to_uint8` for its range). EXIF orientation is
-    applied, transparency lies on white, 16-bit and float pictures are scaled into 8 bits, and of
-    an animation or a multi-page file the first picture is taken.
+    applied, transparency lies on white, 16-bit and float images are scaled into 8 bits, and of
+    an animation or a multi-page file the first image is taken.
 
-    Raises ValueError, in one sentence, for everything that is not a whole picture in one of
+    Raises ValueError, in one sentence, for everything that is not a whole image in one of
     `FORMATS` with 1 to `MAX_PIXELS` pixels.
     """
     if isinstance(source, np.ndarray):
-        return _upright_rgb(_from_array(source), "The picture")
+        return _upright_rgb(_from_array(source), "The image")
     if isinstance(source, Image.Image):
-        return _upright_rgb(source, "The picture")
+        return _upright_rgb(source, "The image")
     with _read_header(source) as (image, name):
         return _upright_rgb(image, name)
 
 
 def read_size(source: str | os.PathLike | bytes | BinaryIO) -> tuple[int, int]:
-    """Width and height of the upright picture that `open_image` gives, from the header alone.
+    """Width and height of the upright image that `open_image` gives, from the header alone.
 
     Raises ValueError, in one sentence, for a file whose header cannot be read.
     """
@@ -81,7 +81,7 @@ def _read_header(
         try:
             image = Image.open(stream, formats=FORMATS)
         except UnidentifiedImageError:
-            raise ValueError(f"{name} is not a picture, or a damaged one; {_ALLOWED}.") from None
+            raise ValueError(f"{name} is not an image, or a damaged one; {_ALLOWED}.") from None
         except Image.DecompressionBombError as error:
             raise ValueError(
                 f"{name} has far more than the {MAX_PIXELS // 10**6} megapixels that are allowed."
@@ -98,16 +98,18 @@ def _open_stream(source: str | os.PathLike | bytes | BinaryIO) -> tuple[str, Bin
         name = repr(path.name[-60:])
         try:
             if path.is_dir():
-                raise ValueError(f"{name} is a folder, not a picture.")
+                raise ValueError(f"{name} is a folder, not an image.")
             if not path.is_file():
                 raise ValueError(f"There is no file {name}.")
             return name, path.open("rb")
         except OSError as error:
             raise ValueError(f"{name} cannot be opened: {error.strerror}.") from error
-    data = source.read() if hasattr(source, "read") else source
+    data = source
+    if not isinstance(source, bytes) and hasattr(source, "read"):
+        data = source.read()
     if not isinstance(data, bytes | bytearray | memoryview):
         raise ValueError(
-            "A picture is a path, bytes, a binary file, a PIL image or a numpy array, "
+            "An image is a path, bytes, a binary file, a PIL image or a numpy array, "
             f"not {type(data).__name__}."
         )
     return "The file", BytesIO(data)
@@ -126,16 +128,16 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
         return image
     try:
         image.load()
-        turn = _orientation(image)
+        transpose = _orientation(image)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
             image = Image.fromarray(_to_uint8(np.asarray(image)))
         if image.has_transparency_data:
-            picture = image.convert("RGBA")
-            image = Image.new("RGBA", picture.size, "white")
-            image.alpha_composite(picture)
+            transparent = image.convert("RGBA")
+            image = Image.new("RGBA", transparent.size, "white")
+            image.alpha_composite(transparent)
         image = image.convert("RGB")  # a copy, also of what is RGB already
-        if turn is not None:
-            image = image.transpose(turn)
+        if transpose is not None:
+            image = image.transpose(transpose)
     except Exception as error:  # as above: hostile bytes find every exception a decoder has
         raise ValueError(f"{name} is damaged or incomplete and cannot be read.") from error
     image.info = {_MARK_KEY: _MARK}  # without the EXIF block, which would turn it once more
@@ -144,8 +146,8 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
     try:
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # a damaged EXIF block says nothing against the picture
+        return _TRANSPOSE.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a damaged EXIF block says nothing against the image
         return None
 
 
@@ -154,15 +156,15 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = array[:, :, 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (2, 3, 4)):
         raise ValueError(
-            "A picture array is [height, width] or [height, width, 1 to 4], "
+            "An image array is [height, width] or [height, width, 1 to 4], "
             f"not {list(array.shape)}."
         )
     if array.dtype.kind not in "buif":
-        raise ValueError(f"A picture array holds numbers, not {array.dtype}.")
+        raise ValueError(f"An image array holds numbers, not {array.dtype}.")
     height, width = array.shape[:2]
     if not 0 < height * width <= MAX_PIXELS:
         raise ValueError(
-            f"A picture has from 1 to {MAX_PIXELS // 10**6} million pixels, not {width} x {height}."
+            f"An image has from 1 to {MAX_PIXELS // 10**6} million pixels, not {width} x {height}."
         )
     return Image.fromarray(_to_uint8(array))
 

@@ -1,11 +1,14 @@
-"""What goes into the model, and what comes out: pictures to pixels, prompts to ids, ids to text.
+"""Model inputs and outputs: images to pixel values, prompts to token ids, token ids to text.
+
+    processor = PaliGemmaProcessor(tokenizer, num_image_tokens=256, image_size=224)
+    inputs = processor(text=["caption en"], images=["image.png"])
 
 The sequence is `[<image> x P][BOS][prefix]["\\n"]`, and for training `[suffix][EOS]` after it. The
-image tokens are built here and never looked for in anybody's text: a prompt in which somebody
-spells `<image>`, `<eos>` or `<loc0001>` is a prompt with those characters in it. One spelling is
-part of the published format and is honoured: four `<locNNNN>` in a row name a region of the
-picture (`caption en <locY1><locX1><locY2><locX2>`). Suffixes are answers, so their `<loc>` and
-`<seg>` become tokens.
+image tokens are built here and never searched for in the text of a prompt: one that spells
+`<image>`, `<eos>` or `<loc0001>` has those characters in it, and not the tokens. One spelling is
+part of the published format: exactly four `<locNNNN>` in a row are the location tokens of a region
+(`caption en <locY1><locX1><locY2><locX2>`). Suffixes are answers, so their `<loc>` and `<seg>`
+become tokens.
 
 Pixels: RGB, resized straight to a square with PIL's bicubic filter (aspect not kept), x/127.5 - 1.
 
@@ -19,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,9 +42,9 @@ _REGION = rf"(?<!{LOC_PATTERN})(?:{LOC_PATTERN}){{4}}(?!{LOC_PATTERN})"
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs: padded on the left without a suffix, on the right with one.
+    """Model inputs, padded on the left without a suffix, on the right with one.
 
-    Tensors are attributes, and items as well: `model(**batch)` passes all that there are.
+    The tensors are attributes and items: `model(**batch)` passes them all.
     """
 
     input_ids: torch.Tensor  # [B, T] int64
@@ -60,45 +64,48 @@ class Batch:
 
 
 class PaliGemmaProcessor:
-    """Pictures and text <-> tensors, for one tokenizer and one resolution.
+    """Images and text <-> tensors, for one tokenizer and one resolution.
 
-    Raises ValueError when the tokenizer lacks a token that PaliGemma needs. The ids are looked up
+    `tokenizer` is a `tokenizers.Tokenizer`, or one of transformers' fast tokenizers, which wrap
+    one. Raises ValueError if it lacks a token that PaliGemma needs. The ids are looked up
     (`image_token_id`, `pad_token_id`, `bos_token_id`, `eos_token_id`); the tokenizer's own padding
     and truncation are switched off.
     """
 
-    def __init__(self, tokenizer: Tokenizer, num_image_tokens: int, image_size: int):
+    def __init__(self, tokenizer: Tokenizer | Any, num_image_tokens: int, image_size: int) -> None:
+        tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
         needed = [IMAGE, PAD, BOS, EOS, "\n", *LOC_TOKENS, *SEG_TOKENS]
-        missing = [token for token in needed if tokenizer.token_to_id(token) is None]
+        ids: dict[str, Any] = {token: tokenizer.token_to_id(token) for token in needed}
+        missing = [token for token in needed if ids[token] is None]
         if missing:
             some = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
             raise ValueError(f"The tokenizer lacks {len(missing)} needed tokens: {some}.")
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self.tokenizer = tokenizer
+        self.tokenizer: Tokenizer = tokenizer
         self.num_image_tokens = num_image_tokens
         self.image_size = image_size
-        self.image_token_id = tokenizer.token_to_id(IMAGE)
-        self.pad_token_id = tokenizer.token_to_id(PAD)
-        self.bos_token_id = tokenizer.token_to_id(BOS)
-        self.eos_token_id = tokenizer.token_to_id(EOS)
+        self.image_token_id: int = ids[IMAGE]
+        self.pad_token_id: int = ids[PAD]
+        self.bos_token_id: int = ids[BOS]
+        self.eos_token_id: int = ids[EOS]
 
         added = tokenizer.get_added_tokens_decoder().values()
         special = {token.content for token in added if token.special and token.content.strip()}
         control = {IMAGE, PAD, BOS, EOS, "<unk>"} | special - {*LOC_TOKENS, *SEG_TOKENS}
-        spelled = "|".join(map(re.escape, sorted(control)))
-        self._dropped = {tokenizer.token_to_id(token) for token in control}
-        self._forbidden = self._dropped - {tokenizer.token_to_id("<unk>")}
-        self._in_prompt = re.compile(rf"{_REGION}|(?={LOC_PATTERN}|{SEG_PATTERN}|{spelled})")
-        self._in_suffix = re.compile(rf"(?={spelled})")
+        spellings = "|".join(map(re.escape, sorted(control)))
+        self._control_ids = {tokenizer.token_to_id(token) for token in control}
+        self._forbidden_ids = self._control_ids - {tokenizer.token_to_id("<unk>")}
+        self._in_prompt = re.compile(rf"{_REGION}|(?={LOC_PATTERN}|{SEG_PATTERN}|{spellings})")
+        self._in_suffix = re.compile(rf"(?={spellings})")
 
     @classmethod
     def from_folder(
         cls, folder: str | os.PathLike, config: PaliGemmaConfig
     ) -> "PaliGemmaProcessor":
-        """Read `folder`/tokenizer.json and check that it is the one that `config` speaks of.
+        """Read `folder`/tokenizer.json and check that it belongs to `config`.
 
-        Raises ValueError when the file is missing or damaged, lacks a token, has `<image>` at
+        Raises ValueError if the file is missing or damaged, lacks a token, has `<image>` at
         another id than `config.image_token_index`, or has more ids than the embedding table rows.
         """
         path = Path(folder) / "tokenizer.json"
@@ -126,34 +133,25 @@ class PaliGemmaProcessor:
     def __call__(
         self, text: Sequence[str], images: Sequence, suffix: Sequence[str] | None = None
     ) -> Batch:
-        """Prompts and as many pictures (whatever `open_image` takes) -> `Batch`.
+        """Prompts and as many images (whatever `open_image` takes) -> `Batch`.
 
-        With `suffix`, one answer for each prompt, the batch is one to train on.
-        Raises ValueError for lists of different lengths, and for a text or picture refused.
+        With `suffix`, one answer for each prompt, the batch is for training.
+        Raises ValueError for lists of different lengths, and for a text or image that is refused.
         """
-        for name, values in ("text", text), ("images", images), ("suffix", suffix):
-            if values is not None and not isinstance(values, list | tuple):
-                raise ValueError(f"{name} is a list with one entry a row, not {_kind(values)}.")
-        rows = len(text)
-        if not rows or len(images) != rows or (suffix is not None and len(suffix) != rows):
-            answers = "" if suffix is None else f" and {len(suffix)} suffixes"
-            raise ValueError(
-                "A batch has one picture for each prompt (and as many suffixes, if any), "
-                f"not {rows} prompts, {len(images)} pictures{answers}."
-            )
+        _check_lists(text, images, suffix)
         prefixes = [self.encode_prompt(prompt) for prompt in text]
-        answers = [[]] * rows if suffix is None else [self.encode_suffix(s) for s in suffix]
-        width = max(len(p) + len(a) for p, a in zip(prefixes, answers, strict=True))
+        suffixes = [self.encode_suffix(each) for each in suffix or ()] or [[]] * len(text)
+        pairs = list(zip(prefixes, suffixes, strict=True))
+        length = max(len(p) + len(s) for p, s in pairs)
 
-        def pad(row: list[int], value: int) -> list[int]:
-            blank = [value] * (width - len(row))
-            return blank + row if suffix is None else row + blank
+        def pad(ids: list[int], value: int) -> list[int]:
+            padding = [value] * (length - len(ids))
+            return padding + ids if suffix is None else ids + padding
 
-        pairs = list(zip(prefixes, answers, strict=True))
         opened = [open_image(image) for image in images]
-        input_ids = torch.tensor([pad(p + a, self.pad_token_id) for p, a in pairs])
-        attention_mask = torch.tensor([pad([1] * len(p + a), 0) for p, a in pairs])
-        token_type_ids = torch.tensor([pad([0] * len(p) + [1] * len(a), 0) for p, a in pairs])
+        input_ids = torch.tensor([pad(p + s, self.pad_token_id) for p, s in pairs])
+        attention_mask = torch.tensor([pad([1] * len(p + s), 0) for p, s in pairs])
+        token_type_ids = torch.tensor([pad([0] * len(p) + [1] * len(s), 0) for p, s in pairs])
         return Batch(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -164,7 +162,7 @@ class PaliGemmaProcessor:
         )
 
     def pixel_values(self, images: Sequence) -> torch.Tensor:
-        """Pictures (whatever `open_image` takes) -> [B, 3, R, R] float32 in -1..1."""
+        """Images (whatever `open_image` takes) -> [B, 3, R, R] float32 in -1..1."""
         return self._pixels([open_image(image) for image in images])
 
     def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -201,8 +199,8 @@ class PaliGemmaProcessor:
         """An answer -> its ids and EOS; `<locNNNN>` and `<segNNN>` become their tokens."""
         return [*self._encode(text, "", self._in_suffix, "suffix"), self.eos_token_id]
 
-    def _encode(self, text: str, end: str, spelled: re.Pattern, name: str) -> list[int]:
-        """Cut the text inside each spelling of a control token, so that none is recognised."""
+    def _encode(self, text: str, end: str, control: re.Pattern[str], name: str) -> list[int]:
+        """Encode in pieces, cut inside each spelling of a control token: so none is recognised."""
         if not isinstance(text, str):
             raise ValueError(f"A {name} is a str, not {_kind(text)}.")
         bad = re.search("[\0\ud800-\udfff]", text)
@@ -212,11 +210,11 @@ class PaliGemmaProcessor:
                 "which is not text."
             )
         text += end
-        cuts = [match.start() + 1 for match in spelled.finditer(text) if not match[0]]
+        cuts = [match.start() + 1 for match in control.finditer(text) if not match[0]]
         pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
         encoded = [self.tokenizer.encode(piece, add_special_tokens=False) for piece in pieces]
         ids = [i for piece in encoded for i in piece.ids]
-        if not self._forbidden.isdisjoint(ids):  # a spelling that appears only once normalised
+        if not self._forbidden_ids.isdisjoint(ids):  # a spelling that appears only once normalised
             raise ValueError(f"The {name} spells a control token of the tokenizer.")
         return ids
 
@@ -228,23 +226,23 @@ class PaliGemmaProcessor:
         """Ids -> the text that each adds; joined they are `decode(ids)`, for every prefix of ids.
 
         The bytes of one character may be several tokens: it comes with the last of them, and the
-        others (like control tokens) add "". Bytes that still wait for their last one add nothing.
+        others (like control tokens) add "". The bytes of an incomplete character add nothing.
         """
-        pieces, held = [], []
+        pieces, incomplete = [], []
         for i in ids:
-            if i not in self._dropped:
-                held.append(i)
-            text = self.tokenizer.decode(held, skip_special_tokens=False)
+            if i not in self._control_ids:
+                incomplete.append(i)
+            text = self.tokenizer.decode(incomplete, skip_special_tokens=False)
             if text.endswith("\ufffd"):
                 text = ""
             else:
-                held = []
+                incomplete = []
             pieces.append(text)
         return pieces
 
 
 def processor_files(config: PaliGemmaConfig) -> dict[str, dict]:
-    """What transformers' AutoProcessor reads besides tokenizer.json; this project does not."""
+    """What transformers' AutoProcessor reads besides tokenizer.json; not needed here."""
     side = config.vision_config.image_size
     return {
         "tokenizer_config.json": {
@@ -268,6 +266,20 @@ def processor_files(config: PaliGemmaConfig) -> dict[str, dict]:
             "image_seq_length": config.vision_config.num_image_tokens,
         },
     }
+
+
+def _check_lists(text: Sequence, images: Sequence, suffix: Sequence | None) -> None:
+    """Raises ValueError unless there is one image, and one suffix if any, for each prompt."""
+    for name, values in ("text", text), ("images", images), ("suffix", suffix):
+        if values is not None and not isinstance(values, list | tuple):
+            raise ValueError(f"{name} is a list with one entry a sequence, not {_kind(values)}.")
+    count = len(text)
+    if not count or len(images) != count or (suffix is not None and len(suffix) != count):
+        suffixes = "" if suffix is None else f" and {len(suffix)} suffixes"
+        raise ValueError(
+            "A batch has one image for each prompt (and as many suffixes, if any), "
+            f"not {count} prompts, {len(images)} images{suffixes}."
+        )
 
 
 def _kind(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The tasks a person can choose, one row each: how its prompt is built and what comes back.
+"""The tasks, one row each: how the prompt is built and what the answer holds.
 
 Prompt forms: PaliGemma, arXiv 2407.07726, section 3.2, and big_vision's `paligemma` configs. The
 same rows feed the app's tabs and the command line.
@@ -16,9 +16,9 @@ class Task:
     """One task.
 
     template: the prompt, with {style}, {text} and {language} to fill in.
-    needs: what the person types, as a noun phrase, or None when the picture is enough.
-    answers: what the reply holds.
-    styles: ways of asking, the usual one first. hints: texts to try.
+    needs: what the person types, as a noun phrase, or None if the image is enough.
+    answers: what the answer holds.
+    styles: variants of the prompt, the default first. hints: texts to try.
     """
 
     key: str
@@ -30,19 +30,19 @@ class Task:
     hints: tuple[str, ...] = ()
 
     @property
-    def speaks(self) -> bool:
-        """Whether the answer is in a language that the prompt names."""
+    def has_language(self) -> bool:
+        """Whether the prompt names the language of the answer."""
         return "{language}" in self.template
 
     def prompt(self, text: str = "", language: str = "en", style: str | None = None) -> str:
-        """The prompt for `text` (unused where nothing is needed) and a language code such as "en".
+        """The prompt for `text` (ignored if nothing is needed) and a language code such as "en".
 
-        Object names may be separated by commas or semicolons; `style` None is the usual one.
-        Raises ValueError when a needed text is empty, the language is not a code, and for a style
-        that the task does not have.
+        Object names may be separated by commas or semicolons; `style` None is the default.
+        Raises ValueError if a needed text is empty, the language is not a code, or the task has no
+        such style.
         """
         if not (isinstance(text, str) and isinstance(language, str)):
-            raise ValueError(f"{self.label} takes words, not {text!r} in {language!r}.")
+            raise ValueError(f"{self.label} takes text, not {text!r} in {language!r}.")
         style = self.styles[0] if style is None else style
         if style not in self.styles:
             raise ValueError(
@@ -68,27 +68,30 @@ TASKS: dict[str, Task] = {
              hints=("how many things are there?", "what color is the background?",
                     "is there a cat?")),
         Task("read", "Read", "ocr", None, "text"),
-        Task("detect", "Detect", "detect {text}", "names of things to find", "boxes",
+        Task("detect", "Detect", "detect {text}", "names of objects to find", "boxes",
              hints=("cat ; umbrella",)),
-        Task("segment", "Segment", "segment {text}", "names of things to outline", "masks",
+        Task("segment", "Segment", "segment {text}", "names of objects to outline", "masks",
              hints=("cat ; umbrella",)),
     )
 }  # fmt: skip
 
-# What can be said about a part of the picture, where `text` is a box as four <loc> tokens, and the
-# question whose answer is `text`.
+# A caption of one box, where `text` is its four <loc> tokens; the question whose answer is `text`.
 REGION = Task("region", "Region", "caption {language} {text}", "a box in the picture", "text")
 QUESTION = Task("question", "Question", "question {language} {text}", "the answer", "text")
 
 # The 35 languages that PaliGemma was pretrained to answer in, those of COCO-35L (arXiv 2407.07726,
 # section 3.2.5; Thapliyal et al., arXiv 2205.12522).
-LANGUAGES: dict[str, str] = dict(
-    pair.split(" ", 1)
-    for pair in (
-        "ar Arabic, bn Bengali, cs Czech, da Danish, de German, el Greek, en English, es Spanish, "
-        "fa Persian, fi Finnish, fil Filipino, fr French, hi Hindi, hr Croatian, hu Hungarian, "
-        "id Indonesian, it Italian, iw Hebrew, ja Japanese, ko Korean, mi Maori, nl Dutch, "
-        "no Norwegian, pl Polish, pt Portuguese, ro Romanian, ru Russian, sv Swedish, sw Swahili, "
-        "te Telugu, th Thai, tr Turkish, uk Ukrainian, vi Vietnamese, zh Chinese"
-    ).split(", ")
-)
+LANGUAGES: dict[str, str] = {
+    code: name
+    for code, _, name in (
+        entry.partition(" ")
+        for entry in (
+            "ar Arabic, bn Bengali, cs Czech, da Danish, de German, el Greek, en English, "
+            "es Spanish, fa Persian, fi Finnish, fil Filipino, fr French, hi Hindi, hr Croatian, "
+            "hu Hungarian, id Indonesian, it Italian, iw Hebrew, ja Japanese, ko Korean, mi Maori, "
+            "nl Dutch, no Norwegian, pl Polish, pt Portuguese, ro Romanian, ru Russian, "
+            "sv Swedish, sw Swahili, te Telugu, th Thai, tr Turkish, uk Ukrainian, vi Vietnamese, "
+            "zh Chinese"
+        ).split(", ")
+    )
+}

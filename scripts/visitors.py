@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 from paligemma.synthetic.scenes import KINDS, render, sample  # noqa: E402
 
 SETTINGS = (128, 0, 0, 1, 0)
-EXPECTED = ("is not a picture", "There is no picture", "needs", "There is no prompt")
+EXPECTED = ("is not an image", "There is no picture", "needs", "There is no prompt")
 
 
 def free_port() -> int:

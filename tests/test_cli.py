@@ -137,8 +137,8 @@ def complaint(capsys, *argv: str) -> str:
 
 MISTAKES = {
     "no picture": (["--image", "nowhere.png"], "There is no file 'nowhere.png'"),
-    "a folder for a picture": (["--image", "."], "not a picture"),
-    "text for a picture": (["--image", __file__], "is not a picture"),
+    "a folder for a picture": (["--image", "."], "not an image"),
+    "text for a picture": (["--image", __file__], "is not an image"),
     "no model": (["--model", "nowhere"], "There is no checkpoint 'nowhere'"),
     "no device": (["--device", "toaster"], "is no device"),
     "no dtype": (["--dtype", "int8"], "not a dtype to run in"),

@@ -179,7 +179,7 @@ def test_a_null_switches_an_effect_off():
     assert text.sliding_window is None and text.attn_logit_softcapping is None
 
 
-def test_a_mix_that_config_json_cannot_say_is_refused():
+def test_a_mix_that_config_json_cannot_hold_is_refused():
     config = CONFIGS["gemma1"]
     mixed = dataclasses.replace(config.text_config, sliding_window=5)
     with pytest.raises(ValueError, match="sliding_window"):

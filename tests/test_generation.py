@@ -91,7 +91,7 @@ def test_the_positions_end_it():
     model = Chain(successor(), positions=5)
     assert len(list(run(model, [7], max_new_tokens=100))) == 2
     assert model.kv_cache.max_length == 5
-    with pytest.raises(ValueError, match=r"has 5 tokens with its picture; .* at most 5"):
+    with pytest.raises(ValueError, match=r"has 5 tokens with its image; .* at most 5"):
         run(model, [7], length=5)  # at once, before the first step is asked for
 
 
@@ -185,21 +185,21 @@ def test_top_k(k):
 
 
 @pytest.mark.parametrize(
-    "p, kept", [(1e-9, 1), (0.55, 1), (0.57, 2), (0.75, 2), (0.78, 3), (0.99, 5), (1.0, 5)]
+    "p, count", [(1e-9, 1), (0.55, 1), (0.57, 2), (0.75, 2), (0.78, 3), (0.99, 5), (1.0, 5)]
 )
-def test_top_p_keeps_the_fewest_that_reach_it(p, kept):
+def test_top_p_allows_the_fewest_that_reach_it(p, count):
     # Cumulative: 0.56, 0.77, 0.89, 0.97, 1.
-    expected = torch.where(torch.arange(6) < kept, LOGITS, -math.inf).softmax(-1)
+    expected = torch.where(torch.arange(6) < count, LOGITS, -math.inf).softmax(-1)
     assert close(frequencies(temperature=1.0, top_p=p), expected)
 
 
 def test_temperature_then_top_k_then_top_p():
-    # At temperature 2 the three likeliest weigh 0.477, 0.29 and 0.233: two reach 0.7.
+    # At temperature 2 the top three have 0.477, 0.29 and 0.233: two reach 0.7.
     expected = torch.where(torch.arange(6) < 2, LOGITS / 2, -math.inf).softmax(-1)
     assert close(frequencies(temperature=2.0, top_k=3, top_p=0.7), expected)
 
 
-def test_top_k_keeps_k_of_equals():
+def test_top_k_allows_k_of_equals():
     ids = sample(torch.zeros(2000, 9), SamplingOptions(temperature=1.0, top_k=4), torch.Generator())
     assert len(ids.unique()) == 4
 
@@ -276,7 +276,7 @@ def test_ragged_batch_equals_the_naive_loop(text):
     pixels = torch.randn(3, 3, 8, 8)
     prompts = [[IMAGE] * 4 + [2, *range(4, 4 + n), 3] for n in (1, 6, 3)]
     oracle = [naive(model, *pair, budget=12) for pair in zip(prompts, pixels, strict=True)]
-    assert len({tuple(ids) for ids, _ in oracle}) == 3  # the pictures and prompts do matter
+    assert len({tuple(ids) for ids, _ in oracle}) == 3  # images and prompts do matter
 
     width = max(map(len, prompts))
     blanks = [[PAD] * (width - len(prompt)) for prompt in prompts]

@@ -321,9 +321,9 @@ def test_attention_to_no_answer(pg, monkeypatch):
     "image, prompt, complaint",
     [
         ("nowhere.png", "ocr", "There is no file 'nowhere.png'"),
-        (b"no picture", "ocr", "not a picture"),
-        (None, "ocr", "A picture is a path"),
-        (np.zeros((4, 4, 7)), "ocr", "A picture array"),
+        (b"no picture", "ocr", "not an image"),
+        (None, "ocr", "An image is a path"),
+        (np.zeros((4, 4, 7)), "ocr", "An image array"),
         (picture(), None, "A prompt is a str"),
         (picture(), "a\0b", "not text"),
         (picture(), "cat " * 600, "tokens"),
@@ -335,7 +335,7 @@ def test_what_cannot_be_asked_is_a_sentence(pg, image, prompt, complaint):
 
 
 def test_a_batch_of_unequal_lists(pg):
-    with pytest.raises(ValueError, match="2 prompts, 1 pictures"):
+    with pytest.raises(ValueError, match="2 prompts, 1 images"):
         pg.generate_batch([picture()], ["ocr", "ocr"], TEN)
 
 

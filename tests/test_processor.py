@@ -1,4 +1,4 @@
-"""Pictures and text to model input: parity with transformers, and everything people upload."""
+"""Images and text to model inputs: parity with transformers, and everything people upload."""
 
 import io
 import json
@@ -61,8 +61,8 @@ def make_tokenizer(without: str = "") -> Tokenizer:
     )
 
     def add(*tokens: str, special: bool = False) -> None:
-        kept = [token for token in tokens if token != without]
-        tokenizer.add_tokens([AddedToken(t, normalized=False, special=special) for t in kept])
+        rest = [token for token in tokens if token != without]
+        tokenizer.add_tokens([AddedToken(t, normalized=False, special=special) for t in rest])
 
     add("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", special=True)
     add("\n", "\n\n", *LOCS, *SEGS)
@@ -185,7 +185,7 @@ def test_pixels_are_minus_one_to_one(processor):
     assert (pixels[0] == -1).all() and (pixels[1] == 1).all()
 
 
-# ---------------------------------------------------------------------- text that looks like more
+# ---------------------------------------------------------------------- text that spells tokens
 
 SPELLINGS = [
     "<image>", "<eos>", "<bos>", "<pad>", "<unk>", "<start_of_turn>", "<loc0001>", "<loc9999>",
@@ -360,7 +360,7 @@ def test_a_tokenizer_without_a_needed_token_is_refused(token):
         PaliGemmaProcessor(make_tokenizer(without=token), P, R)
 
 
-# ---------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------- images
 
 
 def assert_one_sentence(error: ValueError) -> None:
@@ -373,7 +373,7 @@ def test_there_are_enough_hostile_files(hostile):
     assert len(hostile) >= 60 and set(hostile) >= ANSWERED
 
 
-def test_every_hostile_file_is_a_picture_or_one_sentence(hostile):
+def test_every_hostile_file_is_an_image_or_one_sentence(hostile):
     for name, path in hostile.items():
         sources = [path, str(path)]
         if path.is_file():
@@ -398,7 +398,7 @@ def test_pixel_limit_is_read_from_the_header(hostile, monkeypatch):
         open_image(hostile["bomb_png_whole"])
 
 
-def test_pictures_at_and_above_the_limit(monkeypatch):
+def test_images_at_and_above_the_limit(monkeypatch):
     monkeypatch.setattr("paligemma.images.MAX_PIXELS", 1200)
     assert MAX_PIXELS == 100_000_000
     for make in (Image.fromarray, np.asarray, lambda a: encoded(Image.fromarray(a), format="PNG")):
@@ -408,7 +408,7 @@ def test_pictures_at_and_above_the_limit(monkeypatch):
 
 
 FIRST_FRAME = [
-    "animated_gif", "animated_webp", "animated_png", "multi_page_tiff", "two_picture_jpeg",
+    "animated_gif", "animated_webp", "animated_png", "multi_page_tiff", "two_image_jpeg",
     "cmyk_jpeg", "progressive_jpeg", "cmyk_tiff", "avif", "exif_rotated_jpeg", "exif_damaged_jpeg",
     "icc_damaged_png", "jpeg_named_png", "no_extension", "strange_name", "html_after_jpeg",
     "megapixels_24", "5000_wide_one_high",
@@ -416,7 +416,7 @@ FIRST_FRAME = [
 
 
 @pytest.mark.parametrize("name", FIRST_FRAME)
-def test_pictures_are_red_on_the_left_and_blue_on_the_right(hostile, name):
+def test_images_are_red_on_the_left_and_blue_on_the_right(hostile, name):
     image = open_image(hostile[name])
     left, right = (image.getpixel((image.width * n // 4, image.height // 2)) for n in (1, 3))
     assert np.abs(np.subtract(left, (220, 30, 30))).max() < 25, left
@@ -480,7 +480,7 @@ def test_transparency_lies_on_white():
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F"])
-def test_pil_pictures_are_copied_and_left_alone(mode):
+def test_pil_images_are_copied_and_left_alone(mode):
     image = photo().convert("L").convert(mode) if mode in "1PIF" else photo().convert(mode)
     before = image.copy()
     opened = open_image(image)
@@ -551,7 +551,7 @@ def test_sources_refused(source):
     assert_one_sentence(refusal.value)
 
 
-def test_a_closed_picture_is_refused(hostile):
+def test_a_closed_image_is_refused(hostile):
     image = Image.open(hostile["no_extension"])
     image.close()
     with pytest.raises(ValueError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""Prompts of every task, from what a person types."""
+"""Prompts of every task, from the text that a person types."""
 
 import pytest
 
@@ -37,13 +37,13 @@ def test_language():
 
 @pytest.mark.parametrize("key", [key for key, task in TASKS.items() if task.needs])
 @pytest.mark.parametrize("text", ["", " \n"])
-def test_needed_text_is_asked_for(key, text):
+def test_missing_text_is_refused(key, text):
     with pytest.raises(ValueError, match=TASKS[key].needs):
         TASKS[key].prompt(text)
 
 
-def test_separators_alone_name_nothing():
-    with pytest.raises(ValueError, match="names of things"):
+def test_separators_alone_are_no_names():
+    with pytest.raises(ValueError, match="names of objects"):
         TASKS["detect"].prompt(" , ; ")
 
 
@@ -53,6 +53,6 @@ def test_language_must_be_a_code(language):
         TASKS["caption"].prompt(language=language)
 
 
-def test_what_comes_back():
+def test_what_answers_hold():
     assert [task.answers for task in TASKS.values()] == ["text", "text", "text", "boxes", "masks"]
     assert [key for key, task in TASKS.items() if not task.needs] == ["caption", "read"]

@@ -1,8 +1,9 @@
-"""Attention over a picture: where the model looked while it wrote the tokens of an answer.
+"""Attention maps over an image, one or many, and what a token attends to among the tokens.
 
 Colours are matplotlib's inferno, whose steps look equally large to the eye. The scale runs from 0
 to the map's own largest value unless another is given, so two maps compare by their legends and
-not by colour alone; where several maps stand in one picture, it says whether they share a scale.
+not by colour alone; where one drawing has several maps, its docstring says whether they share a
+scale.
 """
 
 from collections.abc import Sequence
@@ -25,16 +26,18 @@ STRIP_COLUMNS = 8
 def draw_attention(
     image: Image.Image, heat: np.ndarray, opacity: float = 0.6, largest: float | None = None
 ) -> Image.Image:
-    """A new RGB picture under the map `heat` [g, g] (weights >= 0), enlarged bicubically.
+    """A new RGB image under the map `heat` [g, g] (weights >= 0), enlarged bicubically.
 
-    opacity: 0 shows the picture alone, 1 the map alone. largest: the value of the brightest colour,
+    opacity: 0 shows the image alone, 1 the map alone. largest: the value of the brightest colour,
     by default the map's own largest. Raises ValueError for another opacity and for a map that is
     not two-dimensional, finite and >= 0.
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"Opacity is within 0..1; got {opacity}.")
-    heat = _checked(heat)
-    smooth = Image.fromarray(_share(heat, largest)).resize(image.size, Image.Resampling.BICUBIC)
+    heat = _check_map(heat)
+    smooth = Image.fromarray(_normalized(heat, largest)).resize(
+        image.size, Image.Resampling.BICUBIC
+    )
     return Image.blend(image.convert("RGB"), _colored(np.array(smooth)), opacity)
 
 
@@ -52,13 +55,13 @@ def attention_legend(largest: float, width: int = 256, unit: str = "") -> Image.
 
 
 def contact_sheet(heads: np.ndarray) -> Image.Image:
-    """Every head's map in one picture: `heads` [L, N, g, g], a row a layer, a column a head, both
+    """Every head's map in one image: `heads` [L, N, g, g], a row a layer, a column a head, both
     labelled from 1.
 
     Each cell has a scale of its own; the number below it is its largest value. `sheet_cell` finds
     the head under a pixel.
     """
-    heads = np.stack([[_checked(heat) for heat in layer] for layer in heads])
+    heads = np.stack([[_check_map(heat) for heat in layer] for layer in heads])
     layers, count = heads.shape[:2]
     sheet = Image.new("RGB", (MARGIN + count * CELL, MARGIN + layers * (CELL + LINE)), "white")
     draw, font = ImageDraw.Draw(sheet), load_font(FONT)
@@ -73,11 +76,13 @@ def contact_sheet(heads: np.ndarray) -> Image.Image:
         )
         for number, heat in enumerate(row):
             left = MARGIN + number * CELL
-            cell = _colored(_share(heat)).resize((CELL - 4, CELL - 4), Image.Resampling.NEAREST)
+            cell = _colored(_normalized(heat)).resize(
+                (CELL - 4, CELL - 4), Image.Resampling.NEAREST
+            )
             sheet.paste(cell, (left + 2, top + 2))
-            says = f"{heat.max():.2g}"
+            largest = f"{heat.max():.2g}"
             below = (left + CELL // 2, top + CELL + LINE - 5)
-            draw.text(below, says, font=font, fill="black", anchor="ms")
+            draw.text(below, largest, font=font, fill="black", anchor="ms")
     return sheet
 
 
@@ -95,7 +100,7 @@ def token_strip(
     unit: str = "",
     side: int = 160,
 ) -> Image.Image:
-    """The whole answer in one picture: each token's map `heats` [T, g, g] over it, its text below.
+    """The whole answer in one image: each token's map `heats` [T, g, g] over it, its text below.
 
     All cells share one scale, which the bar at the bottom gives. `side` is the longer side of a
     cell in pixels. Raises ValueError unless there is one text for each map, and at least one.
@@ -119,19 +124,19 @@ def token_frames(
     opacity: float = 0.6,
     side: int = 480,
 ) -> list[Image.Image]:
-    """One picture a token, all of one size and on one scale: to play in turn, or to save as GIF."""
+    """One image a token, all of one size and on one scale: to play in turn, or to save as GIF."""
     if not 0 < len(heats) == len(texts):
         raise ValueError(f"Each map needs its token; got {len(heats)} maps, {len(texts)} texts.")
     scale = side / max(image.size)
     small = image.convert("RGB").resize([max(1, round(edge * scale)) for edge in image.size])
     largest, font = float(np.max(heats)), load_font(FONT if side < 320 else 20)
-    below, frames = 2 * font.size, []
+    below, frames = round(2 * font.size), []
     for heat, text in zip(heats, texts, strict=True):
         frame = Image.new("RGB", (small.width + 4, small.height + below), "white")
         frame.paste(draw_attention(small, heat, opacity, largest), (2, 0))
-        where = (frame.width // 2, small.height + below // 2)
-        words = shorten(visible(text), font, frame.width)
-        ImageDraw.Draw(frame).text(where, words, font=font, fill="black", anchor="mm")
+        center = (frame.width // 2, small.height + below // 2)
+        label = shorten(visible(text), font, frame.width)
+        ImageDraw.Draw(frame).text(center, label, font=font, fill="black", anchor="mm")
         frames.append(frame)
     return frames
 
@@ -153,11 +158,11 @@ def to_gif(frames: Sequence[Image.Image], seconds: float = 0.8) -> bytes:
 
 
 def token_matrix(weights: np.ndarray, texts: Sequence[str]) -> Image.Image:
-    """Token by token: what each row's column made of each column's, `weights` [Q, Q] >= 0.
+    """Attention among tokens, `weights` [Q, Q] >= 0: queries as rows, keys as columns.
 
     Raises ValueError unless there is one text for each row and column.
     """
-    weights = _checked(weights)
+    weights = _check_map(weights)
     if weights.shape != (len(texts), len(texts)) or not texts:
         raise ValueError(f"{len(texts)} tokens make a square, not a map {list(weights.shape)}.")
     font = load_font(FONT)
@@ -165,40 +170,40 @@ def token_matrix(weights: np.ndarray, texts: Sequence[str]) -> Image.Image:
     cell = max(14, min(28, 640 // len(texts)))
     margin = 8 + max(int(font.getlength(label)) for label in labels)
     across = cell * len(texts)
-    picture = Image.new("RGB", (margin + max(across, 140), margin + across + 38), "white")
-    grid = _colored(_share(weights)).resize((across, across), Image.Resampling.NEAREST)
-    picture.paste(grid, (margin, margin))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (margin + max(across, 140), margin + across + 38), "white")
+    grid = _colored(_normalized(weights)).resize((across, across), Image.Resampling.NEAREST)
+    image.paste(grid, (margin, margin))
+    draw = ImageDraw.Draw(image)
     for number, label in enumerate(labels):
         middle = margin + number * cell + cell // 2
         draw.text((margin - 4, middle), label, font=font, fill="black", anchor="rm")
         upright = Image.new("RGB", (margin - 4, cell), "white")
         pen = ImageDraw.Draw(upright)
         pen.text((0, cell // 2), label, font=font, fill="black", anchor="lm")
-        picture.paste(upright.transpose(Image.Transpose.ROTATE_90), (margin + number * cell, 0))
+        image.paste(upright.transpose(Image.Transpose.ROTATE_90), (margin + number * cell, 0))
     bar = attention_legend(float(weights.max()), max(across, 140), "of a row")
-    picture.paste(bar, (margin, margin + across + 8))
-    return picture
+    image.paste(bar, (margin, margin + across + 8))
+    return image
 
 
 def visible(text: str) -> str:
-    """A token's text as a person can see it, a space alone and a newline too."""
+    """A token's text with symbols for a newline and for a space alone."""
     shown = "".join("⏎" if c == "\n" else c for c in text if c == "\n" or c.isprintable())
     return shown.strip() or "␣"
 
 
-def _checked(heat: np.ndarray) -> np.ndarray:
+def _check_map(heat: np.ndarray) -> np.ndarray:
     heat = np.asarray(heat, np.float32)
     if heat.ndim != 2 or not np.isfinite(heat).all() or heat.min() < 0:
         raise ValueError(f"An attention map is [g, g] finite numbers >= 0; got {heat}.")
     return heat
 
 
-def _share(heat: np.ndarray, largest: float | None = None) -> np.ndarray:
-    """Values as fractions of the brightest colour's."""
-    largest = heat.max() if largest is None else largest
-    return (heat / max(largest, np.finfo(np.float32).tiny)).astype(np.float32)
+def _normalized(heat: np.ndarray, largest: float | None = None) -> np.ndarray:
+    """Values as fractions of `largest`, by default the map's own: float32."""
+    largest = float(heat.max()) if largest is None else largest
+    return (heat / max(largest, float(np.finfo(np.float32).tiny))).astype(np.float32)
 
 
-def _colored(share: np.ndarray) -> Image.Image:
-    return Image.fromarray(COLORS[np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)])
+def _colored(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(COLORS[np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)])

@@ -1,4 +1,4 @@
-"""Boxes over a picture, each with a chip that holds its label and score."""
+"""Boxes over an image, each with a chip that shows its label and score."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from paligemma.detections import Box, Detection
 
-from .colors import color_map, ink_on
+from .colors import color_map, text_color_on
 
 Edges = tuple[int, int, int, int]
 
 
 def draw_boxes(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
-    """A new RGB picture with every box outlined, just inside its edges, and its chip on top."""
+    """A new RGB image with every box outlined, just inside its edges, and its chip on top."""
     canvas = image.convert("RGB")
     colors = color_map(d.label for d in detections)
     for detection in detections:
@@ -25,14 +25,14 @@ def draw_boxes(image: Image.Image, detections: Sequence[Detection]) -> Image.Ima
     return canvas
 
 
-def edges_of(box: Box, width: int, height: int) -> Edges:
+def pixel_edges(box: Box, width: int, height: int) -> Edges:
     """(left, top, right, bottom) of a box in whole pixels; right and bottom are exclusive."""
     x1, y1, x2, y2 = box
     return round(x1 * width), round(y1 * height), round(x2 * width), round(y2 * height)
 
 
 def line_width(size: tuple[int, int]) -> int:
-    """Pixels of an outline on a picture of that size."""
+    """Pixels of an outline on an image of that size."""
     return max(1, round(min(size) / 160))
 
 
@@ -48,7 +48,7 @@ def _load_font(size: int) -> ImageFont.FreeTypeFont:
 
 def outline(canvas: Image.Image, box: Box, color: str) -> None:
     """Draw a box on `canvas`; one thinner than its own outline becomes a bar of that outline."""
-    left, top, right, bottom = edges_of(box, *canvas.size)
+    left, top, right, bottom = pixel_edges(box, *canvas.size)
     left, top = min(left, canvas.width - 1), min(top, canvas.height - 1)
     corners = (left, top, max(left, right - 1), max(top, bottom - 1))
     ImageDraw.Draw(canvas).rectangle(corners, outline=color, width=line_width(canvas.size))
@@ -57,8 +57,8 @@ def outline(canvas: Image.Image, box: Box, color: str) -> None:
 def draw_chips(canvas: Image.Image, detections: Sequence[Detection]) -> None:
     """Draw every label on `canvas`, on a chip of its colour: above its box where there is room.
 
-    A chip stays inside the picture, and off the chips before it where it can. A label too long is
-    cut short; a picture too small for a chip gets none.
+    A chip lies inside the image, and does not overlap those before it if that is possible. A label
+    too long is cut short; an image too small for a chip gets none.
     """
     draw = ImageDraw.Draw(canvas)
     font = load_font(round(min(canvas.size) / 28))
@@ -74,7 +74,7 @@ def draw_chips(canvas: Image.Image, detections: Sequence[Detection]) -> None:
         if not text:
             continue
         wide = int(font.getlength(text)) + 1 + 2 * pad
-        left, top, _, bottom = edges_of(detection.box, *canvas.size)
+        left, top, _, bottom = pixel_edges(detection.box, *canvas.size)
         left = min(left, canvas.width - wide)
         tops = (top - tall, top, bottom - tall, bottom)
         tops = [min(max(y, 0), canvas.height - tall) for y in tops]
@@ -85,7 +85,7 @@ def draw_chips(canvas: Image.Image, detections: Sequence[Detection]) -> None:
         color = colors[detection.label]
         draw.rectangle((spot[0], spot[1], spot[2] - 1, spot[3] - 1), fill=color)
         middle = spot[1] + tall / 2 + (ascent - descent) / 2
-        draw.text((spot[0] + pad, middle), text, font=font, fill=ink_on(color), anchor="ls")
+        draw.text((spot[0] + pad, middle), text, font=font, fill=text_color_on(color), anchor="ls")
 
 
 def _caption(detection: Detection) -> str:
@@ -94,11 +94,11 @@ def _caption(detection: Detection) -> str:
     return "".join(c for c in words if c.isprintable()).strip()
 
 
-def shorten(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
-    """The text, cut short with "…" where it is wider than `room` pixels; "" where that is too."""
-    if font.getlength(text) <= room:
+def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The text, cut short with "…" if it is wider than `width` pixels; "" if that is too."""
+    if font.getlength(text) <= width:
         return text
-    fits = bisect_right(range(1, len(text)), room, key=lambda n: font.getlength(text[:n] + "…"))
+    fits = bisect_right(range(1, len(text)), width, key=lambda n: font.getlength(text[:n] + "…"))
     return text[:fits].rstrip() + "…" if fits else ""
 
 

@@ -1,4 +1,4 @@
-"""Objects as files: masks and cut-outs as pictures, COCO JSON, CSV, supervision's Detections."""
+"""Objects as files: masks and cutouts as images, COCO JSON, CSV, supervision's Detections."""
 
 import csv
 import io
@@ -18,8 +18,8 @@ from .masks import paste_mask
 
 
 @dataclass(frozen=True)
-class Annotated:
-    """A picture by its name and size in pixels, and what was found in it.
+class AnnotatedImage:
+    """The objects in an image, which is given by its name and size in pixels.
 
     `masks`: one [64, 64] for each detection, as the codec decodes it, or None where it has none.
     """
@@ -32,32 +32,33 @@ class Annotated:
 
     @property
     def areas(self) -> list[np.ndarray | None]:
-        """bool [height, width] for each detection: just the pixels that are drawn as its mask."""
+        """bool [height, width] for each detection: the pixels that are drawn as its mask."""
         return [
             None if mask is None else paste_mask(mask, found.box, self.width, self.height)
             for found, mask in zip(self.detections, self.masks, strict=True)
         ]
 
 
-def mask_pictures(found: Annotated) -> list[tuple[str, Image.Image]]:
-    """A name such as "01-cat.png" and a black and white picture for each mask."""
+def mask_images(found: AnnotatedImage) -> list[tuple[str, Image.Image]]:
+    """A name such as "01-cat.png" and a black and white image for each mask."""
     return [
         (f"{_file_name(number, label)}.png", Image.fromarray(area))
         for number, label, area in _masked(found)
     ]
 
 
-def cut_outs(image: Image.Image, found: Annotated) -> list[tuple[str, Image.Image]]:
-    """Each masked thing by itself, RGBA, cropped to what there is of it, see-through around it."""
-    pictures = []
+def cutouts(image: Image.Image, found: AnnotatedImage) -> list[tuple[str, Image.Image]]:
+    """Each object with a mask by itself: RGBA, cropped to the mask, transparent around it."""
+    cut = []
     for number, label, area in _masked(found):
-        picture = image.convert("RGBA")
-        picture.putalpha(Image.fromarray(area).convert("L"))
-        pictures.append((f"{_file_name(number, label)}.png", picture.crop(picture.getbbox())))
-    return pictures
+        object_image = image.convert("RGBA")
+        object_image.putalpha(Image.fromarray(area).convert("L"))
+        cropped = object_image.crop(object_image.getbbox())
+        cut.append((f"{_file_name(number, label)}.png", cropped))
+    return cut
 
 
-def _masked(found: Annotated) -> list[tuple[int, str, np.ndarray]]:
+def _masked(found: AnnotatedImage) -> list[tuple[int, str, np.ndarray]]:
     """Number from 1, label and pixels of each detection that has any."""
     pairs = zip(found.detections, found.areas, strict=True)
     return [
@@ -68,15 +69,15 @@ def _masked(found: Annotated) -> list[tuple[int, str, np.ndarray]]:
 
 
 def _file_name(number: int, label: str) -> str:
-    return f"{number:02d}-{re.sub(r'[^a-z0-9]+', '-', label.lower()).strip('-') or 'thing'}"[:60]
+    return f"{number:02d}-{re.sub(r'[^a-z0-9]+', '-', label.lower()).strip('-') or 'object'}"[:60]
 
 
-def to_csv(pictures: Sequence[Annotated]) -> str:
-    """One row an object: picture, label, score, box in pixels, and pixels of its mask."""
+def to_csv(images: Sequence[AnnotatedImage]) -> str:
+    """One row an object: image, label, score, box in pixels, and pixels of its mask."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["picture", "label", "score", "x1", "y1", "x2", "y2", "mask_pixels"])
-    for found in pictures:
+    table.writerow(["image", "label", "score", "x1", "y1", "x2", "y2", "mask_pixels"])
+    for found in images:
         for detection, area in zip(found.detections, found.areas, strict=True):
             edges = [round(edge, 2) for edge in detection.xyxy(found.width, found.height)]
             score = "" if detection.score is None else round(detection.score, 4)
@@ -85,14 +86,14 @@ def to_csv(pictures: Sequence[Annotated]) -> str:
     return text.getvalue()
 
 
-def to_coco(pictures: Sequence[Annotated], polygons: bool = False) -> dict:
+def to_coco(images: Sequence[AnnotatedImage], polygons: bool = False) -> dict:
     """COCO's instances JSON. Masks are run lengths, or `polygons` of the same pixels.
 
-    pycocotools reads both back to just the pixels that are drawn.
+    pycocotools reads both back to exactly the pixels that are drawn.
     """
-    labels = sorted({detection.label for found in pictures for detection in found.detections})
+    labels = sorted({detection.label for found in images for detection in found.detections})
     annotations = []
-    for image_id, found in enumerate(pictures, 1):
+    for image_id, found in enumerate(images, 1):
         for detection, area in zip(found.detections, found.areas, strict=True):
             x1, y1, x2, y2 = detection.xyxy(found.width, found.height)
             annotation = {
@@ -107,32 +108,34 @@ def to_coco(pictures: Sequence[Annotated], polygons: bool = False) -> dict:
             if detection.score is not None:
                 annotation["score"] = detection.score
             if area is not None:
-                annotation["segmentation"] = outlines(area) if polygons else _run_lengths(area)
+                annotation["segmentation"] = outlines(area) if polygons else _encode_rle(area)
             annotations.append(annotation)
     return {
         "images": [
             {"id": number, "file_name": found.name, "width": found.width, "height": found.height}
-            for number, found in enumerate(pictures, 1)
+            for number, found in enumerate(images, 1)
         ],
         "categories": [{"id": n, "name": label} for n, label in enumerate(labels, 1)],
         "annotations": annotations,
     }
 
 
-def _run_lengths(area: np.ndarray) -> dict:
-    encoded = rle.encode(np.asfortranarray(area, np.uint8))
-    return {"size": list(area.shape), "counts": encoded["counts"].decode("ascii")}
+def _encode_rle(area: np.ndarray) -> dict:
+    counts = rle.encode(np.asfortranarray(area, np.uint8))["counts"]
+    assert isinstance(counts, bytes)
+    return {"size": list(area.shape), "counts": counts.decode("ascii")}
 
 
 def outlines(area: np.ndarray) -> list[list[float]]:
-    """bool [height, width] -> polygons [x, y, x, y, …] along the edges of its pixels, one a piece.
+    """bool [height, width] -> polygons [x, y, x, y, …] along the edges of its pixels.
 
-    A hole is part of its piece's polygon, joined by a line there and back.
+    There is one for each connected component. A hole is part of its component's polygon, joined by
+    a line there and back.
     """
-    count, pieces = cv2.connectedComponents(area.astype(np.uint8), connectivity=4)
+    count, components = cv2.connectedComponents(area.astype(np.uint8), connectivity=4)
     polygons = []
-    for piece in range(1, count):
-        outer, *holes = sorted(_loops(pieces == piece), key=_extent, reverse=True)
+    for component in range(1, count):
+        outer, *holes = sorted(_loops(components == component), key=_width, reverse=True)
         points = list(outer)
         for hole in holes:
             points += [outer[0], *hole, hole[0], outer[0]]
@@ -140,64 +143,76 @@ def outlines(area: np.ndarray) -> list[list[float]]:
     return polygons
 
 
-def _extent(loop: list[tuple[int, int]]) -> int:
+def _width(loop: list[tuple[int, int]]) -> int:
     return max(x for x, _ in loop) - min(x for x, _ in loop)
 
 
-def _loops(area: np.ndarray) -> list[list[tuple[int, int]]]:
-    """The closed paths around one 4-connected piece: corners (x, y), the piece on their right."""
-    wide = np.pad(area, 1)
-    inside = wide[1:-1, 1:-1]
-    steps: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+Corner = tuple[int, int]  # x, y
+
+
+def _loops(area: np.ndarray) -> list[list[Corner]]:
+    """The closed paths around one 4-connected component, which lies on their right."""
+    edges = _pixel_edges(area)
+    loops = []
+    while edges:
+        loops.append(_follow(next(iter(edges)), edges))
+    return loops
+
+
+def _pixel_edges(area: np.ndarray) -> dict[Corner, list[Corner]]:
+    """For each corner, the ends of the pixel edges that start there and bound the area."""
+    padded = np.pad(area, 1)
+    inside = padded[1:-1, 1:-1]
+    edges: dict[Corner, list[Corner]] = defaultdict(list)
     for (dy, dx), (sy, sx), (ey, ex) in (
         ((-1, 0), (0, 0), (0, 1)),  # the upper edge of a pixel, to the right
         ((0, 1), (0, 1), (1, 1)),  # its right edge, down
         ((1, 0), (1, 1), (1, 0)),  # its lower edge, to the left
         ((0, -1), (1, 0), (0, 0)),  # its left edge, up
     ):
-        beyond = wide[1 + dy : wide.shape[0] - 1 + dy, 1 + dx : wide.shape[1] - 1 + dx]
-        for y, x in np.argwhere(inside & ~beyond).tolist():
-            steps[x + sx, y + sy].append((x + ex, y + ey))
-    loops = []
-    while steps:
-        start = here = next(iter(steps))
-        path, came = [], None
-        while True:
-            onward = steps[here]
-            # where two corners of the piece touch, turn right: stay with the same pixel
-            turn = 0
-            if came is not None and len(onward) > 1:
-                way = (here[0] - came[0], here[1] - came[1])
-                right = (here[0] - way[1], here[1] + way[0])
-                turn = onward.index(right)
-            there = onward.pop(turn)
-            if not onward:
-                del steps[here]
-            if came is None or (here[0] - came[0]) * (there[1] - here[1]) != (here[1] - came[1]) * (
-                there[0] - here[0]
-            ):
-                path.append(here)  # a corner
-            came, here = here, there
-            if here == start:
-                break
-        loops.append(path)
-    return loops
+        neighbour = padded[1 + dy : padded.shape[0] - 1 + dy, 1 + dx : padded.shape[1] - 1 + dx]
+        for y, x in np.argwhere(inside & ~neighbour).tolist():
+            edges[x + sx, y + sy].append((x + ex, y + ey))
+    return edges
 
 
-def to_supervision(found: Annotated):
-    """`supervision.Detections`; raise ValueError where that library is not installed."""
+def _follow(start: Corner, edges: dict[Corner, list[Corner]]) -> list[Corner]:
+    """The corners of the loop through `start`, whose edges are removed."""
+    path: list[Corner] = []
+    before, here = None, start
+    while before is None or here != start:
+        ends, choice = edges[here], 0
+        if before is not None and len(ends) > 1:
+            # two corners of the component touch: turn right, to stay with the same pixel
+            dx, dy = here[0] - before[0], here[1] - before[1]
+            choice = ends.index((here[0] - dy, here[1] + dx))
+        after = ends.pop(choice)
+        if not ends:
+            del edges[here]
+        if before is None or not _collinear(before, here, after):
+            path.append(here)
+        before, here = here, after
+    return path
+
+
+def _collinear(a: Corner, b: Corner, c: Corner) -> bool:
+    return (b[0] - a[0]) * (c[1] - b[1]) == (b[1] - a[1]) * (c[0] - b[0])
+
+
+def to_supervision(found: AnnotatedImage):
+    """`supervision.Detections`. Raises ValueError if that library is not installed."""
     try:
-        import supervision
+        import supervision  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError("supervision is not installed: pip install supervision.") from None
     count = len(found.detections)
     labels = sorted({detection.label for detection in found.detections})
     scores = [detection.score for detection in found.detections]
-    areas = found.areas
+    areas = [area for area in found.areas if area is not None]
     boxes = [detection.xyxy(found.width, found.height) for detection in found.detections]
     return supervision.Detections(
         xyxy=np.array(boxes, np.float32).reshape(count, 4),
-        mask=np.stack(areas) if count and all(area is not None for area in areas) else None,
+        mask=np.stack(areas) if 0 < count == len(areas) else None,
         confidence=None if None in scores or not count else np.array(scores, np.float32),
         class_id=np.array([labels.index(d.label) for d in found.detections], int),
         data={"class_name": np.array([d.label for d in found.detections], str)},

@@ -1,18 +1,18 @@
-"""Masks over a picture: a translucent fill, an outline, and the label's chip.
+"""Masks over an image: a translucent fill, an outline, and the label's chip.
 
-A mask comes as 64 x 64 numbers, about -1..1, that fill the object's box; it is where they are > 0.
+A mask is 64 x 64 numbers, about -1..1, that fill the object's box; inside where they are > 0.
 """
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image
 
 from paligemma.detections import Box, Detection
 
-from .boxes import Edges, draw_chips, edges_of, line_width
-from .colors import color_map
+from .boxes import Edges, draw_chips, line_width, pixel_edges
+from .colors import color_map, to_rgb
 
 FILL = 0.45  # how opaque draw_masks fills a mask
 BOX_OPACITY, MASK_OPACITY = 0.15, 0.5  # how opaque draw_objects fills them
@@ -21,7 +21,7 @@ BOX_OPACITY, MASK_OPACITY = 0.15, 0.5  # how opaque draw_objects fills them
 def draw_masks(
     image: Image.Image, detections: Sequence[Detection], masks: Sequence[np.ndarray | None]
 ) -> Image.Image:
-    """A new RGB picture with every mask [64, 64] filled and outlined; None draws the box instead.
+    """A new RGB image with every mask [64, 64] filled and outlined; None draws the box instead.
 
     Raises ValueError unless there is one mask, or None, for each detection.
     """
@@ -35,7 +35,7 @@ def draw_objects(
     opacity: float = MASK_OPACITY,
     outline: bool = True,
 ) -> Image.Image:
-    """A new RGB picture with every object, as `object_layers` has it, and its chip on top.
+    """A new RGB image with every object, as `object_layers` has it, and its chip on top.
 
     Raises ValueError unless there is one mask, or None, for each detection.
     """
@@ -49,7 +49,7 @@ def object_layers(
     opacity: float = MASK_OPACITY,
     outline: bool = True,
 ) -> list[np.ndarray]:
-    """How opaque each object covers a picture of `size`: float32 [height, width], 0..1.
+    """How opaque each object covers an image of `size`: float32 [height, width], 0..1.
 
     A mask is filled with `opacity`, a box (where the mask is None) with BOX_OPACITY. Outlines are
     opaque; `outline` False leaves out those of masks.
@@ -84,8 +84,8 @@ def _draw(
             image.size, detection, mask, opacity, outline, box_opacity
         )
         region = pixels[top:bottom, left:right]
-        alpha, color = alpha[:, :, None], ImageColor.getrgb(colors[detection.label])
-        region[:] = np.rint((1 - alpha) * region + alpha * np.float32(color))
+        alpha, color = alpha[:, :, None], np.array(to_rgb(colors[detection.label]), np.float32)
+        region[:] = np.rint((1 - alpha) * region + alpha * color)
     canvas = Image.fromarray(pixels)
     draw_chips(canvas, detections)
     return canvas
@@ -99,8 +99,8 @@ def _layer(
     outline: bool,
     box_opacity: float,
 ) -> tuple[Edges, np.ndarray]:
-    """Where an object lies on a picture of `size`, and how opaque it is there: float32 [h, w]."""
-    left, top, right, bottom = edges_of(detection.box, *size)
+    """Where an object lies on an image of `size`, and how opaque it is there: float32 [h, w]."""
+    left, top, right, bottom = pixel_edges(detection.box, *size)
     width = line_width(size)
     if mask is None:  # a box thinner than its outline becomes a bar of that outline
         left, top = min(left, size[0] - 1), min(top, size[1] - 1)
@@ -122,7 +122,7 @@ def paste_mask(mask: np.ndarray, box: Box, width: int, height: int) -> np.ndarra
 
     A box without width or height in whole pixels gives an empty mask.
     """
-    left, top, right, bottom = edges_of(box, width, height)
+    left, top, right, bottom = pixel_edges(box, width, height)
     full = np.zeros((height, width), bool)
     full[top:bottom, left:right] = _stretch(mask, right - left, bottom - top)
     return full

@@ -16,7 +16,7 @@ from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
 from paligemma.tasks import QUESTION, REGION, TASKS
 from paligemma.ui.common import Page, on_gpu, picture_path, sentences
-from visualize.export import Annotated, to_coco
+from visualize.export import AnnotatedImage, to_coco
 
 MOST_TOKENS = 512
 
@@ -144,7 +144,7 @@ def _path(image: Any) -> str:
 def as_json(image: Image.Image, reply: Reply, pg: PaliGemma) -> dict:
     """`Reply.to_json` without tokens, the model's name, and each mask as COCO run lengths."""
     found = reply.detections
-    coco = to_coco([Annotated("", *image.size, found, pg.masks(found))])
+    coco = to_coco([AnnotatedImage("", *image.size, found, pg.masks(found))])
     answer = reply.to_json(tokens=False) | {"model": pg.name}
     for detection, annotation in zip(answer["detections"], coco["annotations"], strict=True):
         if annotation["segmentation"]:

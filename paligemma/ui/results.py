@@ -19,7 +19,7 @@ from paligemma.detections import Detection, filter_detections
 from paligemma.images import open_image
 from paligemma.ui.common import ASIDE, INNER, LATEST, fit, sentences
 from visualize import color_map, draw_objects, paste_mask
-from visualize.export import Annotated, cut_outs, mask_pictures, to_coco, to_csv
+from visualize.export import AnnotatedImage, cutouts, mask_images, to_coco, to_csv
 
 BOX_FILL, MASK_FILL = 0.15, 0.5
 SHOWN_CUT_OUTS = 24
@@ -134,14 +134,14 @@ def layer(area: Image.Image, fill: float, outline: bool) -> np.ndarray:
     return (np.asarray(area) - (1 - fill) * np.asarray(core)) / 255
 
 
-def sifted(found: tuple | None, least: float, most: float) -> tuple[Image.Image, Annotated]:
+def sifted(found: tuple | None, least: float, most: float) -> tuple[Image.Image, AnnotatedImage]:
     """The picture of the last answer, and the detections and masks in it that stay."""
     if found is None:
         raise ValueError("There is no whole answer here yet: run this tab first.")
     path, detections, masks = found
     stay, image = filter_detections(detections, least, most), open_image(path)
     kept = [detections[n] for n in stay], [masks[n] for n in stay]
-    return image, Annotated("picture.png", *image.size, *kept)
+    return image, AnnotatedImage("picture.png", *image.size, *kept)
 
 
 def show_found(found: tuple | None, least: float, most: float, *style) -> list:
@@ -158,7 +158,7 @@ def show_found(found: tuple | None, least: float, most: float, *style) -> list:
     seen = annotate(fit(image), kept.detections, kept.masks, *style)
     cuts = [
         (picture, name[3:].removesuffix(".png"))
-        for name, picture in (cut_outs(image, kept)[:SHOWN_CUT_OUTS] if style else [])
+        for name, picture in (cutouts(image, kept)[:SHOWN_CUT_OUTS] if style else [])
     ]
     hidden = len(found[1]) - len(kept.detections)
     told = f"<p>The sliders hide {hidden} of {len(found[1])}.</p>" if hidden else ""
@@ -171,7 +171,7 @@ def show_found(found: tuple | None, least: float, most: float, *style) -> list:
     ]
 
 
-def table(kept: Annotated) -> str:
+def table(kept: AnnotatedImage) -> str:
     """The objects as an HTML table, boxes in pixels of the picture."""
     colors = color_map(found.label for found in kept.detections)
     rows = [
@@ -196,8 +196,8 @@ def pack(found: tuple | None, least: float, most: float) -> str:
         image, kept = sifted(found, least, most)
         drawn = draw_objects(image, kept.detections, kept.masks)
         pictures = [("picture.png", image), ("drawn.png", drawn)]
-        pictures += [(f"masks/{name}", mask) for name, mask in mask_pictures(kept)]
-        pictures += [(f"cutouts/{name}", cut) for name, cut in cut_outs(image, kept)]
+        pictures += [(f"masks/{name}", mask) for name, mask in mask_images(kept)]
+        pictures += [(f"cutouts/{name}", cut) for name, cut in cutouts(image, kept)]
         whole = io.BytesIO()
         with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("coco.json", json.dumps(to_coco([kept])))

@@ -536,7 +536,7 @@ MISTAKES = {
                        {"x.jsonl": json.dumps(GOOD | {"image": "two.png"})},
                        "x.jsonl names two.png, which is not under"),
     "no image": (["--task", "json-lines", "--data", "{}/x.jsonl"],
-                   {"x.jsonl": json.dumps(GOOD | {"image": "x.jsonl"})}, "is not a picture"),
+                   {"x.jsonl": json.dumps(GOOD | {"image": "x.jsonl"})}, "is not an image"),
     "two files": (["--task", "json-lines", "--data", "{}"],
                   {"a_val.jsonl": "", "b_val.jsonl": ""}, "has 2 files for it (a_val.jsonl"),
     "a pickle": (["--task", "refcoco", "--data", "{}/refs.p"], {"refs.p": ""}, "is a pickle"),

@@ -165,7 +165,7 @@ def test_coco_mistakes(coco):
         with pytest.raises(ValueError, match=reason):
             list(coco_questions(bad, coco))
     (coco / "one.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"image 1: 'one\.png' is not a picture"):
+    with pytest.raises(ValueError, match=r"image 1: 'one\.png' is not an image"):
         list(coco_questions(coco / "instances.json", coco))
 
 

@@ -149,5 +149,5 @@ def test_the_size_in_a_header_is_that_of_the_upright_image(tmp_path, orientation
     image.save(tmp_path / "a.jpg", exif=exif)
     assert read_size(tmp_path / "a.jpg") == open_image(tmp_path / "a.jpg").size
     (tmp_path / "b.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"'b\.jpg' is not a picture"):
+    with pytest.raises(ValueError, match=r"'b\.jpg' is not an image"):
         read_size(tmp_path / "b.jpg")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# Pictures after all: these must open as RGB. Everything else is refused with a sentence.
+# Images after all: these must open as RGB. Everything else is refused with a sentence.
 ANSWERED = {
     "one_pixel",
     "one_wide_5000_high",
@@ -31,7 +31,7 @@ ANSWERED = {
     "int32_tiff",
     "cmyk_tiff",
     "multi_page_tiff",
-    "two_picture_jpeg",
+    "two_image_jpeg",
     "avif",
     "exif_rotated_jpeg",
     "exif_damaged_jpeg",
@@ -46,56 +46,56 @@ ANSWERED = {
 def hostile_files(folder: Path) -> dict[str, Path]:
     """Write every file into `folder`; return name -> path (one of them is a folder, one missing).
 
-    The pictures show red on the left and blue on the right, where they have colours.
+    The images show red on the left and blue on the right, where they have colours.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Path] = {}
-    picture = Image.new("RGB", (40, 30), (220, 30, 30))
-    picture.paste((30, 30, 220), (20, 0, 40, 30))
-    gray = picture.convert("L")
+    source = Image.new("RGB", (40, 30), (220, 30, 30))
+    source.paste((30, 30, 220), (20, 0, 40, 30))
+    gray = source.convert("L")
     ramp = np.linspace(0, 1, 40 * 30).reshape(30, 40)
 
     def write(name: str, file_name: str, data: bytes | str) -> None:
         files[name] = folder / file_name
         files[name].write_bytes(data.encode() if isinstance(data, str) else data)
 
-    def save(name: str, file_name: str, image: Image.Image = picture, **options) -> None:
+    def save(name: str, file_name: str, image: Image.Image = source, **options) -> None:
         write(name, file_name, encoded(image, **({"format": "PNG"} | options)))
 
-    png, jpeg = encoded(picture, format="PNG"), encoded(picture, format="JPEG")
-    frames = [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), gray.convert("RGB")]
+    png, jpeg = encoded(source, format="PNG"), encoded(source, format="JPEG")
+    frames = [source.transpose(Image.Transpose.FLIP_LEFT_RIGHT), gray.convert("RGB")]
     moving = {"save_all": True, "append_images": frames}
 
-    # Odd pictures.
-    save("one_pixel", "one_pixel.png", picture.resize((1, 1)))
-    save("one_wide_5000_high", "tall.png", picture.resize((1, 5000)))
-    save("5000_wide_one_high", "wide.png", picture.resize((5000, 1)))
-    save("megapixels_24", "photo.jpg", picture.resize((6000, 4000)), format="JPEG")
+    # Odd images.
+    save("one_pixel", "one_pixel.png", source.resize((1, 1)))
+    save("one_wide_5000_high", "tall.png", source.resize((1, 5000)))
+    save("5000_wide_one_high", "wide.png", source.resize((5000, 1)))
+    save("megapixels_24", "photo.jpg", source.resize((6000, 4000)), format="JPEG")
     save("animated_gif", "moving.gif", format="GIF", **moving)
     save("animated_webp", "moving.webp", format="WEBP", lossless=True, **moving)
     save("animated_png", "moving.png", **moving)
-    save("cmyk_jpeg", "cmyk.jpg", picture.convert("CMYK"), format="JPEG")
+    save("cmyk_jpeg", "cmyk.jpg", source.convert("CMYK"), format="JPEG")
     save("progressive_jpeg", "progressive.jpg", format="JPEG", progressive=True)
     sixteen = (ramp * 65535).astype(np.uint16)
     save("gray_16_bit_png", "gray16.png", Image.fromarray(sixteen))
     write("gray_16_bit_pgm", "gray16.pgm", b"P5 40 30 65535\n" + sixteen.astype(">u2").tobytes())
     save("gray_alpha_png", "gray_alpha.png", Image.merge("LA", (gray, gray)))
-    clear = picture.copy()
+    clear = source.copy()
     clear.putalpha(Image.fromarray((ramp * 255).astype(np.uint8)))
     save("transparent_png", "transparent.png", clear)
-    save("transparent_palette_png", "palette.png", picture.quantize(8), transparency=0)
+    save("transparent_palette_png", "palette.png", source.quantize(8), transparency=0)
     save("color_key_png", "key.png", transparency=(220, 30, 30))
-    save("one_bit_png", "one_bit.png", picture.convert("1"))
+    save("one_bit_png", "one_bit.png", source.convert("1"))
     save("float_tiff", "float.tif", Image.fromarray(ramp.astype(np.float32)), format="TIFF")
     numbers = Image.fromarray((ramp * 2e9 - 1e9).astype(np.int32))
     save("int32_tiff", "int32.tif", numbers, format="TIFF")
-    save("cmyk_tiff", "cmyk.tif", picture.convert("CMYK"), format="TIFF")
+    save("cmyk_tiff", "cmyk.tif", source.convert("CMYK"), format="TIFF")
     save("multi_page_tiff", "pages.tif", format="TIFF", **moving)
-    save("two_picture_jpeg", "two.jpg", format="MPO", **moving)
-    save("avif", "picture.avif", format="AVIF")
+    save("two_image_jpeg", "two.jpg", format="MPO", **moving)
+    save("avif", "image.avif", format="AVIF")
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
-    turned = picture.transpose(Image.Transpose.ROTATE_90)
+    turned = source.transpose(Image.Transpose.ROTATE_90)
     save("exif_rotated_jpeg", "rotated.jpg", turned, format="JPEG", exif=exif, quality=95)
     broken = b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\xff" * 40
     save("exif_damaged_jpeg", "exif.jpg", format="JPEG", exif=broken)
@@ -103,18 +103,18 @@ def hostile_files(folder: Path) -> dict[str, Path]:
 
     # Names that lie, or are odd.
     write("jpeg_named_png", "really_a_jpeg.png", jpeg)
-    write("no_extension", "picture", png)
+    write("no_extension", "image", png)
     write("strange_name", "..%2f;$(id) {0} <b>\N{GRINNING FACE}'.png", png)
     write("html_after_jpeg", "appended.jpg", jpeg + b"<script>alert(1)</script>")
 
-    # Not pictures.
+    # Not images.
     write("empty", "empty.png", b"")
-    write("text_named_png", "text.png", "this is not a picture\n" * 20)
+    write("text_named_png", "text.png", "this is not an image\n" * 20)
     write("html_named_jpg", "page.jpg", "<!doctype html><script>alert(1)</script>")
     write("random_named_jpg", "random.jpg", np.random.default_rng(0).bytes(5000))
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped:
-        zipped.writestr("picture.png", png)
+        zipped.writestr("image.png", png)
     write("zip_named_png", "zip.png", archive.getvalue())
     drawing = '<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
     write("svg", "drawing.svg", drawing)
@@ -123,8 +123,8 @@ def hostile_files(folder: Path) -> dict[str, Path]:
     page = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n(hello) show\n%%EOF\n"
     write("eps", "page.eps", page)
     write("eps_named_jpg", "eps.jpg", page)
-    save("ico", "favicon.ico", picture.resize((16, 16)), format="ICO")
-    save("jpeg_2000", "picture.jp2", format="JPEG2000")
+    save("ico", "favicon.ico", source.resize((16, 16)), format="ICO")
+    save("jpeg_2000", "image.jp2", format="JPEG2000")
     write("video_named_gif", "video.gif", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(500))
     array = io.BytesIO()
     np.save(array, ramp)
@@ -150,12 +150,12 @@ def hostile_files(folder: Path) -> dict[str, Path]:
     few = zlib.compress(bytes(1000))
     write("bomb_png_header", "bomb_header.png", png_file(50_000, 50_000, few))
     sides = struct.pack("<HH", 65535, 65535)
-    animation = encoded(picture, format="GIF")
+    animation = encoded(source, format="GIF")
     write("bomb_gif_header", "bomb.gif", animation[:6] + sides + animation[10:])
-    bitmap = encoded(picture, format="BMP")
+    bitmap = encoded(source, format="BMP")
     sides = struct.pack("<ii", 60_000, 60_000)
     write("bomb_bmp_header", "bomb.bmp", bitmap[:18] + sides + bitmap[26:])
-    animation = encoded(picture, format="WEBP", **moving)
+    animation = encoded(source, format="WEBP", **moving)
     canvas = animation.index(b"VP8X") + 12  # two sides of three bytes, less one
     write(
         "bomb_webp_header",

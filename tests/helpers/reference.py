@@ -37,7 +37,7 @@ CONFIGS = {
             query_pre_attn_scalar=7,  # far from head_dim
             attn_logit_softcapping=2.0,
             final_logit_softcapping=3.0,
-            sliding_window=5,  # shorter than every prompt, and than the picture
+            sliding_window=5,  # shorter than every prompt, and than the image
             post_norms=True,
         ),
         48,
@@ -76,7 +76,7 @@ def theirs(config: PaliGemmaConfig, seed: int = 0):
 
 
 def prompts(*lengths: int, seed: int = 0) -> dict[str, Tensor]:
-    """A batch: a picture, then `lengths` text tokens in each row, padded on the left."""
+    """A batch: an image, then `lengths` text tokens in each row, padded on the left."""
     generator = torch.Generator().manual_seed(seed)
     image, longest = VISION.num_image_tokens, max(lengths)
     input_ids = torch.zeros(len(lengths), image + longest, dtype=torch.long)

@@ -21,7 +21,7 @@ class Scripted:
     """
 
     name = "a scripted model"
-    description = "It says what a test wrote down."
+    description = "It answers what a test wrote down."
     facts = "no parameters"
     checkpoint, memory, is_built_in, resolution = None, 0, False, 128
 
@@ -54,7 +54,7 @@ class Scripted:
         return [None if found.codes is None else disc for found in detections]
 
     def explain_reply(self, image, prompt: str, reply: Reply, views=CHEAP_VIEWS) -> Explanation:
-        """Two layers of two heads; token n looks at the patch in row n, column 3n, and at BOS."""
+        """Two layers of two heads; token n attends to the patch in row n, column 3n, and to BOS."""
         count = len(reply.tokens)
         image = np.full((2, 2, count + 1, 64), 1e-3, np.float32)
         for n in range(count):

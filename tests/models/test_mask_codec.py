@@ -1,4 +1,4 @@
-"""The mask codec against the published decoder's numbers, its file, and what damaged files say."""
+"""The mask codec against the published decoder's numbers, its file, and damaged files."""
 
 import pickle
 from pathlib import Path

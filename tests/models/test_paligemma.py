@@ -255,8 +255,8 @@ def test_prefix_lm_mask_truth_table(table, attention_mask, token_type_ids, windo
     mask = prefix_lm_mask(torch.tensor([attention_mask]), torch.tensor([token_type_ids]), window)
     assert mask.shape == (1, 1, 6, 6) and mask.dtype == torch.bool
     drawn = {
-        who: " ".join("x" if seen else "." for seen in row)
-        for who, row in zip(table, mask[0, 0].tolist(), strict=True)
+        query: " ".join("x" if allowed else "." for allowed in row)
+        for query, row in zip(table, mask[0, 0].tolist(), strict=True)
     }
     assert drawn == table
 
@@ -309,7 +309,7 @@ def test_an_image_token_beyond_the_table_is_never_looked_up():
     torch.testing.assert_close(ours(config)(**batch)["logits"], expected)
 
 
-def test_text_alone_needs_no_picture():
+def test_text_alone_needs_no_image():
     ids = torch.randint(3, 90, (2, 7))
     assert ours(CONFIGS["gemma1"])(ids)["logits"].shape == (2, 7, SHARED["vocab_size"])
 
@@ -365,7 +365,7 @@ def test_packed_sequences_do_not_mix(name):
 
 @both
 @pytest.mark.slow
-def test_trunk_compiles_whole_under_autocast(name):
+def test_decoder_compiles_whole_under_autocast(name):
     """No graph breaks, and a backward pass; `aot_eager` traces both without a C++ compiler."""
     decoder, x = ours(CONFIGS[name]).language_model, torch.randn(2, 12, SHARED["hidden_size"])
     positions, mask = packed(x)
@@ -388,7 +388,7 @@ def test_tower_compiles_whole():
 
 @pytest.mark.parametrize("cap", [None, 2.0])
 @pytest.mark.parametrize("queries", [1, 4])
-def test_attend_is_softmax_of_scaled_scores(cap, queries):
+def test_attention_output_is_softmax_of_scaled_scores(cap, queries):
     q, k, v = torch.randn(2, 6, queries, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
     mask = torch.rand(2, 1, queries, 5) > 0.3
     mask[..., 0] = True
@@ -401,13 +401,13 @@ def test_attend_is_softmax_of_scaled_scores(cap, queries):
 
 
 @pytest.mark.parametrize("cap", [None, 2.0])
-def test_a_query_that_sees_nothing_stays_finite(cap):
+def test_a_query_without_keys_stays_finite(cap):
     """A row of padding must not turn into NaN, which would spread from its values to all."""
     q = torch.randn(1, 2, 3, 8, requires_grad=True)
     mask = torch.tensor([[False] * 3, [True] * 3, [False] * 3])[None, None]
-    mixed = attention_output(q, q, q, mask, 0.3, cap)
-    mixed.sum().backward()
-    assert mixed.isfinite().all() and q.grad.isfinite().all()
+    output = attention_output(q, q, q, mask, 0.3, cap)
+    output.sum().backward()
+    assert output.isfinite().all() and q.grad.isfinite().all()
 
 
 def test_bfloat16_keeps_its_dtype_throughout():

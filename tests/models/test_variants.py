@@ -2,8 +2,8 @@
 
 Real are the grid of patches, the query and key-value heads, the norms, and where the query scale
 leaves the root of head_dim. The softcaps are small enough to bite. The published window of 4096
-columns ends between the picture and the prompt of the 896 px variants: there it is the real one;
-elsewhere it is shorter than the picture.
+positions ends between the image and the prompt of the 896 px variants: there it is the real one;
+elsewhere it is shorter than the image.
 """
 
 from copy import deepcopy
@@ -81,7 +81,7 @@ def shrunk(name: str) -> PaliGemmaConfig:
 
 
 def prompts(config: PaliGemmaConfig, seed: int) -> dict[str, torch.Tensor]:
-    """`reference.prompts` for any grid: pictures, then `LENGTHS` tokens, padded on the left."""
+    """`reference.prompts` for any grid: images, then `LENGTHS` tokens, padded on the left."""
     generator = torch.Generator().manual_seed(seed)
     image, side = config.vision_config.num_image_tokens, config.vision_config.image_size
     longest = max(LENGTHS)
@@ -97,40 +97,40 @@ def prompts(config: PaliGemmaConfig, seed: int) -> dict[str, torch.Tensor]:
     }
 
 
-def chosen(logits: torch.Tensor, said: list[torch.Tensor]) -> torch.Tensor:
-    """The likeliest token [B] that was not said yet: models this small would repeat themselves."""
-    if said:
-        logits = logits.scatter(1, torch.stack(said, 1), -torch.inf)
+def greedy(logits: torch.Tensor, ids: list[torch.Tensor]) -> torch.Tensor:
+    """The most probable token [B] that is not in `ids`: models this small repeat themselves."""
+    if ids:
+        logits = logits.scatter(1, torch.stack(ids, 1), -torch.inf)
     return logits.argmax(-1)
 
 
 def answers(model, batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """`STEPS` tokens [B, STEPS], and the logits [B, T + STEPS - 1, V] of every column read."""
-    ids = batch["input_ids"]
-    kv_cache = KVCache.allocate(model.config.text_config, len(ids), ids.shape[1] + STEPS)
+    """`STEPS` tokens [B, STEPS], and the logits [B, T + STEPS - 1, V] of every position."""
+    rows, length = batch["input_ids"].shape
+    kv_cache = KVCache.allocate(model.config.text_config, rows, length + STEPS)
     logits = [model(**batch, kv_cache=kv_cache)["logits"]]
-    said = [chosen(logits[-1][:, -1], [])]
-    while len(said) < STEPS:
-        logits.append(model.decode(said[-1][:, None], kv_cache)[:, None])
-        said.append(chosen(logits[-1][:, -1], said))
-    return torch.stack(said, 1), torch.cat(logits, 1)
+    ids = [greedy(logits[-1][:, -1], [])]
+    while len(ids) < STEPS:
+        logits.append(model.decode(ids[-1][:, None], kv_cache)[:, None])
+        ids.append(greedy(logits[-1][:, -1], ids))
+    return torch.stack(ids, 1), torch.cat(logits, 1)
 
 
 def their_answers(model, batch) -> tuple[torch.Tensor, torch.Tensor]:
     """The same of a model of transformers."""
     output, mask = model(**batch, use_cache=True), batch["attention_mask"]
     logits = [output.logits]
-    said = [chosen(logits[-1][:, -1], [])]
-    while len(said) < STEPS:
+    ids = [greedy(logits[-1][:, -1], [])]
+    while len(ids) < STEPS:
         mask = F.pad(mask, (0, 1), value=1)
         output = model(
-            input_ids=said[-1][:, None],
+            input_ids=ids[-1][:, None],
             attention_mask=mask,
             past_key_values=output.past_key_values,
         )
         logits.append(output.logits)
-        said.append(chosen(logits[-1][:, -1], said))
-    return torch.stack(said, 1), torch.cat(logits, 1)
+        ids.append(greedy(logits[-1][:, -1], ids))
+    return torch.stack(ids, 1), torch.cat(logits, 1)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def their_answers(model, batch) -> tuple[torch.Tensor, torch.Tensor]:
 )
 @torch.no_grad()
 def test_a_variant_equals_transformers(name):
-    """Logits of every column, 64 greedy tokens: a row alone, and in a ragged batch."""
+    """Logits of every position, 64 greedy tokens: a row alone, and in a ragged batch."""
     config, seed = shrunk(name), SEEDS.get(name, 0)
     batch, model, reference = prompts(config, seed), ours(config, seed), theirs(config, seed)
     if is_large(name):  # what has no softcap needs no scores spelled out, which take long here
@@ -160,20 +160,20 @@ def test_a_variant_equals_transformers(name):
 
 @pytest.mark.parametrize("name", ["paligemma2-3b-224", "paligemma2-28b-224", "paligemma2-3b-896"])
 @torch.no_grad()
-def test_parity_would_notice_a_window_one_column_off(name):
-    """The prefix is read whole; while decoding, the sliding layers lose sight of the picture."""
+def test_parity_would_notice_a_window_one_position_off(name):
+    """The prefix is read whole; while decoding, sliding layers no longer attend to the image."""
     config, model = shrunk(name), ours(shrunk(name))
     batch = {key: value[:1] for key, value in prompts(config, seed=0).items()}
     length, window = batch["input_ids"].shape[1], config.text_config.sliding_window
     assert window < length and (window == 4096) == is_large(name)
     prefilled = KVCache.allocate(config.text_config, 1, length + STEPS)
     model(**batch, kv_cache=prefilled)
-    said = torch.randint(3, 90, (STEPS, 1, 1), generator=torch.Generator().manual_seed(1))
+    answer = torch.randint(3, 90, (STEPS, 1, 1), generator=torch.Generator().manual_seed(1))
 
     def decoded(window: int | None) -> torch.Tensor:
         text = replace(config.text_config, sliding_window=window)
         model.config, kv_cache = replace(config, text_config=text), deepcopy(prefilled)
-        return torch.cat([model.decode(ids, kv_cache) for ids in said])
+        return torch.cat([model.decode(ids, kv_cache) for ids in answer])
 
     right = decoded(window)
     for wrong in (None, window - 1, window + 1):

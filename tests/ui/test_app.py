@@ -25,7 +25,7 @@ from paligemma.ui import common as frame
 from paligemma.ui import results as found
 from paligemma.ui import theme as look
 from paligemma.ui.image_input import is_photograph, load_examples
-from visualize.export import Annotated
+from visualize.export import AnnotatedImage
 
 BUILTIN = Path(app.__file__).parent / "paligemma" / "builtin" / "model.safetensors"
 SETTINGS = (128, 0, 0, 1, 0)
@@ -175,7 +175,7 @@ def attend(client, picture, prompt, settings=SETTINGS):
     [
         ("ask", [""], SETTINGS, "Ask needs a question about the picture"),
         ("ask", [None], SETTINGS, "Ask needs a question about the picture"),
-        ("detect", [" ; , "], SETTINGS, "Detect needs names of things to find"),
+        ("detect", [" ; , "], SETTINGS, "Detect needs names of objects to find"),
         ("attention", [" "], SETTINGS, "There is no prompt yet: write one, such as detect cat."),
         ("read", [], (0, 0, 0, 1, 0), "max_new_tokens is a whole number from 1, not 0."),
         ("read", [], (9, -1, 0, 1, 0), "temperature is 0 or from 0.001 to 1000, not -1."),
@@ -228,7 +228,7 @@ def test_model_text_stays_text(client, picture):
     assert ask(client, "ask", picture, "evil")[0] == EVIL
     raw, *_, line = ask(client, "detect", picture, "evil")
     assert EVIL in raw
-    shown = found.table(Annotated("", 9, 9, parse(raw), [None]))
+    shown = found.table(AnnotatedImage("", 9, 9, parse(raw), [None]))
     assert "&lt;img" in shown and "<img" not in shown
     assert EVIL not in line, "the line is Markdown"
 

@@ -250,7 +250,7 @@ def test_uploads(page, tmp_path):
 
     (tmp_path / "note.png").write_text("not a picture")
     files.set_input_files(tmp_path / "note.png")
-    expect(page.locator(".toast-body").first).to_contain_text("'note.png' is not a picture")
+    expect(page.locator(".toast-body").first).to_contain_text("'note.png' is not an image")
     expect(page.locator("#picture img")).to_have_count(0)
     page.get_by_label("Close").first.click()
 
@@ -445,7 +445,7 @@ def test_a_batch(built_in, tmp_path):
     expect(line(built_in)).to_have_text("Done: 2 answered, 1 not readable.")
     rows = panel(built_in).locator("table.batch tr")
     expect(rows.nth(0)).to_contain_text("ZOO")
-    expect(rows.nth(2)).to_contain_text("is not a picture")
+    expect(rows.nth(2)).to_contain_text("is not an image")
     with built_in.expect_download() as coming:
         built_in.locator("#save-batch").click()
     coming.value.save_as(tmp_path / "answers.zip")

@@ -362,7 +362,7 @@ def test_a_batch_answers_what_it_can_and_says_what_it_cannot(page, path, tmp_pat
     gallery, table, _, line = shown
     assert line == "Done: 2 answered, 2 not readable."
     assert [name for _, name in gallery.constructor_args["value"]] == ["picture.png", "in/a.png"]
-    assert "&lt;loc0000&gt;" in table and "is not a picture" in table
+    assert "&lt;loc0000&gt;" in table and "is not an image" in table
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         rows = [json.loads(row) for row in archive.read("answers.jsonl").splitlines()]
         assert archive.namelist() == ["answers.jsonl", "001-picture.png", "003-a.png"]

@@ -1,4 +1,4 @@
-"""Drawing, pixel by pixel: the right pixels change, and the input picture never does."""
+"""Drawing, pixel by pixel: the right pixels change, and the input image never does."""
 
 from io import BytesIO
 
@@ -27,7 +27,7 @@ from visualize import (
 )
 from visualize.attention import CELL, COLORS, LINE, MARGIN, visible
 from visualize.boxes import draw_chips
-from visualize.colors import PALETTE, ink_on
+from visualize.colors import PALETTE, text_color_on
 from visualize.masks import BOX_OPACITY, MASK_OPACITY
 
 FULL = np.ones((64, 64), np.float32)
@@ -60,12 +60,12 @@ DRAWINGS = {
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK"])
 def test_input_is_unchanged_and_output_is_rgb(draw, mode):
-    picture = photo(90, 60, mode)
-    before = picture.tobytes()
-    drawn = draw(picture)
-    assert picture.tobytes() == before and picture.mode == mode
-    assert (drawn.mode, drawn.size) == ("RGB", picture.size)
-    assert changed(picture, drawn).any()
+    image = photo(90, 60, mode)
+    before = image.tobytes()
+    drawn = draw(image)
+    assert image.tobytes() == before and image.mode == mode
+    assert (drawn.mode, drawn.size) == ("RGB", image.size)
+    assert changed(image, drawn).any()
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
@@ -75,10 +75,10 @@ def test_any_size(draw, size):
 
 
 @pytest.mark.parametrize("draw", [draw_boxes, lambda p, d: draw_masks(p, d, [])])
-def test_nothing_found_leaves_the_picture(draw):
-    picture = photo(50, 40)
-    drawn = draw(picture, [])
-    assert drawn is not picture and drawn.tobytes() == picture.tobytes()
+def test_without_detections_the_image_is_unchanged(draw):
+    image = photo(50, 40)
+    drawn = draw(image, [])
+    assert drawn is not image and drawn.tobytes() == image.tobytes()
 
 
 def test_box_edges_are_at_the_right_pixels():
@@ -89,7 +89,7 @@ def test_box_edges_are_at_the_right_pixels():
     assert (drawn[edge] == color_of("")).all() and not drawn[~edge].any()
 
 
-def test_whole_picture_box_lies_on_its_border():
+def test_a_box_around_the_whole_image_lies_on_its_border():
     drawn = np.array(draw_boxes(black(30, 30), [Detection("", (0, 0, 1, 1))])).any(axis=-1)
     assert drawn[0].all() and drawn[-1].all() and drawn[:, 0].all() and drawn[:, -1].all()
     assert not drawn[1:-1, 1:-1].any()
@@ -97,11 +97,11 @@ def test_whole_picture_box_lies_on_its_border():
 
 @pytest.mark.parametrize("box", [(0, 0, 0, 0), (1, 1, 1, 1), (0.5, 0, 0.5, 1), (0, 1, 1, 1)])
 @pytest.mark.parametrize("size", [(1, 1), (64, 48), (640, 480)])
-def test_box_without_size_is_still_seen(box, size):
+def test_box_without_size_is_still_drawn(box, size):
     assert np.array(draw_boxes(black(*size), [Detection("", box)])).any()
 
 
-def test_line_width_grows_with_the_picture():
+def test_line_width_grows_with_the_image():
     def line(side):
         column = np.array(draw_boxes(black(side, side), [Detection("", INNER)]))[:, side // 2]
         return int(column.any(axis=-1).sum()) / 2
@@ -110,8 +110,8 @@ def test_line_width_grows_with_the_picture():
 
 
 @pytest.mark.parametrize("box", [(0, 0, 0.1, 0.1), (0.9, 0.9, 1, 1), (0.9, 0, 1, 0.1), INNER])
-@pytest.mark.parametrize("label", ["cat", "a label much too long for its picture " * 9])
-def test_chips_stay_whole_inside_the_picture(box, label):
+@pytest.mark.parametrize("label", ["cat", "a label much too long for its image " * 9])
+def test_chips_lie_whole_inside_the_image(box, label):
     """The chip is a rectangle with all four sides, and nothing is drawn outside of it."""
     drawn = np.array(draw_chips_on(black(300, 200), [Detection(label, box)]))
     chip = np.argwhere((drawn == color_of(label)).all(axis=-1))
@@ -168,7 +168,7 @@ def luminance(color):
 
 @pytest.mark.parametrize("color", PALETTE)
 def test_ink_is_readable(color):
-    low, high = sorted([luminance(color), luminance(ink_on(color))])
+    low, high = sorted([luminance(color), luminance(text_color_on(color))])
     assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
@@ -197,8 +197,8 @@ def test_mask_lies_in_its_box():
 )
 def test_mask_in_a_box_without_size_is_empty(box):
     assert not paste_mask(FULL, box, 100, 50).any()
-    picture = photo(100, 50)
-    assert not changed(picture, draw_masks(picture, [Detection("", box)], [FULL])).any()
+    image = photo(100, 50)
+    assert not changed(image, draw_masks(image, [Detection("", box)], [FULL])).any()
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -222,8 +222,8 @@ def test_mask_fill_and_outline():
 
 
 def test_object_without_a_mask_keeps_its_box():
-    picture, found = photo(80, 80), [Detection("cat", INNER)]
-    assert draw_masks(picture, found, [None]).tobytes() == draw_boxes(picture, found).tobytes()
+    image, found = photo(80, 80), [Detection("cat", INNER)]
+    assert draw_masks(image, found, [None]).tobytes() == draw_boxes(image, found).tobytes()
 
 
 @pytest.mark.parametrize("draw", [draw_masks, draw_objects])
@@ -265,11 +265,11 @@ def test_attention_colours_follow_the_scale():
 
 
 def test_attention_of_nothing_and_opacity():
-    picture = photo(30, 20)
-    assert draw_attention(picture, np.eye(4), opacity=0).tobytes() == picture.tobytes()
-    assert (np.array(draw_attention(picture, np.zeros((4, 4)), opacity=1)) == COLORS[0]).all()
-    doubled = draw_attention(picture, 2 * np.eye(4))
-    assert doubled.tobytes() == draw_attention(picture, np.eye(4)).tobytes()
+    image = photo(30, 20)
+    assert draw_attention(image, np.eye(4), opacity=0).tobytes() == image.tobytes()
+    assert (np.array(draw_attention(image, np.zeros((4, 4)), opacity=1)) == COLORS[0]).all()
+    doubled = draw_attention(image, 2 * np.eye(4))
+    assert doubled.tobytes() == draw_attention(image, np.eye(4)).tobytes()
 
 
 @pytest.mark.parametrize("opacity", [-0.1, 1.1, float("nan")])
@@ -297,20 +297,20 @@ def test_a_legend_names_its_unit():
 
 
 def test_a_shared_scale_makes_maps_comparable():
-    picture, heat = photo(40, 40), np.eye(4)
-    alone = np.array(draw_attention(picture, heat / 2, 1.0))
-    shared = np.array(draw_attention(picture, heat / 2, 1.0, largest=1.0))
-    assert (alone == np.array(draw_attention(picture, heat, 1.0))).all()
+    image, heat = photo(40, 40), np.eye(4)
+    alone = np.array(draw_attention(image, heat / 2, 1.0))
+    shared = np.array(draw_attention(image, heat / 2, 1.0, largest=1.0))
+    assert (alone == np.array(draw_attention(image, heat, 1.0))).all()
     assert shared.astype(int).sum() < alone.astype(int).sum()
     assert np.abs(shared[5, 5].astype(int) - COLORS[128]).max() < 40
 
 
-# --- Many maps in one picture ---------------------------------------------------------------------
+# --- Many maps in one image ---------------------------------------------------------------------
 
 
 def test_the_contact_sheet_has_every_head_in_its_place():
     heads = np.zeros((3, 2, 4, 4))
-    heads[2, 1, 0, 3] = 0.02  # the only one that looks anywhere: its top right
+    heads[2, 1, 0, 3] = 0.02  # the only one that is not 0: its top right
     sheet = np.array(contact_sheet(heads))
     assert sheet.shape[:2] == (MARGIN + 3 * (CELL + LINE), MARGIN + 2 * CELL)
     bright = np.argwhere((sheet == COLORS[255]).all(-1))
@@ -341,12 +341,12 @@ TEXTS = ["<loc0001>", " cat", "\n", " ", "é", "a" * 99, "b", "c", "d", "e"]
 
 
 def test_a_strip_has_a_cell_for_each_token_on_one_scale():
-    picture = photo(80, 40)
-    before = picture.tobytes()
-    strip = token_strip(picture, HEATS, TEXTS, opacity=1.0, unit="of attention", side=80)
-    cells = token_frames(picture, HEATS, TEXTS, opacity=1.0, side=80)
+    image = photo(80, 40)
+    before = image.tobytes()
+    strip = token_strip(image, HEATS, TEXTS, opacity=1.0, unit="of attention", side=80)
+    cells = token_frames(image, HEATS, TEXTS, opacity=1.0, side=80)
     width, height = cells[0].size
-    assert strip.size == (8 * width, 2 * height + 30) and picture.tobytes() == before
+    assert strip.size == (8 * width, 2 * height + 30) and image.tobytes() == before
     eighth, ninth = strip.crop((7 * width, 0, 8 * width, height)), (0, height, width, 2 * height)
     assert eighth.tobytes() == cells[7].tobytes()
     assert strip.crop(ninth).tobytes() == cells[8].tobytes()
@@ -362,7 +362,7 @@ def test_a_strip_needs_a_text_for_each_map(heats, texts):
 
 
 @pytest.mark.parametrize("size", [(1, 400), (400, 1), (640, 480)], ids=str)
-def test_frames_of_any_picture(size):
+def test_frames_of_any_image(size):
     frames = token_frames(photo(*size), HEATS[:2], TEXTS[:2], side=100)
     assert len({frame.size for frame in frames}) == 1 and frames[0].width <= 104
 
@@ -397,7 +397,7 @@ def test_the_token_matrix_is_square(weights, texts):
         token_matrix(weights, texts)
 
 
-def test_what_cannot_be_seen_is_made_visible():
+def test_whitespace_has_symbols():
     assert [visible(text) for text in (" cat", "\n", " ", "", "\0", "a b")] == [
         "cat", "⏎", "␣", "␣", "␣", "a b",
     ]  # fmt: skip

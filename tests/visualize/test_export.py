@@ -12,9 +12,9 @@ from pycocotools.coco import COCO
 from paligemma.detections import Detection
 from visualize import draw_masks
 from visualize.export import (
-    Annotated,
-    cut_outs,
-    mask_pictures,
+    AnnotatedImage,
+    cutouts,
+    mask_images,
     outlines,
     to_coco,
     to_csv,
@@ -30,10 +30,10 @@ SHAPES = {
     "a frame": ["####", "#..#", "####"],
     "two holes": ["#####", "#.#.#", "#####"],
     "a hole in the corner": ["###.", "#.##", "####"],
-    "two pieces": ["##..", "....", "..##"],
-    "pieces that touch at a corner": ["#..", ".#.", "..#"],
+    "two components": ["##..", "....", "..##"],
+    "components that touch at a corner": ["#..", ".#.", "..#"],
     "a hole that touches the outside at a corner": ["###", "#.#", "##."],
-    "a piece inside a hole": ["#####", "#...#", "#.#.#", "#...#", "#####"],
+    "a component inside a hole": ["#####", "#...#", "#.#.#", "#...#", "#####"],
     "a spiral": ["#####", "....#", "###.#", "#...#", "#####"],
 }
 
@@ -53,7 +53,7 @@ def found():
         Detection("driver's seat", (0.5, 0, 1, 1), tuple(range(16)), 0.25),
         Detection("cat", (0, 0, 0.25, 0.5)),
     )
-    return Annotated("street.png", 80, 60, detections, (DISC, RING, None))
+    return AnnotatedImage("street.png", 80, 60, detections, (DISC, RING, None))
 
 
 @pytest.mark.parametrize("rows", SHAPES.values(), ids=SHAPES)
@@ -87,35 +87,35 @@ def test_coco_reads_back_what_was_drawn(tmp_path, found, polygons):
 
 
 def test_the_drawing_covers_just_the_exported_pixels(found):
-    one = Annotated("x", 80, 60, found.detections[1:2], found.masks[1:2])
+    one = AnnotatedImage("x", 80, 60, found.detections[1:2], found.masks[1:2])
     black = Image.new("RGB", (80, 60))
     drawn = np.asarray(draw_masks(black, [Detection("", one.detections[0].box)], [RING]))
     assert np.array_equal(drawn.any(2), one.areas[0])
 
 
-def test_masks_and_cut_outs_are_pictures(found):
-    [(name, first), (other, _)] = mask_pictures(found)
+def test_mask_images_and_cutouts(found):
+    [(name, first), (other, _)] = mask_images(found)
     assert (name, other) == ("01-cat.png", "02-driver-s-seat.png")
     assert first.mode == "1" and np.array_equal(np.asarray(first), found.areas[0])
-    picture = Image.new("RGB", (80, 60), "teal")
-    [(_, cat), _] = cut_outs(picture, found)
+    image = Image.new("RGB", (80, 60), "teal")
+    [(_, cat), _] = cutouts(image, found)
     rows, columns = np.flatnonzero(found.areas[0].any(1)), np.flatnonzero(found.areas[0].any(0))
     assert cat.size == (columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
     assert cat.getpixel((cat.width // 2, cat.height // 2)) == (0, 128, 128, 255)
     assert cat.getpixel((0, 0))[3] == 0
-    assert picture.mode == "RGB"
+    assert image.mode == "RGB"
 
 
-def test_an_empty_mask_is_no_picture():
-    nothing = Annotated("x", 9, 9, [Detection("a", (0, 0, 1, 1))], [np.full((64, 64), -1.0)])
-    assert mask_pictures(nothing) == [] and to_coco([nothing], True)["annotations"][0]["area"] == 0
+def test_an_empty_mask_gives_no_image():
+    nothing = AnnotatedImage("x", 9, 9, [Detection("a", (0, 0, 1, 1))], [np.full((64, 64), -1.0)])
+    assert mask_images(nothing) == [] and to_coco([nothing], True)["annotations"][0]["area"] == 0
 
 
 def test_csv(found):
     rows = list(csv.DictReader(to_csv([found]).splitlines()))
     assert [row["label"] for row in rows] == ["cat", "driver's seat", "cat"]
     assert rows[0] | {"mask_pixels": ""} == {
-        "picture": "street.png", "label": "cat", "score": "0.5",
+        "image": "street.png", "label": "cat", "score": "0.5",
         "x1": "8.0", "y1": "12.0", "x2": "48.0", "y2": "54.0", "mask_pixels": "",
     }  # fmt: skip
     assert int(rows[0]["mask_pixels"]) == found.areas[0].sum()
@@ -124,11 +124,11 @@ def test_csv(found):
 
 def test_supervision(found):
     pytest.importorskip("supervision")
-    detections = to_supervision(Annotated("x", 80, 60, found.detections[:2], found.masks[:2]))
+    detections = to_supervision(AnnotatedImage("x", 80, 60, found.detections[:2], found.masks[:2]))
     assert detections.xyxy[0].tolist() == pytest.approx([8, 12, 48, 54])
     assert np.array_equal(detections.mask[1], found.areas[1])
     assert detections.data["class_name"].tolist() == ["cat", "driver's seat"]
-    assert len(to_supervision(Annotated("x", 80, 60, (), ()))) == 0
+    assert len(to_supervision(AnnotatedImage("x", 80, 60, (), ()))) == 0
 
 
 def test_without_supervision_it_says_so(found, monkeypatch):

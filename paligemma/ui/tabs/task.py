@@ -190,7 +190,7 @@ def task_tab(page: Page, task: Task) -> TaskTab:
                 label=task.needs[0].upper() + task.needs[1:], max_lines=3,
                 placeholder=f"for example: {task.hints[0]}",
             )  # fmt: skip
-        if task.speaks:
+        if task.has_language:
             with gr.Row():
                 if len(task.styles) > 1:
                     ways = [(STYLES[each], each) for each in task.styles]
