@@ -3,7 +3,7 @@
     python examples/new_pictogram.py                    # 200 examples
     python examples/new_pictogram.py --examples 2000    # how much more would give
 
-Writes the examples, trains on them (`python -m paligemma train`, configs/new-pictogram.yaml), asks
+Writes the examples, trains on them (`paligemma train`, configs/new-pictogram.yaml), asks
 the model about unseen pictures before and after, and draws some of the answers.
 """
 

@@ -1,12 +1,12 @@
-"""How fast a checkpoint loads and answers, in how much memory, and what recording attention adds.
+"""Loading time, memory and speed of a checkpoint, and the cost of recording attention.
 
-Run it in a process of its own, as `python -m paligemma bench` does: the peak of memory is the
-process's. Times are for one picture and a greedy answer of a set length (the end token is ignored).
+Run it in a process of its own, as `paligemma bench` does: the peak memory is that of the process.
+Times are for one image and a greedy answer of a fixed length (the end token is ignored).
 """
 
 import resource
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter, process_time
 
 import numpy as np
@@ -20,90 +20,105 @@ from paligemma.pipeline import PaliGemma
 PROMPT = "caption en"
 ROUNDS = 3
 
+Measurements = dict[str, float | int | str]
 
-def bench(load: Callable[[], PaliGemma], tokens: int) -> dict[str, float | int | str]:
-    """Load, then answer with `tokens` tokens. Seconds, bytes, and tokens a second."""
+
+def measure_generation(load: Callable[[], PaliGemma], num_tokens: int) -> Measurements:
+    """Load, then generate `num_tokens`. Keys end in their units: _s seconds, _bytes."""
     start = perf_counter()
     pg = load()
-    loaded = perf_counter() - start
-    resident = psutil.Process().memory_info().rss
-    picture = np.random.default_rng(0).integers(0, 256, (448, 448, 3), np.uint8)
-    batch = pg.processor(text=[PROMPT], images=[picture])
+    load_s = perf_counter() - start
+    loaded_bytes = psutil.Process().memory_info().rss
+    batch = pg.processor(text=[PROMPT], images=[_noise_image()])
 
     with torch.inference_mode():
         start = perf_counter()
         features = pg.model.embed_image(batch.pixel_values.to(pg.device, pg.dtype))
-        _wait(pg.device)
-        seen = perf_counter() - start
+        _synchronize(pg.device)
+        image_encode_s = perf_counter() - start
     steps = stream(
         pg.model,
         batch.input_ids.to(pg.device),
         features,
         batch.attention_mask.to(pg.device),
-        SamplingOptions(max_new_tokens=tokens),
+        SamplingOptions(max_new_tokens=num_tokens),
         eos_token_id=-1,
     )
     times = [perf_counter()]
     for _ in steps:
         times.append(perf_counter())
+    prefill_s = times[1] - times[0]
     return {
         "model": pg.name,
         "facts": pg.facts,
-        "load s": loaded,
-        "memory after loading": resident,
-        "picture s": seen,
-        "prompt s": times[1] - times[0],
-        "time to first token s": seen + times[1] - times[0],
-        "tokens per second": (len(times) - 2) / (times[-1] - times[1]),
-        "peak memory": _peak(),
+        "load_s": load_s,
+        "loaded_memory_bytes": loaded_bytes,
+        "image_encode_s": image_encode_s,
+        "prefill_s": prefill_s,
+        "time_to_first_token_s": image_encode_s + prefill_s,
+        "tokens_per_second": (len(times) - 2) / (times[-1] - times[1]),
+        "peak_memory_bytes": _peak_memory(),
         "threads": torch.get_num_threads(),
     }
 
 
-def bench_attention(load: Callable[[], PaliGemma], tokens: int) -> dict[str, float | int | str]:
-    """Answer with and without `capture_attention`, in turn; the fastest of each counts.
+def measure_attention(load: Callable[[], PaliGemma], num_tokens: int) -> Measurements:
+    """Generate with and without `capture_attention`, in turn; the fastest of each counts.
 
-    An answer is picture, prompt and `tokens` tokens. Seconds (of the CPU where it computes, so that
-    other programs do not count) and bytes: what the peak rises by after an answer without.
+    A generation is image, prompt and `num_tokens`. On the CPU its seconds are CPU time, so that
+    other programs do not count. The memory is what the peak rises by after one without recording.
     """
     pg = load()
     clock = process_time if pg.device.type == "cpu" else perf_counter
-    picture = np.random.default_rng(0).integers(0, 256, (448, 448, 3), np.uint8)
-    batch = pg.processor(text=[PROMPT], images=[picture])
-    options = SamplingOptions(max_new_tokens=tokens)
+    batch = pg.processor(text=[PROMPT], images=[_noise_image()])
+    options = SamplingOptions(max_new_tokens=num_tokens)
 
-    def answer(recording) -> float:
+    def generate(recorder: AbstractContextManager) -> float:
         start = clock()
-        with recording:
+        with recorder:
             with torch.inference_mode():
                 features = pg.model.embed_image(batch.pixel_values.to(pg.device, pg.dtype))
             ids, mask = batch.input_ids.to(pg.device), batch.attention_mask.to(pg.device)
             for _ in stream(pg.model, ids, features, mask, options, eos_token_id=-1):
                 pass
-        _wait(pg.device)
+        _synchronize(pg.device)
         return clock() - start
 
-    off, before, on = [answer(nullcontext())], _peak(), []
+    plain, peak, recorded = [generate(nullcontext())], _peak_memory(), []
     for _ in range(ROUNDS):
-        on.append(answer(capture_attention(pg.model)))
-        off.append(answer(nullcontext()))
+        recorded.append(generate(capture_attention(pg.model)))
+        plain.append(generate(nullcontext()))
     return {
         "model": pg.name,
         "facts": pg.facts,
-        "tokens": tokens,
-        "answer s": min(off),
-        "recorded answer s": min(on),
-        "recording adds": min(on) / min(off) - 1,
-        "memory that recording adds": _peak() - before,
+        "num_tokens": num_tokens,
+        "generation_s": min(plain),
+        "recorded_generation_s": min(recorded),
+        "recording_overhead": min(recorded) / min(plain) - 1,
+        "recording_memory_bytes": _peak_memory() - peak,
         "threads": torch.get_num_threads(),
     }
 
 
-def _peak() -> int:
-    """The most bytes this process has had in memory."""
+def format_measurements(measurements: Measurements) -> str:
+    """A line for each: name and value."""
+    lines = []
+    for name, value in measurements.items():
+        if name.endswith("_bytes"):
+            value = f"{float(value) / 1e6:,.0f} MB"
+        lines.append(f"{name:24} {value:.2f}" if isinstance(value, float) else f"{name:24} {value}")
+    return "\n".join(lines)
+
+
+def _noise_image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (448, 448, 3), np.uint8)
+
+
+def _peak_memory() -> int:
+    """The most bytes that this process has had in memory."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

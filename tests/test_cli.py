@@ -1,6 +1,7 @@
-"""python -m paligemma: what it prints and writes; a mistake is one line and exit code 2."""
+"""The command paligemma: what it prints and writes; a mistake is one line and exit code 2."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -108,11 +109,12 @@ def test_out_has_boxes_and_masks_drawn_on_the_picture(scripted, picture, tmp_pat
     for prompt in ("detect cat", "segment cat", "caption en"):
         path = tmp_path / "out.png"
         assert main(["generate", "--image", picture, "--prompt", prompt, "--out", str(path)]) == 0
-        changed[prompt] = np.abs(pixels(path) - pixels(picture)).max(-1) > 8
+        changed[prompt] = np.abs(pixels(path) - pixels(picture)).max(-1)
     assert capsys.readouterr().out.count("\n") == 3
-    boxes, masks = changed["detect cat"], changed["segment cat"]
+    boxes, masks = changed["detect cat"], changed["segment cat"] > 8
     assert boxes.shape == (80, 120) and not changed["caption en"].any()
-    assert boxes[20:60, 29:32].any(1).all() and not boxes[30:50, 40:80].any()  # an outline
+    outline, tint = boxes > 64, boxes[30:50, 40:80]
+    assert outline[20:60, 29:32].any(1).all() and 8 < tint.min() == tint.max() < 32
     assert masks[30:50, 40:80].mean() > 0.9 and not masks[65:].any()  # a filling
     assert pixels(picture).std() == 0  # the picture itself is as it was
 
@@ -179,11 +181,13 @@ def test_masks_without_a_codec(folder, picture, tmp_path, capsys, monkeypatch):
     assert "no mask codec" in complaint(capsys, "generate", *argv)
 
 
-@pytest.mark.parametrize("argv", [[], ["generate"], ["nonsense"], ["evaluate", "--scenes", "many"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["generate"], ["nonsense"], ["evaluate", "--num-scenes", "many"]]
+)
 def test_words_that_are_no_command(argv, capsys):
     with pytest.raises(SystemExit) as caught:
         main(argv)
-    assert caught.value.code == 2 and "usage: python -m paligemma" in capsys.readouterr().err
+    assert caught.value.code == 2 and "usage: paligemma" in capsys.readouterr().err
 
 
 def test_from_a_shell():
@@ -198,7 +202,7 @@ def test_from_a_shell():
 
 def test_evaluate_prints_a_table_and_then_json(folder, capsys, monkeypatch):
     monkeypatch.setattr(synthetic, "OPTIONS", SamplingOptions(max_new_tokens=8))
-    assert main(["evaluate", "--model", folder, "--scenes", "3"]) == 0
+    assert main(["evaluate", "--model", folder, "--num-scenes", "3"]) == 0
     *table, last = capsys.readouterr().out.splitlines()
     scores = json.loads(last, parse_constant=pytest.fail)  # NaN is no JSON
     assert [line.split()[0] for line in table] == list(scores)
@@ -211,13 +215,13 @@ def test_evaluate_prints_a_table_and_then_json(folder, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "argv, expected",
     [
-        (["--scenes", "0"], "at least one scene"),
-        (["--first=-5"], "from 0, not -5"),
+        (["--num-scenes", "0"], "at least one scene"),
+        (["--first-seed=-5"], "from 0, not -5"),
         (["--model", "nowhere"], "There is no checkpoint 'nowhere'"),
     ],
 )
 def test_evaluate_with_a_mistake(folder, capsys, argv, expected):
-    assert expected in complaint(capsys, "evaluate", "--model", folder, "--scenes", "1", *argv)
+    assert expected in complaint(capsys, "evaluate", "--model", folder, "--num-scenes", "1", *argv)
 
 
 # --- explain and pointing -------------------------------------------------------------------------
@@ -254,7 +258,7 @@ def test_explain_with_a_mistake(folder, picture, tmp_path, capsys):
 
 def test_pointing_writes_table_and_plot(folder, tmp_path, capsys):
     out = tmp_path / "points"
-    assert main(["pointing", "--model", folder, "--scenes", "2", "--out", str(out)]) == 0
+    assert main(["pointing", "--model", folder, "--num-scenes", "2", "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {
         f"pointing.{end}" for end in ("md", "json", "png")
     }
@@ -264,14 +268,23 @@ def test_pointing_writes_table_and_plot(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     "argv, expected",
     [
-        (["--scenes", "0"], "at least one"),
-        (["--first=-5"], "from 0; not 1 from -5"),
+        (["--num-scenes", "0"], "at least one"),
+        (["--first-seed=-5"], "from 0; not 1 from -5"),
         (["--coco", "nowhere.json"], "go together"),
         (["--coco", "nowhere.json", "--images", "."], "nowhere.json cannot be read: No such file"),
     ],
 )
 def test_pointing_with_a_mistake(folder, tmp_path, capsys, argv, expected):
-    asked = ["pointing", "--model", folder, "--scenes", "1", "--out", str(tmp_path / "out"), *argv]
+    asked = [
+        "pointing",
+        "--model",
+        folder,
+        "--num-scenes",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+        *argv,
+    ]
     assert expected in complaint(capsys, *asked)
 
 
@@ -279,12 +292,12 @@ def test_pointing_with_a_mistake(folder, tmp_path, capsys, argv, expected):
 
 
 def test_bench_of_attention(folder, capsys):
-    assert main(["bench", "--model", folder, "--tokens", "3", "--attention"]) == 0
+    assert main(["bench", "--model", folder, "--num-tokens", "3", "--attention"]) == 0
     *table, last = capsys.readouterr().out.splitlines()
     measured = json.loads(last)
-    assert len(table) == len(measured) and measured["memory that recording adds"] >= 0
-    ratio = measured["recorded answer s"] / measured["answer s"]
-    assert measured["recording adds"] == pytest.approx(ratio - 1)
+    assert len(table) == len(measured) and measured["recording_memory_bytes"] >= 0
+    ratio = measured["recorded_generation_s"] / measured["generation_s"]
+    assert measured["recording_overhead"] == pytest.approx(ratio - 1)
 
 
 def test_thin_random_weights_keep_what_attention_is_made_of(tmp_path, monkeypatch):
@@ -303,16 +316,17 @@ def test_thin_random_weights_keep_what_attention_is_made_of(tmp_path, monkeypatc
 
 
 def test_bench_prints_a_table_and_then_json(folder, capsys):
-    assert main(["bench", "--model", folder, "--tokens", "4"]) == 0
+    assert main(["bench", "--model", folder, "--num-tokens", "4"]) == 0
     *table, last = capsys.readouterr().out.splitlines()
     measured = json.loads(last)
     assert len(table) == len(measured)
-    assert measured["model"] == "tiny" and measured["tokens per second"] > 0
-    assert measured["time to first token s"] == pytest.approx(
-        measured["picture s"] + measured["prompt s"]
+    assert measured["model"] == "tiny" and measured["tokens_per_second"] > 0
+    assert measured["time_to_first_token_s"] == pytest.approx(
+        measured["image_encode_s"] + measured["prefill_s"]
     )
-    assert measured["peak memory"] >= measured["memory after loading"] * 0.9
-    assert "at least 2" in complaint(capsys, "bench", "--model", folder, "--tokens", "1")
+    assert measured["peak_memory_bytes"] >= measured["loaded_memory_bytes"] * 0.9
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", name) for name in measured)
+    assert "at least 2" in complaint(capsys, "bench", "--model", folder, "--num-tokens", "1")
 
 
 @pytest.mark.slow

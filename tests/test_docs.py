@@ -33,8 +33,7 @@ LEFT_OUT = {
 }
 SMALLER = [
     (r"--num-scenes \d+", "--num-scenes 2"),
-    (r"--(scenes) \d+", r"--\1 2"),
-    (r"^(paligemma bench.*)", r"\1 --tokens 2"),
+    (r"^(paligemma bench.*)", r"\1 --num-tokens 2"),
     (r"^(paligemma explain.*)", r"\1 --max-new-tokens 4"),
 ]
 

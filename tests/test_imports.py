@@ -19,11 +19,12 @@ LAYERS = (
     "training",
     "evaluation",
     "ui",
+    "cli",
     "__main__",
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms.split()}
 # Rooms that may import visualize, besides `ui`.
-DRAW = {"evaluation.synthetic", "evaluation.report", "training.inspect", "__main__"}
+DRAW = {"evaluation.synthetic", "evaluation.report", "training.inspect", "cli.inference"}
 # What the app and `ui` may import: what a program outside would.
 APP = set("tasks detections images reply generation pipeline checkpoints interpret".split())
 

@@ -1,7 +1,7 @@
 """The pointing game: how often a map's peak lies in the box of the object that a token names.
 
-    python -m paligemma pointing --scenes 500 --out DIR
-    python -m paligemma pointing --coco instances.json --images DIR --out DIR
+    paligemma pointing --num-scenes 500 --out DIR
+    paligemma pointing --coco instances.json --images DIR --out DIR
 
 The correct answer is given to the model, and each token of it that names one object of the image
 has a map in every view. `hit` is the share of peaks on a patch whose centre is in the object's box

@@ -1,6 +1,6 @@
 """Run a benchmark: a model answers every example, and the answers are scored.
 
-    python -m paligemma evaluate --task coco-captions --data coco/ [--split val] [--out DIR]
+    paligemma evaluate --task coco-captions --data coco/ [--split val] [--out DIR]
     accelerate launch --num_processes 8 -m paligemma evaluate …    (or torchrun, also on CPUs)
 
 Predictions are written to `DIR/predictions-<process>.jsonl` as they come. A run that is started
@@ -43,7 +43,7 @@ def evaluate_benchmark(
     Raises ValueError for data that cannot be read, and if `out` holds predictions of another run.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
-        raise ValueError("--batch and --limit are whole numbers from 1.")
+        raise ValueError("--batch-size and --limit are whole numbers from 1.")
     state = PartialState(cpu=best_device().type == "cpu", timeout=TIMEOUT)
     dataset = benchmark.load(data, split)
     examples = dataset.examples[:limit]

@@ -1,6 +1,6 @@
 """Measure a model on rendered scenes that training never uses.
 
-    python -m paligemma evaluate [--model PATH] [--scenes 500] [--first 1000000]
+    paligemma evaluate [--model PATH] [--num-scenes 500] [--first-seed 1000000]
 
 Training takes its scenes from seeds of 2**40 and above; these come from small ones.
 """

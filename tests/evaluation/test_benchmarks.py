@@ -454,7 +454,7 @@ def folder(tmp_path_factory) -> Path:
 def test_two_processes_count_each_example_once(folder, tmp_path):
     data, _ = numbered_examples(tmp_path / "data", 5)
     given = ["evaluate", "--task", "json-lines", "--data", str(data), "--model", str(folder)]
-    given += ["--batch", "2", "--device", "cpu"]
+    given += ["--batch-size", "2", "--device", "cpu"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     done = subprocess.run(
         [*torchrun, "2", "-m", "paligemma", *given, "--out", str(tmp_path / "two")],
@@ -498,7 +498,7 @@ def test_the_command_prints_a_table_and_then_json(fake_model, tmp_path, capsys):
 def test_ctrl_c_says_how_to_resume(fake_model, tmp_path, capsys):
     json_lines(tmp_path)
     fake_model.batches = 2
-    given = ["evaluate", "--task", "json-lines", "--data", str(tmp_path), "--batch", "1"]
+    given = ["evaluate", "--task", "json-lines", "--data", str(tmp_path), "--batch-size", "1"]
     assert main([*given, "--out", str(tmp_path / "o")]) == 130
     err = capsys.readouterr().err
     assert "paligemma: stopped after 2 of 3 examples; run the same command to resume." in err
@@ -548,7 +548,7 @@ MISTAKES = {
               {"x.json": json.dumps({"data": [{"questionId": 1, "question": "q", "answers": ["a"],
                                                "image": "one.png"}] * 2})},
               "two examples with the id 1"),
-    "no batch": (["--task", "json-lines", "--data", "{}", "--batch", "0"], {}, "from 1"),
+    "no batch": (["--task", "json-lines", "--data", "{}", "--batch-size", "0"], {}, "from 1"),
     "data without a task": (["--data", "{}"], {}, "need a --task"),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""`python -m paligemma train` with its model sharded over processes of the CPU.
+"""`paligemma train` with its model sharded over processes of the CPU.
 
     torchrun tests/helpers/shard_training.py config.yaml
 

@@ -1,0 +1,104 @@
+"""paligemma evaluate, pointing"""
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from paligemma.cli.common import add_model_options, load_pipeline, make_folder
+
+
+def add_commands(commands) -> None:
+    parser = commands.add_parser("evaluate", help="score a model on drawn scenes or a benchmark")
+    add_model_options(parser)
+    parser.add_argument("--task", help="a benchmark such as vqav2 (default: drawn scenes)")
+    parser.add_argument("--data", type=Path, help="the benchmark's folder or file")
+    parser.add_argument("--split", default="val", help="the benchmark's split (default: val)")
+    parser.add_argument("--out", type=Path, help="folder of the results; the same one resumes")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--limit", type=int, help="only the first examples")
+    _add_scene_options(parser)
+    parser.set_defaults(run=run_evaluate)
+
+    parser = commands.add_parser(
+        "pointing", help="measure how often attention peaks in the named object"
+    )
+    add_model_options(parser)
+    _add_scene_options(parser)
+    parser.add_argument("--coco", type=Path, help="a COCO instances file, instead of drawn scenes")
+    parser.add_argument("--images", type=Path, help="the folder of its images")
+    parser.add_argument("--out", required=True, type=Path, help="a folder for table and plot")
+    parser.set_defaults(run=run_pointing)
+
+
+def _add_scene_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--num-scenes", type=int, default=500, help="drawn scenes (default: 500)")
+    parser.add_argument("--first-seed", type=int, default=1_000_000, help="seed of the first scene")
+
+
+def run_evaluate(arguments: Namespace) -> None:
+    """Score a model: a table, then one JSON line."""
+    if arguments.task:
+        _evaluate_benchmark(arguments)
+        return
+    if arguments.data or arguments.out:
+        raise ValueError("--data and --out need a --task, such as coco-captions.")
+    from paligemma.evaluation.synthetic import evaluate_synthetic
+
+    pg = load_pipeline(arguments)
+    scores = evaluate_synthetic(pg, arguments.num_scenes, arguments.first_seed)
+    for name, score in scores.items():
+        print(f"{name:28} {score:.3f}" if isinstance(score, float) else f"{name:28} {score}")
+    print(json.dumps(scores))
+
+
+def _evaluate_benchmark(arguments: Namespace) -> None:
+    from paligemma.evaluation.benchmarks import get_benchmark
+    from paligemma.evaluation.run import evaluate_benchmark, format_results
+
+    benchmark = get_benchmark(arguments.task)
+    if arguments.data is None:
+        raise ValueError(f"--task {benchmark.key} needs --data, the folder or file that holds it.")
+    out = arguments.out or Path("evaluations", benchmark.key)
+
+    def load(device: str | None):
+        arguments.device = arguments.device or device
+        return load_pipeline(arguments)
+
+    results = evaluate_benchmark(
+        load,
+        benchmark,
+        arguments.data,
+        arguments.split,
+        out,
+        arguments.batch_size,
+        arguments.limit,
+    )
+    if results:
+        print(format_results(results))
+        for reason, count in results["left_out"].items():
+            print(f"left out: {count} {reason}")
+        print(f"The worst answers: {out / 'worst.html'}")
+        print(json.dumps(results["scores"]))
+
+
+def run_pointing(arguments: Namespace) -> None:
+    """Measure how often each view of attention peaks in the object that a token names."""
+    from paligemma.evaluation.pointing import (
+        best_view,
+        format_pointing,
+        measure_pointing,
+        save_pointing,
+    )
+    from paligemma.evaluation.pointing_questions import coco_questions, synthetic_questions
+
+    if (arguments.coco is None) != (arguments.images is None):
+        raise ValueError("--coco and --images go together: the annotations and their images.")
+    if arguments.coco is None:
+        questions = synthetic_questions(arguments.num_scenes, arguments.first_seed)
+    else:
+        questions = coco_questions(arguments.coco, arguments.images)
+    scores = measure_pointing(load_pipeline(arguments), questions)
+    make_folder(arguments.out)
+    save_pointing(scores, arguments.out)
+    print(format_pointing(scores))
+    print(f"Best whole view: {best_view(scores)}. Wrote {arguments.out}.")

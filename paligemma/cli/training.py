@@ -1,0 +1,52 @@
+"""paligemma train, data check"""
+
+from argparse import Namespace
+from pathlib import Path
+
+from paligemma.cli.common import save_image
+
+
+def add_commands(commands) -> None:
+    parser = commands.add_parser("train", help="train a checkpoint on your own data")
+    parser.add_argument("config", type=Path, help="a YAML file; configs/ has one for each stage")
+    parser.set_defaults(run=run_train)
+
+    data = commands.add_parser("data", help="inspect training data")
+    parser = data.add_subparsers(required=True, metavar="command").add_parser(
+        "check", help="list the invalid samples, and draw a contact sheet"
+    )
+    parser.add_argument("file", type=Path, help="JSON lines of image, prefix, suffix; or COCO JSON")
+    parser.add_argument("--images", type=Path, help="folder of the images (default: the file's)")
+    parser.add_argument(
+        "--task", choices=("detect", "segment"), default="detect", help="for COCO annotations"
+    )
+    parser.add_argument(
+        "--model", help="whose tokenizer and mask codec to use (default: the built-in model)"
+    )
+    parser.add_argument("--out", type=Path, help="write the contact sheet there")
+    parser.set_defaults(run=run_data_check)
+
+
+def run_train(arguments: Namespace) -> None:
+    """Train as a YAML file says; the same command resumes a run that was stopped."""
+    from paligemma.training.config import read_run
+    from paligemma.training.trainer import train
+
+    train(read_run(arguments.config))
+
+
+def run_data_check(arguments: Namespace) -> None:
+    """List the invalid samples of a file, and draw a contact sheet of valid ones."""
+    from paligemma.training.inspect import check
+
+    found = check(arguments.file, arguments.images, arguments.task, arguments.model)
+    rows, bad, left_out, sheet = found
+    for reason in bad:
+        print(reason)
+    for what, count in left_out.items():
+        print(f"left out: {count} {what}")
+    if arguments.out and sheet:
+        save_image(sheet, arguments.out)
+    if bad:
+        raise ValueError(f"{len(bad)} of {rows} rows cannot be trained on.")
+    print(f"{rows} rows, all good.")
