@@ -6,6 +6,7 @@ Training takes its scenes from seeds of 2**40 and above; these come from small o
 """
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
 from paligemma.synthetic.language import caption, questions, reading, search
 from paligemma.synthetic.pictograms import silhouettes
-from paligemma.synthetic.scenes import KINDS, Scene, render, sample, silhouette
+from paligemma.synthetic.scenes import KINDS, Item, Scene, render, sample, silhouette
 from paligemma.tasks import TASKS
 from visualize import paste_mask
 
@@ -124,7 +125,8 @@ def measure_segmentation(
                 overlaps.append(0.0)
                 continue
             mask = paste_mask(soft_mask, reply.detections[match].box, SCENE_SIZE, SCENE_SIZE)
-            overlaps.append(mask_iou(mask, silhouette(item, SCENE_SIZE) > 0))
+            target = silhouette(cast(Item, item), SCENE_SIZE) > 0
+            overlaps.append(mask_iou(mask, target))
     return {"segment_miou": _mean(overlaps), "segment_objects": len(overlaps)}
 
 

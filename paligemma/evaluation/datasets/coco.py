@@ -82,11 +82,11 @@ def _detection_examples(
         size = _image_size(image, path, file.path)
         for start in range(0, len(categories), CATEGORIES_PER_PROMPT):
             names = list(categories)[start : start + CATEGORIES_PER_PROMPT]
-            asked = {name: categories[name] for name in names}
-            wanted = [
-                one for one in file.annotations[image.id] if one.category_id in asked.values()
-            ]
-            target = DetectionTarget(image.id, size, asked, tuple(wanted))
+            numbers = {name: categories[name] for name in names}
+            annotations = tuple(
+                one for one in file.annotations[image.id] if one.category_id in numbers.values()
+            )
+            target = DetectionTarget(image.id, size, numbers, annotations)
             number = start // CATEGORIES_PER_PROMPT
             yield EvaluationExample(f"{image.id}-{number}", path, " ; ".join(names), target)
 

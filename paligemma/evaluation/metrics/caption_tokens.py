@@ -65,8 +65,8 @@ def tokenize_caption(text: str) -> list[str]:
     words are written without a space between them, in smileys and in telephone numbers.
     """
     words: list[str] = []
-    for token in _TOKEN.findall(_UNKNOWN.sub(" ", text.translate(_REPLACED))):
-        token = token.lower()
+    for found in _TOKEN.finditer(_UNKNOWN.sub(" ", text.translate(_REPLACED))):
+        token: str = found[0].lower()
         if not _REMOVED.fullmatch(token):
             words += _REWRITTEN.get(token, token).split()
     return words
