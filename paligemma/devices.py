@@ -119,8 +119,8 @@ def free_disk_space(folder: Path) -> int:
 def _file_cache() -> int:
     """Bytes of a container's used memory that are cached files and can be reclaimed."""
     try:
-        rows = (CGROUP / "memory.stat").read_text().splitlines()
-        return int(dict(row.split() for row in rows)["inactive_file"])
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
+        return int(dict(line.split() for line in lines)["inactive_file"])
     except (OSError, ValueError, KeyError):
         return 0
 

@@ -1,4 +1,4 @@
-"""Where a model runs: names, room, and the tiny models laid over memory and the disk."""
+"""Where a model runs: names, memory, and models dispatched over memory and the disk."""
 
 from types import SimpleNamespace
 
@@ -51,23 +51,23 @@ def test_the_cpu_is_a_device(name):
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1"])
-def test_a_gpu_is_a_device_where_there_is_one(two_gpus, name):
+def test_a_gpu_is_a_device(two_gpus, name):
     assert parse_device(name) == torch.device(name)
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "cpu:1", "meta", "xpu"])
-def test_a_device_that_is_not_there_is_refused(no_gpu, name):
+def test_an_absent_device_is_refused(no_gpu, name):
     with pytest.raises(ValueError, match=f"^This machine has no device '{name}'.$"):
         parse_device(name)
 
 
-def test_a_gpu_too_many_is_refused(two_gpus):
+def test_a_gpu_index_too_high_is_refused(two_gpus):
     with pytest.raises(ValueError, match="no device 'cuda:2'"):
         parse_device("cuda:2")
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "CPU", "cuda:", "cuda:-1", "cuda:99999999999", "auto"])
-def test_what_is_no_device_is_refused(name):
+def test_unknown_devices_are_refused(name):
     with pytest.raises(ValueError, match=f"^'{name}' is no device; choose cpu, cuda, cuda:1, mps"):
         parse_device(name)
 
@@ -79,7 +79,7 @@ def test_a_dtype_by_its_name(dtype):
 
 
 @pytest.mark.parametrize("name", ["", "fp16", "float64", "int8", "Float32", torch.int8])
-def test_what_is_no_dtype_to_run_in_is_refused(name):
+def test_unknown_dtypes_are_refused(name):
     with pytest.raises(ValueError, match=r"choose float32, bfloat16, float16\.$"):
         parse_dtype(name)
 
@@ -93,7 +93,7 @@ def test_the_best_device_is_the_fastest_there_is(monkeypatch, no_gpu):
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_bfloat16_is_best_where_the_device_computes_in_it(monkeypatch, native):
+def test_bfloat16_is_best_if_the_device_computes_in_it(monkeypatch, native):
     units = {"avx2": True, "amx_bf16": native}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
@@ -111,10 +111,10 @@ def test_float16_is_refused_for_gemma_2_alone():
         check_float16(LARGE, torch.float16, "google/it")
 
 
-# --- Room -----------------------------------------------------------------------------------------
+# --- Memory ---------------------------------------------------------------------------------------
 
 
-def test_a_model_needs_its_weights_and_a_tenth_more():
+def test_required_memory_is_the_weights_and_a_tenth():
     whole, half = required_memory(LARGE, torch.float32), required_memory(LARGE, torch.bfloat16)
     assert whole == pytest.approx(LARGE.num_parameters * 4.4, rel=1e-6)
     assert half == pytest.approx(whole / 2, rel=1e-6)
@@ -124,11 +124,11 @@ def test_a_model_needs_its_weights_and_a_tenth_more():
     ("count", "words"),
     [(0, "0 MB"), (99e6, "99 MB"), (1e8, "0.1 GB"), (6.36e9, "6.4 GB"), (122e9, "122.0 GB")],
 )
-def test_bytes_as_a_person_reads_them(count, words):
+def test_format_bytes(count, words):
     assert format_bytes(count) == words
 
 
-def test_the_container_limits_what_is_free(monkeypatch, tmp_path):
+def test_the_container_limits_free_memory(monkeypatch, tmp_path):
     machine = SimpleNamespace(available=64_000)
     monkeypatch.setattr(devices.psutil, "virtual_memory", lambda: machine)
     monkeypatch.setattr(devices, "CGROUP", tmp_path)
@@ -142,7 +142,7 @@ def test_the_container_limits_what_is_free(monkeypatch, tmp_path):
     assert free_memory(CPU) == 2000
 
 
-def test_files_in_a_containers_cache_give_way(monkeypatch, tmp_path):
+def test_cached_files_of_a_container_count_as_free(monkeypatch, tmp_path):
     """What was just downloaded counts as used there, and must not keep it from being loaded."""
     available = SimpleNamespace(available=64_000)
     monkeypatch.setattr(devices.psutil, "virtual_memory", lambda: available)
@@ -155,19 +155,19 @@ def test_files_in_a_containers_cache_give_way(monkeypatch, tmp_path):
     assert free_memory(CPU) == 0
 
 
-def test_a_gpu_says_itself_what_it_has_free(monkeypatch):
+def test_free_memory_of_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5_000, 80_000))
     assert free_memory(torch.device("cuda:1")) == 5_000
 
 
-def test_a_model_goes_where_it_was_asked_for(monkeypatch):
+def test_a_model_that_fits_is_placed_on_the_given_device(monkeypatch):
     monkeypatch.setattr(
         devices, "free_memory", lambda device: required_memory(SMALL, torch.float32)
     )
     assert plan_placement(SMALL, CPU, torch.float32) == (CPU, torch.float32)
 
 
-def test_a_device_without_room_is_refused_with_the_numbers(monkeypatch):
+def test_a_device_without_memory_is_refused_with_the_numbers(monkeypatch):
     monkeypatch.setattr(devices, "free_memory", lambda device: 8_000_000_000)
     with pytest.raises(ValueError) as caught:
         plan_placement(SMALL, CPU, torch.float32)
@@ -182,14 +182,14 @@ def test_a_device_without_room_is_refused_with_the_numbers(monkeypatch):
         plan_placement(LARGE, CPU, torch.bfloat16)
 
 
-def test_half_the_size_is_not_advised_where_it_is_that_already(monkeypatch):
+def test_bfloat16_is_not_suggested_for_a_half_precision_model(monkeypatch):
     monkeypatch.setattr(devices, "free_memory", lambda device: 0)
     with pytest.raises(ValueError) as caught:
         plan_placement(SMALL, CPU, torch.float16)
     assert "0 MB free. --device auto" in str(caught.value)
 
 
-def test_what_will_be_freed_counts(monkeypatch):
+def test_memory_to_be_freed_counts(monkeypatch):
     needed = required_memory(SMALL, torch.float32)
     monkeypatch.setattr(devices, "free_memory", lambda device: needed - 1000)
     assert plan_placement(SMALL, CPU, torch.float32, freed=1000) == (CPU, torch.float32)
@@ -197,7 +197,7 @@ def test_what_will_be_freed_counts(monkeypatch):
         plan_placement(SMALL, CPU, torch.float32, freed=999)
 
 
-def test_the_best_device_is_taken_and_without_room_all_of_them(monkeypatch, two_gpus):
+def test_a_model_too_large_for_the_best_device_is_dispatched(monkeypatch, two_gpus):
     free = {"cuda": required_memory(SMALL, torch.bfloat16)}
     monkeypatch.setattr(devices, "free_memory", lambda device: free[device.type])
     assert plan_placement(SMALL, None, torch.bfloat16) == (torch.device("cuda"), torch.bfloat16)
@@ -206,7 +206,7 @@ def test_the_best_device_is_taken_and_without_room_all_of_them(monkeypatch, two_
         plan_placement(LARGE, torch.device("cuda"), torch.bfloat16)
 
 
-def test_without_a_gpu_nothing_is_spread_unasked(monkeypatch, no_gpu):
+def test_without_a_gpu_nothing_is_dispatched_by_default(monkeypatch, no_gpu):
     monkeypatch.setattr(devices, "free_memory", lambda device: 0)
     with pytest.raises(ValueError, match="--device auto lays it over all devices"):
         plan_placement(SMALL, None, torch.bfloat16)
@@ -215,17 +215,19 @@ def test_without_a_gpu_nothing_is_spread_unasked(monkeypatch, no_gpu):
 # --- Over memory and the disk ---------------------------------------------------------------------
 
 # Bytes of memory -> what of the tiny models then stays on the disk. The table never does.
-LAID = {
+PLACEMENTS = {
     "nothing in memory": (0, {"vision_tower", "multi_modal_projector", "language_model"}),
     "a part of the tower": (150_000, {"vision_tower", "multi_modal_projector", "language_model"}),
     "the tower": (200_000, {"language_model"}),
     "all": (1_000_000, set()),
 }
-laid = pytest.mark.parametrize(("limit", "away"), LAID.values(), ids=LAID)
+placements = pytest.mark.parametrize(
+    ("limit", "on_disk_modules"), PLACEMENTS.values(), ids=PLACEMENTS
+)
 
 
 @pytest.fixture
-def no_gpu_to_spread_over(monkeypatch, no_gpu):
+def no_gpu_to_dispatch_to(monkeypatch, no_gpu):
     pytest.importorskip("accelerate")
 
 
@@ -241,69 +243,69 @@ def greedy(model, batch, steps=12):
     ids, mask = batch["input_ids"], batch["attention_mask"]
     features = model.embed_image(batch["pixel_values"])
     options = SamplingOptions(max_new_tokens=steps)
-    said = [step.ids for step in stream(model, ids, features, mask, options, eos_token_id=-1)]
+    tokens = [step.ids for step in stream(model, ids, features, mask, options, eos_token_id=-1)]
     kv_cache = KVCache.allocate(
         model.config.text_config, *ids.shape[:1], ids.shape[1] + 2, dtype=features.dtype
     )
     logits = [model.prefill(ids, features, mask, kv_cache)]
-    for column in said[:2]:
+    for column in tokens[:2]:
         logits.append(model.decode(torch.tensor(column)[:, None], kv_cache))
-    return said, torch.stack(logits)
+    return tokens, torch.stack(logits)
 
 
 @both
-@laid
+@placements
 @torch.no_grad()
-def test_a_spread_model_answers_as_the_plain_one(
-    tmp_path, no_gpu_to_spread_over, name, limit, away
+def test_a_dispatched_model_gives_the_same_outputs(
+    tmp_path, no_gpu_to_dispatch_to, name, limit, on_disk_modules
 ):
     path, batch = folder(tmp_path, name), prompts(9, 4)
-    plain, spread = load_model(path), load_model(path, DeviceMap({"cpu": limit}))
-    on_disk = {key for key, value in spread.named_parameters() if value.is_meta}
-    assert {key.partition(".")[0] for key in on_disk} == away
-    assert not spread.language_model.embed_tokens.weight.is_meta and not spread.training
-    torch.testing.assert_close(spread(**batch)["logits"], plain(**batch)["logits"])
-    (said, logits), (expected, expected_logits) = greedy(spread, batch), greedy(plain, batch)
-    assert said == expected
+    plain, dispatched = load_model(path), load_model(path, DeviceMap({"cpu": limit}))
+    on_disk = {key for key, value in dispatched.named_parameters() if value.is_meta}
+    assert {key.partition(".")[0] for key in on_disk} == on_disk_modules
+    assert not dispatched.language_model.embed_tokens.weight.is_meta and not dispatched.training
+    torch.testing.assert_close(dispatched(**batch)["logits"], plain(**batch)["logits"])
+    (tokens, logits), (expected, expected_logits) = greedy(dispatched, batch), greedy(plain, batch)
+    assert tokens == expected
     torch.testing.assert_close(logits, expected_logits)
-    assert {key for key, value in spread.named_parameters() if value.is_meta} == on_disk
+    assert {key for key, value in dispatched.named_parameters() if value.is_meta} == on_disk
 
 
 @both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_fetched_takes_the_dtype_asked_for(tmp_path, no_gpu_to_spread_over, name, dtype):
+def test_offloaded_weights_have_the_given_dtype(tmp_path, no_gpu_to_dispatch_to, name, dtype):
     """Neither the file's own nor the one that a fresh model would have."""
     path, batch = tmp_path / "model", prompts(9, 4)
     other = {torch.float32: torch.bfloat16, torch.bfloat16: torch.float32}[dtype]
     save_model(ours(CONFIGS[name]).to(other), path)
-    spread = load_model(path, DeviceMap({"cpu": 0}), dtype)
-    said, logits = greedy(spread, batch)
+    dispatched = load_model(path, DeviceMap({"cpu": 0}), dtype)
+    tokens, logits = greedy(dispatched, batch)
     expected, expected_logits = greedy(load_model(path, dtype=dtype), batch)
-    assert logits.dtype == dtype and said == expected
+    assert logits.dtype == dtype and tokens == expected
     torch.testing.assert_close(logits, expected_logits)
 
 
-def test_layers_are_fetched_from_the_shard_that_has_them(tmp_path, no_gpu_to_spread_over):
+def test_layers_are_loaded_from_their_shards(tmp_path, no_gpu_to_dispatch_to):
     path, batch = folder(tmp_path, "gemma2", shard_bytes=50_000), prompts(9, 4)
     assert len(list(path.glob("*.safetensors"))) > 4
-    said, logits = greedy(load_model(path, DeviceMap({"cpu": 0})), batch)
+    tokens, logits = greedy(load_model(path, DeviceMap({"cpu": 0})), batch)
     expected, expected_logits = greedy(load_model(path), batch)
-    assert said == expected
+    assert tokens == expected
     torch.testing.assert_close(logits, expected_logits)
 
 
-def test_by_default_all_of_the_memory_is_used(tmp_path, no_gpu_to_spread_over):
+def test_by_default_all_memory_is_used(tmp_path, no_gpu_to_dispatch_to):
     model = load_model(folder(tmp_path, "gemma1"), DeviceMap())
     assert not any(value.is_meta for value in model.parameters())
 
 
-def test_a_spread_keeps_to_the_containers_limit(tmp_path, monkeypatch, no_gpu_to_spread_over):
+def test_dispatch_respects_the_containers_limit(tmp_path, monkeypatch, no_gpu_to_dispatch_to):
     monkeypatch.setattr(devices, "free_memory", lambda device: 200_000)
     model = load_model(folder(tmp_path, "gemma1"), DeviceMap())
     assert any(value.is_meta for value in model.parameters())
 
 
-def test_an_npz_that_does_not_fit_is_refused(tmp_path, no_gpu_to_spread_over):
+def test_an_npz_that_does_not_fit_is_refused(tmp_path, no_gpu_to_dispatch_to):
     path = folder(tmp_path, "gemma1") / "weights.npz"  # beside its config.json
     save_npz(ours(CONFIGS["gemma1"]), path)
     with pytest.raises(ValueError, match=r"an \.npz cannot be read a layer at a time; convert it"):
@@ -314,7 +316,7 @@ def test_an_npz_that_does_not_fit_is_refused(tmp_path, no_gpu_to_spread_over):
     )
 
 
-def test_float16_stays_refused_for_gemma_2(tmp_path, no_gpu_to_spread_over):
+def test_float16_is_refused_for_a_dispatched_gemma_2(tmp_path, no_gpu_to_dispatch_to):
     path = folder(tmp_path, "gemma2")
     with pytest.raises(ValueError, match="65504"):
         load_model(path, DeviceMap({"cpu": 0}), torch.float16)

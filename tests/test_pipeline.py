@@ -29,7 +29,7 @@ PROMPT = "detect cat ; dog"
 TEN = SamplingOptions(max_new_tokens=10)
 
 
-def picture(seed: int = 0) -> Image.Image:
+def noise_image(seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (40, 56, 3), np.uint8)
     return Image.fromarray(noise)
 
@@ -73,7 +73,7 @@ def test_a_folder_is_loaded(pg, folder):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_folder_without_a_part_says_which(folder, tmp_path, name):
+def test_a_missing_file_is_named(folder, tmp_path, name):
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / name).unlink()
     with pytest.raises(ValueError, match=name):
@@ -100,24 +100,24 @@ def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
 
 
 def test_a_stream_grows_into_what_generate_returns(pg):
-    replies = list(pg.stream(picture(), PROMPT, TEN))
+    replies = list(pg.stream(noise_image(), PROMPT, TEN))
     assert [len(reply.tokens) for reply in replies] == [*range(1, 11), 10]
     assert [reply.finished for reply in replies] == [False] * 10 + [True]
     for before, after in pairwise(replies):
         assert after.tokens[: len(before.tokens)] == before.tokens
         assert after.text.startswith(before.text)
     last = replies[-1]
-    assert same(last) == same(pg.generate(picture(), PROMPT, TEN))
+    assert same(last) == same(pg.generate(noise_image(), PROMPT, TEN))
     assert last.text == "".join(token.text for token in last.tokens)
     assert last.text == pg.processor.decode([token.id for token in last.tokens])
     assert len({token.id for token in last.tokens}) > 3  # it is not one word again and again
     assert all(token.logprob < 0 for token in last.tokens)
 
 
-def test_tokens_are_the_likeliest_without_a_cache(pg):
+def test_greedy_tokens_equal_those_without_a_cache(pg):
     """An oracle that reads everything from the start for every token."""
-    reply = pg.generate(picture(), PROMPT, TEN)
-    batch = pg.processor(text=[PROMPT], images=[picture()])
+    reply = pg.generate(noise_image(), PROMPT, TEN)
+    batch = pg.processor(text=[PROMPT], images=[noise_image()])
     ids, types = batch.input_ids, batch.token_type_ids
     for token in reply.tokens:
         with torch.no_grad():
@@ -128,31 +128,31 @@ def test_tokens_are_the_likeliest_without_a_cache(pg):
         types = torch.cat([types, torch.ones(1, 1, dtype=torch.long)], 1)
 
 
-def test_an_answer_ends_at_eos_and_does_not_show_it(pg, monkeypatch):
-    ids = [token.id for token in pg.generate(picture(), PROMPT, TEN).tokens]
+def test_an_answer_ends_before_eos(pg, monkeypatch):
+    ids = [token.id for token in pg.generate(noise_image(), PROMPT, TEN).tokens]
     stop = next(n for n in range(2, 10) if ids[n] not in ids[:n])
     monkeypatch.setattr(pg.processor, "eos_token_id", ids[stop])
     decodes = counted(monkeypatch, pg.model, "decode")
-    replies = list(pg.stream(picture(), PROMPT, TEN))
+    replies = list(pg.stream(noise_image(), PROMPT, TEN))
     assert [token.id for token in replies[-1].tokens] == ids[:stop] and len(decodes) == stop
     assert [reply.finished for reply in replies] == [False] * stop + [True]
 
 
-def test_a_row_that_is_finished_waits_unchanged_for_the_others(pg, monkeypatch):
-    prompts, pictures = [PROMPT, "ocr"], [picture(), picture(1)]
+def test_a_finished_answer_stays_unchanged_in_its_batch(pg, monkeypatch):
+    prompts, images = [PROMPT, "ocr"], [noise_image(), noise_image(1)]
     long = [
-        [token.id for token in reply.tokens] for reply in pg.generate_batch(pictures, prompts, TEN)
+        [token.id for token in reply.tokens] for reply in pg.generate_batch(images, prompts, TEN)
     ]
     stop = next(n for n in range(1, 9) if long[0][n] not in long[0][:n] + long[1])
     monkeypatch.setattr(pg.processor, "eos_token_id", long[0][stop])
-    first, second = pg.generate_batch(pictures, prompts, TEN)
+    first, second = pg.generate_batch(images, prompts, TEN)
     assert [token.id for token in first.tokens] == long[0][:stop] and first.finished
     assert [token.id for token in second.tokens] == long[1] and second.finished
 
 
 def test_closing_a_stream_stops_the_model(pg, monkeypatch):
     decodes = counted(monkeypatch, pg.model, "decode")
-    stream = pg.stream(picture(), PROMPT, SamplingOptions(max_new_tokens=100))
+    stream = pg.stream(noise_image(), PROMPT, SamplingOptions(max_new_tokens=100))
     assert decodes == []
     for _ in range(4):
         next(stream)
@@ -161,11 +161,11 @@ def test_closing_a_stream_stops_the_model(pg, monkeypatch):
     assert len(decodes) == 3 and list(stream) == []
 
 
-def test_a_batch_is_its_rows(pg):
+def test_a_batch_equals_single_requests(pg):
     prompts = [PROMPT, "ocr", "answer en is there an orange cat left of the house?", ""]
-    pictures = [picture(n) for n in range(3)] + [picture(0)]
-    batch = pg.generate_batch(pictures, prompts, TEN)
-    for reply, image, prompt in zip(batch, pictures, prompts, strict=True):
+    images = [noise_image(n) for n in range(3)] + [noise_image(0)]
+    batch = pg.generate_batch(images, prompts, TEN)
+    for reply, image, prompt in zip(batch, images, prompts, strict=True):
         alone = pg.generate(image, prompt, TEN)
         assert [token.id for token in reply.tokens] == [token.id for token in alone.tokens]
         assert reply.text == alone.text and reply.finished
@@ -177,14 +177,16 @@ def test_a_batch_is_its_rows(pg):
 
 def test_seeds_and_temperature(pg):
     def text(**options):
-        return pg.generate(picture(), PROMPT, SamplingOptions(max_new_tokens=10, **options)).text
+        return pg.generate(
+            noise_image(), PROMPT, SamplingOptions(max_new_tokens=10, **options)
+        ).text
 
     assert text(temperature=1.0, seed=1) == text(temperature=1.0, seed=1)
     assert len({text(temperature=1.0, seed=seed) for seed in range(5)}) > 1
     assert text(temperature=1.0, top_k=1, seed=3) == text()
 
 
-def test_detections_are_those_of_the_text_with_scores(pg, monkeypatch):
+def test_detections_are_parsed_from_the_text_with_scores(pg, monkeypatch):
     """The likeliest tokens of a random model name nothing, so its words are put in its mouth."""
     answer = "<loc0100><loc0200><loc0300><loc0400> cat ; <loc0000>"
     ids = iter(pg.processor.encode_suffix(answer))
@@ -195,7 +197,7 @@ def test_detections_are_those_of_the_text_with_scores(pg, monkeypatch):
 
     monkeypatch.setattr(pg.model, "prefill", say)
     monkeypatch.setattr(pg.model, "decode", say)
-    replies = list(pg.stream(picture(), PROMPT))
+    replies = list(pg.stream(noise_image(), PROMPT))
     assert replies[-1].text == answer
     (found,) = replies[-1].detections
     assert dataclasses.replace(found, score=None) == parse(answer)[0]
@@ -207,7 +209,7 @@ def test_detections_are_those_of_the_text_with_scores(pg, monkeypatch):
 @pytest.mark.parametrize("options", [TEN, SamplingOptions(max_new_tokens=1)], ids=["ten", "one"])
 def test_timings_add_up(pg, options):
     start = perf_counter()
-    *before, last = pg.stream(picture(), PROMPT, options)
+    *before, last = pg.stream(noise_image(), PROMPT, options)
     spent, times = perf_counter() - start, last.timings
     assert times.steps == options.max_new_tokens - 1
     assert times.total_s == times.image_s + times.prefill_s + times.decode_s
@@ -220,36 +222,38 @@ def test_timings_add_up(pg, options):
     assert totals == sorted(totals)
 
 
-# --- One picture, many questions ------------------------------------------------------------------
+# --- One image, many prompts ------------------------------------------------------------------
 
 
-def test_a_picture_is_encoded_once(pg, monkeypatch, tmp_path):
+def test_an_image_is_encoded_once(pg, monkeypatch, tmp_path):
     encoded = counted(monkeypatch, pg.model, "embed_image")
-    first = pg.generate(picture(), PROMPT, TEN)
-    picture().save(tmp_path / "same.png")
+    first = pg.generate(noise_image(), PROMPT, TEN)
+    noise_image().save(tmp_path / "same.png")
     assert same(pg.generate(tmp_path / "same.png", PROMPT, TEN)) == same(first)
-    pg.generate(picture(), "ocr", TEN)
+    pg.generate(noise_image(), "ocr", TEN)
     assert [len(features) for features in encoded] == [1]
-    pg.generate_batch([picture(1), picture(), picture(1), picture(2)], ["ocr"] * 4, TEN)
+    pg.generate_batch(
+        [noise_image(1), noise_image(), noise_image(1), noise_image(2)], ["ocr"] * 4, TEN
+    )
     assert [len(features) for features in encoded] == [1, 2]
 
 
-def test_only_the_latest_pictures_are_kept(pg, monkeypatch):
+def test_features_of_the_latest_images_are_cached(pg, monkeypatch):
     encoded = counted(monkeypatch, pg.model, "embed_image")
     one = SamplingOptions(max_new_tokens=1)
     for seed in range(FEATURE_CACHE_SIZE + 1):
-        pg.generate(picture(seed), "ocr", one)
-        pg.generate(picture(0), "ocr", one)  # asked for again and again: it stays
+        pg.generate(noise_image(seed), "ocr", one)
+        pg.generate(noise_image(0), "ocr", one)  # asked for again and again: it stays
     assert len(encoded) == FEATURE_CACHE_SIZE + 1
-    pg.generate(picture(1), "ocr", one)
+    pg.generate(noise_image(1), "ocr", one)
     assert len(encoded) == FEATURE_CACHE_SIZE + 2
     count = FEATURE_CACHE_SIZE + 4  # more than are kept, at once
-    images = [picture(seed) for seed in range(count)]
+    images = [noise_image(seed) for seed in range(count)]
     assert len(pg.generate_batch(images, ["ocr"] * count, one)) == count
 
 
-def test_two_threads_answer_as_one(pg):
-    asked = [(picture(n % 3), ("ocr", PROMPT, "caption en")[n % 3 - n % 2]) for n in range(8)]
+def test_two_threads_get_the_same_answers(pg):
+    asked = [(noise_image(n % 3), ("ocr", PROMPT, "caption en")[n % 3 - n % 2]) for n in range(8)]
     sampled = SamplingOptions(max_new_tokens=12, temperature=1.0, seed=4)
     answer = lambda pair: same(pg.generate(*pair, sampled))
     expected = [answer(pair) for pair in asked]
@@ -275,23 +279,23 @@ def test_masks(pg):
     assert pg.masks([]) == [] and pg.masks(found[1:2]) == [None]
 
 
-def test_a_model_without_a_codec_still_answers(folder, tmp_path, monkeypatch):
+def test_without_a_mask_codec_a_model_still_answers(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "paligemma.checkpoints.hub.fetch_mask_codec", lambda: tmp_path / "not fetched.npz"
     )
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "mask_codec.npz").unlink()
     pg = PaliGemma.load(copy)
-    assert pg.generate(picture(), PROMPT, TEN).tokens
+    assert pg.generate(noise_image(), PROMPT, TEN).tokens
     assert pg.masks([Detection("dog", (0, 0, 1, 1))]) == [None]
     with pytest.raises(ValueError, match="no mask codec"):
         pg.masks([Detection("cat", (0, 0, 1, 1), tuple(range(16)))])
 
 
-def test_attention_is_what_the_model_did_as_it_wrote(pg):
+def test_recorded_attention_equals_that_of_a_forward_pass(pg):
     with capture_attention(pg.model) as maps:
-        reply = pg.generate(picture(), PROMPT, TEN)
-    heat = pg.explain_reply(picture(), PROMPT, reply, ("mean",)).maps["mean"]
+        reply = pg.generate(noise_image(), PROMPT, TEN)
+    heat = pg.explain_reply(noise_image(), PROMPT, reply, ("mean",)).maps["mean"]
     assert heat.shape == (10, GRID, GRID) and heat.dtype == np.float32
     sums = heat.sum((1, 2))
     assert heat.min() >= 0 and sums.max() <= 1 + 1e-5 and sums.min() > 0
@@ -302,12 +306,12 @@ def test_attention_is_what_the_model_did_as_it_wrote(pg):
     assert np.ptp(heat, axis=0).max() > 1e-3  # the maps differ from token to token
 
 
-def test_attention_to_no_answer(pg, monkeypatch):
-    first = pg.generate(picture(), PROMPT, TEN).tokens[0].id
+def test_explaining_an_empty_answer(pg, monkeypatch):
+    first = pg.generate(noise_image(), PROMPT, TEN).tokens[0].id
     monkeypatch.setattr(pg.processor, "eos_token_id", first)
-    silent = pg.generate(picture(), PROMPT, TEN)
-    assert silent.text == "" and silent.tokens == () and silent.finished
-    assert pg.explain_reply(picture(), PROMPT, silent, ("mean",)).maps["mean"].shape == (
+    empty = pg.generate(noise_image(), PROMPT, TEN)
+    assert empty.text == "" and empty.tokens == () and empty.finished
+    assert pg.explain_reply(noise_image(), PROMPT, empty, ("mean",)).maps["mean"].shape == (
         0,
         GRID,
         GRID,
@@ -321,29 +325,29 @@ def test_attention_to_no_answer(pg, monkeypatch):
     "image, prompt, complaint",
     [
         ("nowhere.png", "ocr", "There is no file 'nowhere.png'"),
-        (b"no picture", "ocr", "not an image"),
+        (b"no image", "ocr", "not an image"),
         (None, "ocr", "An image is a path"),
         (np.zeros((4, 4, 7)), "ocr", "An image array"),
-        (picture(), None, "A prompt is a str"),
-        (picture(), "a\0b", "not text"),
-        (picture(), "cat " * 600, "tokens"),
+        (noise_image(), None, "A prompt is a str"),
+        (noise_image(), "a\0b", "not text"),
+        (noise_image(), "cat " * 600, "tokens"),
     ],
 )
-def test_what_cannot_be_asked_is_a_sentence(pg, image, prompt, complaint):
+def test_invalid_requests_raise_value_error(pg, image, prompt, complaint):
     with pytest.raises(ValueError, match=complaint):
         pg.generate(image, prompt, TEN)
 
 
 def test_a_batch_of_unequal_lists(pg):
     with pytest.raises(ValueError, match="2 prompts, 1 images"):
-        pg.generate_batch([picture()], ["ocr", "ocr"], TEN)
+        pg.generate_batch([noise_image()], ["ocr", "ocr"], TEN)
 
 
-def test_a_prompt_that_leaves_no_room(tmp_path):
+def test_a_prompt_as_long_as_the_context(tmp_path):
     pg = PaliGemma.load(tiny.write(tmp_path / "short", max_position_embeddings=P + 8))
     with pytest.raises(ValueError, match="room for at most"):
-        pg.generate(picture(), "answer en is there an orange cat left of the house?", TEN)
-    last = pg.generate(picture(), "ocr", TEN)
+        pg.generate(noise_image(), "answer en is there an orange cat left of the house?", TEN)
+    last = pg.generate(noise_image(), "ocr", TEN)
     assert last.finished and len(last.tokens) == 5  # P + <bos> ocr \n + 5 = P + 8
 
 
@@ -362,7 +366,7 @@ def builtin():
 
 @pytest.fixture(scope="module")
 def held_out():
-    """A hundred (picture, prompt), twenty for each task."""
+    """A hundred (image, prompt), twenty for each task."""
     asked = []
     for n in range(100):
         scene, rng = sample(HELD_OUT + n), np.random.default_rng(n)

@@ -1,6 +1,6 @@
-"""The published checkpoints: one row each, from the papers and the model pages of the hub.
+"""The published checkpoints, from the papers and the model pages of the hub.
 
-The app's picker, the README's table and the memory figures all come from here.
+The app's picker, the README's table and the memory figures come from this table.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from paligemma.config import VARIANTS, PaliGemmaConfig
 
 PURPOSES = {
     "mix": "tuned on a mixture of tasks: ask, caption, read, detect and segment at once",
-    "pt": "pretrained only: the start of a fine-tuning, poor at answering as it is",
+    "pt": "pretrained only: the start of a fine-tune, weak without one",
     "ft-docci": "tuned on DOCCI: long, detailed captions",
 }
 

@@ -108,9 +108,7 @@ def _fetch(
 
 
 def _find_cached(download: Callable) -> Path | None:
-    """The folder in the cache, to be used without the network; other programs may have left it
-    incomplete. None if there is none and the hub may be asked.
-    """
+    """The folder in the cache, perhaps incomplete; None if there is none."""
     try:
         return Path(download(local_files_only=True))
     except LocalEntryNotFoundError:
@@ -196,7 +194,7 @@ def _explain(error: Exception, repo: str, revision: str | None = None) -> str:
         case OfflineModeIsEnabled():
             return "it is not in the cache, and HF_HUB_OFFLINE forbids the network."
         case LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
-            return "it is not whole in the cache, and HF_HUB_OFFLINE forbids the network."
+            return "it is incomplete in the cache, and HF_HUB_OFFLINE forbids the network."
         case EntryNotFoundError():
             return f"a file is missing at {page}."
         case HfHubHTTPError() if error.response.status_code in (401, 403):

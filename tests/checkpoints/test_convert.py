@@ -134,7 +134,7 @@ def test_every_layout_in_every_dtype_loads_bit_for_bit(tmp_path, name, dtype, la
 
 @both
 @torch.no_grad()
-def test_a_sharded_model_is_whole_and_leaves_no_single_file_behind(tmp_path, name):
+def test_saving_shards_removes_an_older_single_file(tmp_path, name):
     transformers = pytest.importorskip("transformers")
     model, batch = ours(CONFIGS[name]), prompts(5, 3)
     save_model(model, tmp_path)
@@ -188,7 +188,7 @@ def test_from_npz_to_folder_and_back_nothing_changes(sources, tmp_path, name):
     assert (folder / WEIGHTS).read_bytes() == (last / WEIGHTS).read_bytes()
 
 
-def test_an_npz_holds_big_visions_keys_and_no_row_for_the_image(sources, tmp_path):
+def test_an_npz_has_big_visions_keys_and_no_embedding_of_image(sources, tmp_path):
     with np.load(converted(sources["gemma1"], tmp_path / "w.npz")) as arrays:
         shapes = {key: arrays[key].shape for key in arrays.files}
     config = resolve(sources["gemma1"]).config
@@ -208,7 +208,7 @@ def test_to_another_dtype_and_back(sources, tmp_path, name, suffix):
     assert_same(state_of(path), {key: tensor.float() for key, tensor in half.items()})
 
 
-def test_to_float16_goes_gemma_1_alone(sources, tmp_path):
+def test_only_gemma_1_converts_to_float16(sources, tmp_path):
     path = converted(sources["gemma1"], tmp_path / "1", torch.float16)
     assert json.loads((path / CONFIG).read_text())["torch_dtype"] == "float16"
     assert_same(state_of(path), {k: v.half() for k, v in state_of(sources["gemma1"]).items()})
@@ -217,7 +217,7 @@ def test_to_float16_goes_gemma_1_alone(sources, tmp_path):
     assert not (tmp_path / "2").exists()
 
 
-def test_what_lies_beside_the_weights_goes_along(sources, tmp_path):
+def test_files_beside_the_weights_are_copied(sources, tmp_path):
     source = sources["gemma1"]
     folder = converted(source, tmp_path / "folder")
     assert {*listing(source)} <= {*listing(folder)}
@@ -230,7 +230,7 @@ def test_what_lies_beside_the_weights_goes_along(sources, tmp_path):
     assert found.processor.encode_prompt("ocr") == tiny.processor().encode_prompt("ocr")
 
 
-def test_an_index_does_not_go_along(sources, tmp_path):
+def test_an_index_is_not_copied(sources, tmp_path):
     source = tmp_path / "sharded"
     save_model(load_model(sources["gemma1"]), source, shard_bytes=SHARD)
     tiny.words().save(str(source / "tokenizer.json"))
@@ -243,7 +243,7 @@ def test_an_index_does_not_go_along(sources, tmp_path):
 @both
 @pytest.mark.parametrize("via", ["folder", "npz"])
 @torch.no_grad()
-def test_transformers_reads_the_whole_folder(sources, tmp_path, name, via):
+def test_transformers_loads_weights_tokenizer_and_processor(sources, tmp_path, name, via):
     """Weights, tokenizer and processor: the same ids from the same prompt, and the same logits."""
     transformers = pytest.importorskip("transformers")
     source = sources[name]
@@ -325,7 +325,7 @@ TAKEN_NPZ = ["out/w.npz", "out/config.json", "out/tokenizer.json"]
     ("taken", "destination"),
     [(taken, "out") for taken in TAKEN] + [(taken, "out/w.npz") for taken in TAKEN_NPZ],
 )
-def test_what_exists_is_not_written_over(sources, tmp_path, taken, destination):
+def test_existing_files_are_not_overwritten(sources, tmp_path, taken, destination):
     (tmp_path / taken).parent.mkdir(exist_ok=True)
     (tmp_path / taken).write_text("precious")
     before = listing(tmp_path)
@@ -335,7 +335,7 @@ def test_what_exists_is_not_written_over(sources, tmp_path, taken, destination):
 
 
 @pytest.mark.parametrize("destination", ["deep/out", "deep/w.npz"])
-def test_without_room_on_the_disk_nothing_is_written(sources, tmp_path, monkeypatch, destination):
+def test_a_full_disk_is_reported_before_writing(sources, tmp_path, monkeypatch, destination):
     usage = shutil.disk_usage(tmp_path)._replace(free=12_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     found = resolve(sources["gemma1"])
@@ -366,7 +366,7 @@ def test_an_unwritable_place_is_refused(sources, tmp_path, destination):
         ),
     ],
 )
-def test_a_write_that_breaks_off_leaves_no_part_behind(
+def test_a_failed_write_leaves_no_partial_file(
     sources, tmp_path, monkeypatch, writer, error, destination
 ):
     def fail(*arguments, **how):
@@ -489,7 +489,7 @@ def write_headers(path, shapes, prefix="params/", dtype="|V2", version=1) -> Non
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_bare_npz_is_the_variant_that_it_has_the_numbers_of(tmp_path, name):
+def test_an_npz_without_config_is_recognised_by_its_shapes(tmp_path, name):
     write_headers(tmp_path / "w.npz", array_shapes(VARIANTS[name]))
     assert published_config(tmp_path / "w.npz") == VARIANTS[name]
 
@@ -515,7 +515,7 @@ OTHERS = {
 @pytest.mark.parametrize(
     ("key", "shape"), [(key, shape) for key, shapes in OTHERS.items() for shape in shapes]
 )
-def test_other_numbers_are_no_published_variant(tmp_path, key, shape):
+def test_other_shapes_are_no_published_variant(tmp_path, key, shape):
     shapes = array_shapes(VARIANTS["paligemma-3b-224"]) | {key: shape}
     write_headers(tmp_path / "w.npz", shapes)
     words = r"no published PaliGemma \(width \d+, \d+ layers, \d+ × \d+ patches\); put its config"
@@ -523,7 +523,7 @@ def test_other_numbers_are_no_published_variant(tmp_path, key, shape):
 
 
 @pytest.mark.parametrize("key", [*OTHERS])
-def test_what_lacks_an_array_is_no_paligemma(tmp_path, key):
+def test_an_npz_that_lacks_an_array_is_refused(tmp_path, key):
     shapes = array_shapes(VARIANTS["paligemma2-3b-224"])
     del shapes[key]
     write_headers(tmp_path / "w.npz", shapes)
@@ -535,14 +535,14 @@ def test_what_lacks_an_array_is_no_paligemma(tmp_path, key):
 
 @pytest.mark.parametrize("shape", [(), (18,), (18, 8, 2048, 256, 1)])
 @pytest.mark.parametrize("key", [key for key in OTHERS if "post_ffw" not in key])
-def test_arrays_with_other_axes_are_no_paligemma(tmp_path, key, shape):
+def test_arrays_with_other_axes_are_refused(tmp_path, key, shape):
     write_headers(tmp_path / "w.npz", array_shapes(VARIANTS["paligemma-3b-224"]) | {key: shape})
     words = "not a PaliGemma of big_vision|no published PaliGemma"
     refused(words, published_config, tmp_path / "w.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"not a zip"])
-def test_what_is_no_npz_is_refused(tmp_path, content):
+def test_other_files_named_npz_are_refused(tmp_path, content):
     (tmp_path / "w.npz").write_bytes(content)
     refused("cannot be read as a big_vision .npz", published_config, tmp_path / "w.npz")
 
@@ -742,7 +742,7 @@ FILES = {
 
 
 @pytest.mark.parametrize(("damage", "words"), FILES.values(), ids=FILES)
-def test_what_is_no_safetensors_is_refused_and_never_unpickled(whole, damage, words):
+def test_other_files_named_safetensors_are_refused_and_not_unpickled(whole, damage, words):
     damage(whole)
     refused(words, load_model, whole)
 
@@ -795,7 +795,7 @@ def test_a_config_of_another_size_is_refused(whole, change, words):
     refused(words, load_model, whole)
 
 
-def test_tokens_that_config_json_leaves_null_are_those_of_gemma(whole):
+def test_null_tokens_in_config_json_are_those_of_gemma(whole):
     config = json.loads((whole / CONFIG).read_text())
     config |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": [1, 107]}
     config["text_config"] |= {"pad_token_id": None, "bos_token_id": 2}
@@ -920,7 +920,7 @@ def foreign(folder, values, **changes):
     return folder
 
 
-def test_a_tokenizer_that_does_not_belong_is_refused(sources, tmp_path):
+def test_a_tokenizer_of_another_vocabulary_is_refused(sources, tmp_path):
     copy = shutil.copytree(sources["gemma1"], tmp_path / "copy")
     image = resolve(copy).config.image_token_index
     refused(
@@ -939,7 +939,7 @@ def test_a_tokenizer_that_does_not_belong_is_refused(sources, tmp_path):
     refused(r"There is no tokenizer\.json in", resolve, copy)
 
 
-def test_a_tokenizer_beside_an_npz_must_belong_too(npz):
+def test_a_tokenizer_of_another_vocabulary_beside_an_npz_is_refused(npz):
     tiny.words().save(str(npz.parent / "tokenizer.json"))
     refused(r"but the config says 99", resolve, npz)
     refused(r"but the config says 99", resolve, npz, npz.parent)

@@ -137,14 +137,14 @@ def test_shards_are_fetched(fake, shards):
     assert weights_of(folder).keys() == tiny.ours(tiny.config()).state_dict().keys()
 
 
-def test_what_is_cached_is_not_asked_for_again(served):
+def test_cached_files_cause_no_requests(served):
     first = resolve(NAME)
     served.asked.clear()
     assert resolve(NAME).path == first.path
     assert served.asked == []
 
 
-def test_what_is_cached_needs_no_hub(served):
+def test_cached_files_need_no_hub(served):
     first = resolve(NAME)
     served.close()
     assert resolve(NAME).path == first.path
@@ -165,13 +165,13 @@ def test_a_revision_may_have_a_slash(served, files):
     assert hub.fetch_model(f"{NAME}@refs/pr/7").name == commit
 
 
-def test_a_tokenizer_is_fetched_alone(served):
+def test_only_the_tokenizer_is_fetched(served):
     folder = hub.fetch_tokenizer(NAME)
     assert [path.name for path in folder.iterdir()] == ["tokenizer.json"]
     assert not [line for line in served.asked if WEIGHTS in line]
 
 
-def test_a_tokenizer_in_the_cache_is_no_model(served):
+def test_a_cached_tokenizer_is_not_taken_for_a_model(served):
     assert hub.fetch_tokenizer(NAME) == resolve(NAME).path
     assert PaliGemma.load(NAME, "cpu").config == tiny.config()
 
@@ -185,7 +185,7 @@ def test_the_tokenizer_of_another_repository(fake, files):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_what_another_program_left_in_the_cache_is_made_whole(served, name):
+def test_a_partly_cached_model_is_completed(served, name):
     """It fetched one file: no listing says what else there is."""
     commit = hf_hub_download(NAME, name).split("/")[-2]
     served.commit(NAME, {"config.json": b"{}"})  # main has moved on
@@ -193,14 +193,14 @@ def test_what_another_program_left_in_the_cache_is_made_whole(served, name):
     assert weights_of(resolve(NAME).path)
 
 
-def test_a_whole_model_of_another_program_needs_no_hub(served):
+def test_a_model_cached_by_another_program_needs_no_hub(served):
     for name in ("config.json", WEIGHTS, "tokenizer.json"):
         hf_hub_download(NAME, name)
     served.close()
     assert weights_of(resolve(NAME).path)
 
 
-def test_a_shard_that_the_cache_lacks_is_fetched(fake, shards):
+def test_a_missing_shard_is_fetched(fake, shards):
     fake.commit(NAME, shards)
     first = min(name for name in shards if name.endswith(".safetensors"))
     for name in sorted(shards.keys() - {first}):
@@ -269,7 +269,7 @@ def test_no_network(served):
     )
 
 
-def test_no_network_and_half_a_model_in_the_cache(served):
+def test_no_network_and_an_incomplete_model_in_the_cache(served):
     hf_hub_download(NAME, "config.json")
     served.close()
     assert "there is no network" in refused(resolve, NAME)
@@ -278,11 +278,11 @@ def test_no_network_and_half_a_model_in_the_cache(served):
 def test_offline_with_an_empty_cache(served, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     words = refused(resolve, NAME)
-    assert "not whole in the cache" in words and "HF_HUB_OFFLINE" in words
+    assert "incomplete in the cache" in words and "HF_HUB_OFFLINE" in words
     assert served.asked == []
 
 
-def test_offline_with_half_a_model_in_the_cache(served, monkeypatch):
+def test_offline_with_an_incomplete_model_in_the_cache(served, monkeypatch):
     hf_hub_download(NAME, "config.json")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in refused(resolve, NAME)
@@ -304,7 +304,7 @@ def test_a_repository_that_is_no_checkpoint(fake, files, kept, lacking):
     assert f"it has no {lacking}" in refused(resolve, NAME)
 
 
-def test_a_repository_without_the_tokenizer_that_is_asked_of_it(fake, files):
+def test_a_repository_without_a_tokenizer(fake, files):
     fake.commit("owner/words", {"README.md": b"none"})
     fake.commit(NAME, files)
     words = refused(resolve, NAME, "owner/words")
@@ -312,7 +312,7 @@ def test_a_repository_without_the_tokenizer_that_is_asked_of_it(fake, files):
 
 
 @pytest.mark.parametrize("name", ["a--b/model", "owner/model.git", "owner/a..b", "o/" + "m" * 120])
-def test_a_name_that_no_model_can_have(served, name):
+def test_an_invalid_model_name(served, name):
     assert name in refused(resolve, name) and served.asked == []
 
 
@@ -324,7 +324,7 @@ def test_a_cache_that_cannot_be_written(served, cache):
 # --- The disk -------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_is_seen_before_anything_is_downloaded(served, monkeypatch, cache):
+def test_a_full_disk_is_reported_before_downloading(served, monkeypatch, cache):
     asked = []
     monkeypatch.setattr(
         shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=1000)
@@ -335,7 +335,7 @@ def test_a_full_disk_is_seen_before_anything_is_downloaded(served, monkeypatch, 
     assert not [line for line in served.asked if line.startswith("GET") and "/resolve/" in line]
 
 
-def test_what_is_cached_takes_no_room(served, files, monkeypatch):
+def test_cached_files_need_no_disk_space(served, files, monkeypatch):
     hf_hub_download(NAME, WEIGHTS)
     rest = sum(len(files[name]) for name in ("config.json", "tokenizer.json"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=rest))
@@ -349,28 +349,28 @@ def wanted(files) -> int:
     return sum(len(files[name]) for name in ("config.json", "tokenizer.json", WEIGHTS))
 
 
-def test_every_byte_is_told(served, files):
-    told = []
-    resolve(NAME, progress=lambda done, total: told.append((done, total)))
-    assert {total for _, total in told} == {wanted(files)}
-    counts = [done for done, _ in told]
+def test_progress_counts_every_byte(served, files):
+    counts = []
+    resolve(NAME, progress=lambda done, total: counts.append((done, total)))
+    assert {total for _, total in counts} == {wanted(files)}
+    counts = [done for done, _ in counts]
     assert counts == sorted(counts) and counts[-1] == wanted(files) and len(counts) > 5
 
 
-def test_only_what_is_missing_is_told(served, files):
+def test_progress_counts_missing_files_only(served, files):
     hf_hub_download(NAME, WEIGHTS)
-    told = []
-    resolve(NAME, progress=lambda done, total: told.append((done, total)))
+    counts = []
+    resolve(NAME, progress=lambda done, total: counts.append((done, total)))
     rest = wanted(files) - len(files[WEIGHTS])
-    assert told[-1] == (rest, rest)
+    assert counts[-1] == (rest, rest)
 
 
-def test_nothing_is_told_of_what_is_cached(served):
+def test_no_progress_for_cached_files(served):
     resolve(NAME)
     resolve(NAME, progress=lambda done, total: pytest.fail("nothing is downloaded"))
 
 
-def test_a_report_may_stop_the_download(served, cache):
+def test_progress_may_cancel_the_download(served, cache):
     class StoppedError(Exception):
         pass
 
@@ -385,7 +385,7 @@ def test_a_report_may_stop_the_download(served, cache):
 
 
 @pytest.mark.parametrize("error", [OSError("full"), ValueError("The download was stopped.")])
-def test_what_a_report_raises_is_raised(served, error):
+def test_an_exception_of_progress_is_raised(served, error):
     def progress(done, total):
         raise error
 
@@ -413,7 +413,7 @@ def test_without_progress_xet_is_used(in_xet):
     assert weights_of(resolve(NAME).path) and asked_for_xet(in_xet)
 
 
-def test_progress_may_stop_a_download_of_weights_in_xet(in_xet, cache):
+def test_progress_may_cancel_a_download_of_weights_in_xet(in_xet, cache):
     """Xet swallows what progress raises: such a download uses plain HTTP."""
     counts = []
 
@@ -432,15 +432,15 @@ def test_progress_may_stop_a_download_of_weights_in_xet(in_xet, cache):
 # --- Broken downloads -----------------------------------------------------------------------------
 
 
-def test_a_download_that_breaks_off_goes_on(served, files):
+def test_an_interrupted_download_resumes(served, files):
     served.broken = 2
-    told = []
-    found = resolve(NAME, progress=lambda done, total: told.append(done))
+    counts = []
+    found = resolve(NAME, progress=lambda done, total: counts.append(done))
     assert (found.path / WEIGHTS).read_bytes() == files[WEIGHTS]
-    assert served.broken == 0 and max(told) == wanted(files)
+    assert served.broken == 0 and max(counts) == wanted(files)
 
 
-def test_a_download_that_breaks_off_again_and_again_is_not_taken_for_whole(served, files, cache):
+def test_a_download_that_is_always_interrupted_fails(served, files, cache):
     served.broken = 10**9
     words = refused(resolve, NAME)
     assert words.endswith("broke off; try again.")
@@ -449,7 +449,7 @@ def test_a_download_that_breaks_off_again_and_again_is_not_taken_for_whole(serve
     assert (resolve(NAME).path / WEIGHTS).read_bytes() == files[WEIGHTS]
 
 
-def test_a_short_file_is_not_taken_for_whole(served, files, cache):
+def test_a_truncated_file_is_not_accepted(served, files, cache):
     served.forged = {WEIGHTS: files[WEIGHTS][:-10]}
     assert "should be of size" in refused(resolve, NAME)
     assert not whole_weights(cache)
@@ -457,7 +457,7 @@ def test_a_short_file_is_not_taken_for_whole(served, files, cache):
     assert (resolve(NAME).path / WEIGHTS).read_bytes() == files[WEIGHTS]
 
 
-def test_the_hub_goes_away_in_the_middle(served, cache):
+def test_the_hub_fails_during_a_download(served, cache):
     def progress(done, total):
         served.refusals = [Refusal("/resolve/", 503, {})]
 
@@ -481,14 +481,14 @@ def codec_requests(served) -> list[str]:
     return [line for line in served.asked if hub.MASK_CODEC_FILE in line]
 
 
-def test_the_codec_is_fetched_once(published, codec):
+def test_the_mask_codec_is_fetched_once(published, codec):
     assert hub.fetch_mask_codec().read_bytes() == codec
     published.asked.clear()
     assert hub.fetch_mask_codec().read_bytes() == codec
     assert published.asked == []
 
 
-def test_another_codec_is_refused_until_it_is_deleted(published, codec):
+def test_a_mask_codec_with_another_digest_is_refused(published, codec):
     published.commit(SPACE, {hub.MASK_CODEC_FILE: codec[:-1] + b"?"})
     words = refused(hub.fetch_mask_codec)
     assert "is not the published mask codec" in words
@@ -497,7 +497,7 @@ def test_another_codec_is_refused_until_it_is_deleted(published, codec):
     assert hub.fetch_mask_codec().read_bytes() == codec
 
 
-def test_the_codec_is_fetched_when_the_first_mask_is_needed(published):
+def test_the_mask_codec_is_fetched_for_the_first_mask(published):
     pg = PaliGemma.load(NAME, "cpu")
     assert pg.checkpoint.mask_codec is None
     assert pg.masks(parse("<loc0256>" * 4 + " cat")) == [None]
@@ -506,7 +506,7 @@ def test_the_codec_is_fetched_when_the_first_mask_is_needed(published):
     assert mask.shape == (64, 64) and codec_requests(published)
 
 
-def test_a_model_without_a_codec_answers_and_says_what_masks_need(served):
+def test_without_a_mask_codec_only_masks_fail(served):
     pg = PaliGemma.load(NAME, "cpu")
     served.close()
     words = refused(pg.masks, parse(SEGMENT))
@@ -518,12 +518,12 @@ def test_a_model_without_a_codec_answers_and_says_what_masks_need(served):
     "status, headers, words",
     [(404, {}, "answered 404"), (403, GATED, f"/{SPACE},"), (503, {}, "answered 503")],
 )
-def test_a_codec_that_is_refused(published, status, headers, words):
+def test_a_hub_that_refuses_the_mask_codec(published, status, headers, words):
     published.refusals = [Refusal(hub.MASK_CODEC_FILE, status, headers)]
     assert words in refused(hub.fetch_mask_codec)
 
 
-def test_a_codec_offline(published, codec, monkeypatch):
+def test_the_mask_codec_offline(published, codec, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in refused(hub.fetch_mask_codec)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

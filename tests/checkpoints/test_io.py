@@ -101,7 +101,7 @@ def test_saving_over_the_folder_it_is_mapped_from(tmp_path):
 
 
 @pytest.mark.parametrize("table", ["lm_head.weight", "language_model.lm_head.weight"])
-def test_a_copy_of_the_tied_table_is_accepted_and_another_table_is_not(tmp_path, table):
+def test_an_lm_head_must_equal_the_embedding_table(tmp_path, table):
     state = renamed()
     state[table] = state[TABLE].clone()
     assert_is(load_model(folder_with(tmp_path, state)), CONFIGS["gemma1"])
@@ -150,7 +150,7 @@ def test_at_most_ten_names_of_a_kind(tmp_path):
         load_model(folder_with(tmp_path, state))
 
 
-def test_the_table_must_have_the_rows_that_config_json_says(tmp_path):
+def test_the_embedding_must_have_vocab_size_rows(tmp_path):
     state = renamed()
     state[TABLE] = state[TABLE][:-1].clone()
     with pytest.raises(ValueError, match=r"embed_tokens.weight \[100, 48\] instead of \[101, 48\]"):
@@ -356,7 +356,7 @@ def test_big_vision_arrays_load(tmp_path, name, prefix):
     assert_is(load_npz(tmp_path / "weights.npz", CONFIGS[name]), CONFIGS[name])
 
 
-def test_big_vision_projections_mean_the_same(tmp_path):
+def test_big_vision_projections_give_the_same_outputs(tmp_path):
     """Not only the inverse of a table: the einsum of the original code against our Linear."""
     config, x = CONFIGS["gemma2"], torch.randn(2, 5, 48)
     arrays = {key: torch.from_numpy(array.copy()) for key, array in big_vision(config).items()}
@@ -371,7 +371,7 @@ def test_big_vision_projections_mean_the_same(tmp_path):
     torch.testing.assert_close(layer.o_proj(q.flatten(2)), out, rtol=1e-5, atol=1e-4)
 
 
-def test_big_vision_table_is_padded_and_bfloat16_is_understood(tmp_path):
+def test_big_vision_embedding_is_padded_and_bfloat16_is_read(tmp_path):
     config, arrays = CONFIGS["gemma1"], big_vision(CONFIGS["gemma1"])
     key = "llm/embedder/input_embedding"
     table = torch.from_numpy(arrays[key][:-4]).bfloat16()

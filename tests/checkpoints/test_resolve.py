@@ -93,12 +93,12 @@ def test_a_folder_that_looks_like_a_name_of_the_hub(folder, monkeypatch, asked):
     assert resolve(source).name == "tiny" and asked == []
 
 
-def test_a_folder_from_within(folder, monkeypatch):
+def test_the_working_directory(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert resolve(".").name == "tiny"
 
 
-def test_a_folder_of_the_home(folder, home):
+def test_a_folder_in_the_home(folder, home):
     found = resolve("~/tiny")
     assert found.path == folder and found.name == "tiny"
 
@@ -107,13 +107,13 @@ def test_a_folder_of_the_home(folder, home):
     "name, words",
     [("config.json", "has no config.json"), ("tokenizer.json", "There is no tokenizer.json in")],
 )
-def test_a_folder_without_a_part_says_which(folder, name, words):
+def test_a_missing_file_is_named(folder, name, words):
     (folder / name).unlink()
     assert words in refused(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_a_damaged_part_is_named(folder, name):
+def test_a_damaged_file_is_named(folder, name):
     (folder / name).write_text("{")
     assert str(folder / name) in refused(folder)
 
@@ -123,31 +123,31 @@ def test_weights_are_not_read_yet(folder):
     assert resolve(folder).config == tiny.config()
 
 
-def test_an_npz_takes_the_tokenizer_beside_it(npz, whole):
+def test_an_npz_uses_the_tokenizer_beside_it(npz, whole):
     shutil.copy(whole / "tokenizer.json", npz.parent)
     found = resolve(npz)
     assert found.path == npz and found.config == tiny.config() and found.name == "weights.npz"
     assert found.mask_codec is None
 
 
-def test_an_npz_without_a_tokenizer_says_what_to_give(npz):
+def test_an_npz_without_a_tokenizer_is_refused(npz):
     words = refused(npz)
     assert "no tokenizer.json beside it" in words and "--tokenizer" in words
 
 
-def test_an_npz_of_no_published_size_wants_its_config(npz):
+def test_an_npz_of_another_size_needs_its_config(npz):
     (npz.parent / "config.json").unlink()
     assert "put its config.json beside it" in refused(npz)
 
 
-def test_an_npz_that_is_none(npz):
+def test_a_damaged_npz(npz):
     (npz.parent / "config.json").unlink()
     npz.write_bytes(b"damaged")
     assert "cannot be read as a big_vision .npz" in refused(npz)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_a_file_that_is_no_checkpoint(whole, name, asked):
+def test_other_files_are_no_checkpoint(whole, name, asked):
     words = refused(whole / name)
     assert "is a file" in words and "give their folder" in words and asked == []
 
@@ -183,7 +183,7 @@ def test_nonsense_is_no_checkpoint(source, asked):
 
 
 @pytest.mark.parametrize("source", ["a" * 5000, "~nobody-of-this-name/tiny"])
-def test_what_can_be_no_path(source, asked):
+def test_names_that_cannot_be_paths(source, asked):
     words = refused(source)
     assert "cannot be opened: " in words and source[:60] in words and asked == []
 
@@ -191,17 +191,17 @@ def test_what_can_be_no_path(source, asked):
 @pytest.mark.parametrize(
     "source", ["owner/model", "owner/model@v1.0", "o/m@refs/pr/7", "google/paligemma2-3b-mix-224"]
 )
-def test_a_name_of_the_hub_is_asked_of_it(source, asked):
+def test_a_model_of_the_hub_is_fetched(source, asked):
     assert refused(source) == f"{source} cannot be loaded: there is no hub."
     assert asked == [source]
 
 
 @pytest.mark.parametrize("source", ["owner/model", "owner/model@v1.0"])
-def test_a_model_of_the_hub_is_called_as_it_was_asked_for(whole, source, monkeypatch):
-    told = []
-    monkeypatch.setattr(hub, "fetch_model", lambda *given: told.append(given) or whole)
+def test_a_model_of_the_hub_keeps_its_name(whole, source, monkeypatch):
+    requests = []
+    monkeypatch.setattr(hub, "fetch_model", lambda *given: requests.append(given) or whole)
     found = resolve(source, progress=print)
-    assert found.name == source and found.path == whole and told == [(source, print)]
+    assert found.name == source and found.path == whole and requests == [(source, print)]
 
 
 @pytest.mark.parametrize("kind", ["folder", "npz", "npz without a config"])
@@ -225,7 +225,7 @@ def test_the_config_is_read_once(whole, npz, kind, monkeypatch):
     assert [name for name in opened if name in ("config.json", "shapes")] == [once]
 
 
-def test_random_weights_are_known_by_a_field_of_the_config(folder):
+def test_random_weights_are_marked_in_config_json(folder):
     assert not resolve(folder).is_random
     values = json.loads((folder / "config.json").read_text()) | {"initialization": "random"}
     (folder / "config.json").write_text(json.dumps(values))
@@ -247,12 +247,12 @@ def words(tmp_path) -> Path:
 
 @pytest.mark.parametrize("name", ["", "tokenizer.json"], ids=["folder", "file"])
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_tokenizer_is_given(npz, words, name, kind):
+def test_a_tokenizer_by_its_path(npz, words, name, kind):
     assert resolve(npz, tokenizer=kind(words / name)).config == tiny.config()
 
 
 @pytest.mark.parametrize("given", ["~/words", "~/words/tokenizer.json"])
-def test_a_tokenizer_of_the_home(npz, words, home, given):
+def test_a_tokenizer_in_the_home(npz, words, home, given):
     assert resolve(npz, tokenizer=given).config == tiny.config()
 
 
@@ -261,7 +261,7 @@ def test_a_tokenizer_of_the_hub(npz, words, monkeypatch):
     assert resolve(npz, tokenizer="owner/words").config == tiny.config()
 
 
-def test_a_tokenizer_that_is_given_is_taken_before_the_one_beside(folder, words):
+def test_an_explicit_tokenizer_overrides_the_one_beside_the_weights(folder, words):
     (folder / "tokenizer.json").write_text("damaged")
     assert resolve(folder, tokenizer=words).config == tiny.config()
 
@@ -272,23 +272,23 @@ def test_a_tokenizer_of_another_model_is_refused(folder):
 
 
 @pytest.mark.parametrize("name", ["empty", "nowhere/tokenizer.json", "empty/tokenizer.json"])
-def test_a_tokenizer_that_is_missing(npz, tmp_path, name):
+def test_a_missing_tokenizer(npz, tmp_path, name):
     (tmp_path / "empty").mkdir()
     assert "There is no tokenizer.json in" in refused(npz, tokenizer=tmp_path / name)
 
 
 @pytest.mark.parametrize("given", ["nonsense", "/nowhere/at/all", "./words", "~/words.json", "\0"])
-def test_what_is_no_tokenizer(npz, home, given, asked):
+def test_other_names_are_no_tokenizer(npz, home, given, asked):
     assert "is not a tokenizer; give" in refused(npz, tokenizer=given)
     assert asked == []
 
 
-def test_a_file_of_another_name_is_no_tokenizer(npz, words):
+def test_a_tokenizer_file_must_be_called_tokenizer_json(npz, words):
     path = (words / "tokenizer.json").rename(words / "other.json")
     assert "is not a tokenizer; give" in refused(npz, tokenizer=path)
 
 
-def test_a_tokenizer_that_can_be_no_path(npz):
+def test_a_tokenizer_name_that_cannot_be_a_path(npz):
     assert "cannot be opened: " in refused(npz, tokenizer="~nobody-of-this-name/words")
 
 
@@ -296,45 +296,45 @@ def test_a_tokenizer_that_can_be_no_path(npz):
 
 
 @pytest.mark.parametrize("name", MASK_CODEC_FILES)
-def test_a_codec_beside_the_weights(folder, name):
+def test_a_mask_codec_beside_the_weights(folder, name):
     (folder / "mask_codec.npz").rename(folder / name)
     assert resolve(folder).mask_codec == folder / name
 
 
-def test_a_codec_beside_an_npz(npz, words, folder):
+def test_a_mask_codec_beside_an_npz(npz, words, folder):
     shutil.copy(folder / "mask_codec.npz", npz.parent)
     assert resolve(npz, tokenizer=words).mask_codec == npz.parent / "mask_codec.npz"
 
 
-def test_the_own_codec_is_taken_before_the_published_one(folder):
+def test_a_models_own_mask_codec_overrides_the_published_one(folder):
     shutil.copy(folder / "mask_codec.npz", folder / hub.MASK_CODEC_FILE)
     assert resolve(folder).mask_codec == folder / "mask_codec.npz"
 
 
-def test_no_codec_is_none(folder):
+def test_without_a_mask_codec(folder):
     (folder / "mask_codec.npz").unlink()
     assert resolve(folder).mask_codec is None
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_codec_that_is_given_is_taken_before_the_one_beside(folder, kind):
+def test_an_explicit_mask_codec_overrides_the_one_beside_the_weights(folder, kind):
     assert resolve(folder, mask_codec=kind(BUILT_IN_FOLDER / "mask_codec.npz")).mask_codec == (
         BUILT_IN_FOLDER / "mask_codec.npz"
     )
 
 
-def test_a_codec_of_the_home(folder, home):
+def test_a_mask_codec_in_the_home(folder, home):
     found = resolve(folder, mask_codec="~/tiny/mask_codec.npz")
     assert found.mask_codec == folder / "mask_codec.npz"
 
 
 @pytest.mark.parametrize("given", ["nowhere.npz", "owner/codec", ".", "\0"])
-def test_a_codec_that_is_missing(folder, given, asked):
+def test_a_missing_mask_codec(folder, given, asked):
     assert refused(folder, mask_codec=given).startswith("There is no mask codec at ")
     assert asked == []
 
 
-def test_a_codec_that_can_be_no_path(folder):
+def test_a_mask_codec_name_that_cannot_be_a_path(folder):
     assert "cannot be opened: " in refused(folder, mask_codec="~nobody-of-this-name/codec.npz")
 
 
@@ -361,12 +361,12 @@ def test_a_codec_that_can_be_no_path(folder):
         ("", False),
     ],
 )
-def test_what_a_name_of_the_hub_looks_like(name, fits):
+def test_names_of_hub_models(name, fits):
     assert bool(hub.REPO_NAME.fullmatch(name)) == fits
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read it all")
-def test_a_folder_that_may_not_be_opened(folder):
+def test_a_folder_without_permission(folder):
     folder.parent.chmod(0)
     try:
         assert "cannot be opened: Permission denied." in refused(folder)

@@ -43,14 +43,14 @@ def test_comparison_models_differ_by_adapter_and_precision(folder, monkeypatch):
     assert manager.load_comparison(tuned, "bfloat16") is not half
 
 
-def test_nothing_is_resolved_while_another_model_is_loaded(folder):
+def test_resolve_fails_while_another_model_is_loaded(folder):
     manager = ModelManager(PaliGemma.load())
     manager.current = None
     with pytest.raises(ValueError, match="Another model is being loaded"):
         manager.resolve(folder)
 
 
-def test_the_old_model_is_gone_before_the_new_one_is_read(folder, monkeypatch):
+def test_the_former_model_is_freed_before_the_next_is_loaded(folder, monkeypatch):
     manager, before = ModelManager(PaliGemma.load()), len(models())
     counts, load = [], PaliGemma.from_checkpoint
     monkeypatch.setattr(
@@ -64,7 +64,7 @@ def test_the_old_model_is_gone_before_the_new_one_is_read(folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ten_changes_leave_one_model(folder):
+def test_ten_switches_leave_one_model(folder):
     manager, before = ModelManager(PaliGemma.load()), len(models())
     for source in [folder, "built-in"] * 5:
         manager.switch(manager.resolve(source))
@@ -72,7 +72,7 @@ def test_ten_changes_leave_one_model(folder):
     assert manager.current.name == "the built-in model"
 
 
-def test_a_model_that_cannot_be_found_changes_nothing(tmp_path):
+def test_an_unknown_model_changes_nothing(tmp_path):
     manager = ModelManager(PaliGemma.load())
     old = manager.current
     with pytest.raises(ValueError, match="There is no checkpoint 'nowhere'"):
@@ -80,7 +80,7 @@ def test_a_model_that_cannot_be_found_changes_nothing(tmp_path):
     assert manager.current is old
 
 
-def test_the_old_model_is_back_when_the_new_one_does_not_load(folder):
+def test_the_former_model_is_restored_if_loading_fails(folder):
     manager = ModelManager(PaliGemma.load())
     found = manager.resolve(folder)
     file = found.path / "model.safetensors"
@@ -91,7 +91,7 @@ def test_the_old_model_is_back_when_the_new_one_does_not_load(folder):
     assert manager.current.generate(Image.new("RGB", (50, 50), "teal"), "ocr") is not None
 
 
-def test_what_does_not_fit_is_refused_while_the_old_model_stays(folder, monkeypatch):
+def test_a_model_that_does_not_fit_is_refused(folder, monkeypatch):
     manager = ModelManager(PaliGemma.load())
     monkeypatch.setattr("paligemma.devices.free_memory", lambda device: -manager.current.memory)
     with pytest.raises(ValueError, match="The model needs"):
@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_refused_while_the_old_model_stays(folder, monkeypa
     assert manager.resolve(folder), "the old model's memory counts as free"
 
 
-def test_fetching_shows_a_bar_and_ends_with_what_was_found(folder, monkeypatch):
+def test_fetching_shows_a_bar_and_returns_the_checkpoint(folder, monkeypatch):
     manager = ModelManager(PaliGemma.load())
 
     def slowly(source, report):
@@ -117,7 +117,7 @@ def test_fetching_shows_a_bar_and_ends_with_what_was_found(folder, monkeypatch):
     assert models_panel.change(manager, found).startswith("Loaded one in ")
 
 
-def test_closing_the_bar_stops_the_download(monkeypatch):
+def test_closing_the_bar_cancels_the_download(monkeypatch):
     manager, ended = ModelManager(PaliGemma.load()), []
 
     def forever(source, report):
@@ -142,7 +142,7 @@ def test_a_model_must_be_named(source):
         next(models_panel.fetch(ModelManager(PaliGemma.load()).resolve, source))
 
 
-def test_answers_come_from_the_model_that_sits_there(folder):
+def test_answers_come_from_the_current_model(folder):
     manager = ModelManager(PaliGemma.load())
     demo = app.build_app(manager)
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK)
@@ -158,7 +158,7 @@ def test_answers_come_from_the_model_that_sits_there(folder):
     demo.close()
 
 
-def test_the_header_says_which_model_answers(folder):
+def test_the_header_names_the_current_model(folder):
     manager = ModelManager(PaliGemma.load(folder))
     assert "<b>one</b>" in app.header(manager)
     assert "million parameters · 32 × 32 pixels · " in app.header(manager)
@@ -166,7 +166,7 @@ def test_the_header_says_which_model_answers(folder):
     assert "being loaded" in app.header(manager)
 
 
-def test_a_public_page_offers_the_list_only():
+def test_a_public_page_offers_published_models_only():
     pickers = {
         own: next(b for b in app.build_app(PaliGemma.load(), own=own).blocks.values()
                   if isinstance(b, gr.Dropdown) and b.label == "Model")
