@@ -23,6 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"paligemma: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(f"paligemma: {error}. Install the extras: draw, app, train, eval.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as interrupt:
         print(f"paligemma: {str(interrupt) or 'stopped'}.", file=sys.stderr)
         return 130

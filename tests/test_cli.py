@@ -190,6 +190,14 @@ def test_words_that_are_no_command(argv, capsys):
     assert caught.value.code == 2 and "usage: paligemma" in capsys.readouterr().err
 
 
+def test_a_package_of_an_extra_that_is_not_installed(scripted, picture, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "visualize", None)
+    asked = ["generate", "--image", picture, "--prompt", "caption en"]
+    assert main(asked) == 0 and capsys.readouterr().out == "a red cat\n"
+    assert "visualize" in (said := complaint(capsys, *asked, "--out", "out.png"))
+    assert "extras" in said
+
+
 def test_from_a_shell():
     command = [sys.executable, "-m", "paligemma", "generate", "--prompt", "ocr", "--image"]
     done = subprocess.run([*command, "nowhere.png"], cwd=ROOT, capture_output=True, text=True)

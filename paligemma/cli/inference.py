@@ -39,7 +39,6 @@ def run_generate(arguments: Namespace) -> None:
     """Answer one prompt about one image."""
     from paligemma.generation import SamplingOptions
     from paligemma.images import open_image
-    from visualize import draw_objects
 
     options = SamplingOptions(
         max_new_tokens=arguments.max_new_tokens,
@@ -61,6 +60,8 @@ def run_generate(arguments: Namespace) -> None:
         print()
         assert reply is not None
     if arguments.out:
+        from visualize import draw_objects
+
         masks = pg.masks(reply.detections)
         save_image(draw_objects(image, reply.detections, masks), arguments.out)
 
