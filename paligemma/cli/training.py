@@ -15,11 +15,14 @@ def add_commands(commands) -> None:
     parser = data.add_subparsers(required=True, metavar="command").add_parser(
         "check", help="list the invalid samples, and draw a contact sheet"
     )
-    parser.add_argument("file", type=Path, help="JSON lines of image, prefix, suffix; or COCO JSON")
+    parser.add_argument(
+        "file", type=Path, help="JSON lines of image, prefix, suffix; COCO JSON; or a folder"
+    )
     parser.add_argument("--images", type=Path, help="folder of the images (default: the file's)")
     parser.add_argument(
         "--task", choices=("detect", "segment"), default="detect", help="for COCO annotations"
     )
+    parser.add_argument("--prefix", default="caption en", help="prompt of a folder's images")
     parser.add_argument(
         "--model", help="whose tokenizer and mask codec to use (default: the built-in model)"
     )
@@ -36,17 +39,17 @@ def run_train(arguments: Namespace) -> None:
 
 
 def run_data_check(arguments: Namespace) -> None:
-    """List the invalid samples of a file, and draw a contact sheet of valid ones."""
-    from paligemma.training.inspect import check
+    """List the invalid samples of a file or folder, and draw a contact sheet of valid ones."""
+    from paligemma.training.inspect import check_data
 
-    found = check(arguments.file, arguments.images, arguments.task, arguments.model)
-    rows, bad, left_out, sheet = found
-    for reason in bad:
+    path, images, task = arguments.file, arguments.images, arguments.task
+    report = check_data(path, images, task, arguments.prefix, arguments.model)
+    for reason in report.invalid:
         print(reason)
-    for what, count in left_out.items():
+    for what, count in report.left_out.items():
         print(f"left out: {count} {what}")
-    if arguments.out and sheet:
-        save_image(sheet, arguments.out)
-    if bad:
-        raise ValueError(f"{len(bad)} of {rows} rows cannot be trained on.")
-    print(f"{rows} rows, all good.")
+    if arguments.out and report.sheet:
+        save_image(report.sheet, arguments.out)
+    if report.invalid:
+        raise ValueError(f"{len(report.invalid)} of {report.count} samples cannot be trained on.")
+    print(f"{report.count} samples, all valid.")

@@ -1,6 +1,7 @@
-"""Look at examples before training on them: bad rows with their reasons, and a contact sheet."""
+"""Check samples before training on them: the invalid ones with reasons, and a contact sheet."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 
@@ -14,56 +15,73 @@ from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.training.config import Run
 from paligemma.training.data import encode
-from paligemma.training.sources import CocoSource, InvalidSample, JsonLines, Sample
+from paligemma.training.sources import CocoSource, ImageFolder, InvalidSample, JsonLines, Sample
 from visualize import draw_objects
 from visualize.boxes import load_font
 
 COLUMNS, ROWS = 4, 4
-SIDE, TEXT, LINES = 300, 15, 4  # pixels of a picture, of a line of text below it; lines
+SIDE, TEXT, LINES = 300, 15, 4  # pixels of an image, of a line of text below it; lines
 PAD = 10
 
 
-def check(
-    path: Path, images: Path | None, task: str, model: str | None
-) -> tuple[int, list[str], Mapping[str, int], Image.Image | None]:
-    """(rows, a line for each bad one, what is left out, a sheet of good ones spread over it).
+@dataclass(frozen=True)
+class DataReport:
+    """What `check_data` found in `count` samples.
 
-    Every picture is opened and every text tokenised. `task` is what COCO annotations become.
-    Raises ValueError for a file without any row.
+    `invalid` has a line for each invalid one; `left_out` counts what is no sample but no mistake
+    either. `sheet` shows valid ones, None if there are none.
+    """
+
+    count: int
+    invalid: list[str]
+    left_out: Mapping[str, int]
+    sheet: Image.Image | None
+
+
+def check_data(
+    path: Path, images: Path | None, task: str, prefix: str, model: str | None
+) -> DataReport:
+    """Open every image and tokenize every text of JSON lines, a COCO file or a folder.
+
+    `task` is what COCO annotations become; `prefix` is the prompt of a folder's images. Raises
+    ValueError if there is no sample.
     """
     found = resolve(model)
     codec = MaskCodec.load(found.mask_codec or hub.fetch_mask_codec())
-    if path.suffix == ".json":
+    if path.is_dir():
+        source = ImageFolder(path, prefix)
+    elif path.suffix == ".json":
         source = CocoSource(path, images, task, codec)
     else:
         source = JsonLines(path, images)
     if not len(source) and not source.invalid:
         reasons = "".join(f", only {count} {what}" for what, count in source.left_out.items())
-        raise ValueError(f"{path} has no row to train on{reasons}.")
+        raise ValueError(f"{path} has no sample to train on{reasons}.")
     max_text_tokens = Run.model_fields["max_text_tokens"].default
-    bad, good = [str(error) for error in source.invalid], []
-    for row in tqdm(range(len(source)), desc=path.name, unit="row", leave=False):
+    invalid, valid = [str(error) for error in source.invalid], []
+    for row in tqdm(range(len(source)), desc=path.name, unit="sample", leave=False):
         try:
             encode(source, row, found.processor, max_text_tokens)
-            good.append(row)
+            valid.append(row)
         except InvalidSample as error:
-            bad.append(str(error))
-    count = COLUMNS * ROWS
-    shown = [source[row] for row in good[:: max(len(good) // count, 1)][:count]]
-    sheet = contact_sheet(shown, codec) if shown else None
-    return len(source) + len(source.invalid), bad, source.left_out, sheet
+            invalid.append(str(error))
+    room = COLUMNS * ROWS
+    shown = [source[row] for row in valid[:: max(len(valid) // room, 1)][:room]]
+    sheet = samples_sheet(shown, codec) if shown else None
+    return DataReport(len(source) + len(source.invalid), invalid, source.left_out, sheet)
 
 
-def contact_sheet(shown: Sequence[Sample], codec: MaskCodec) -> Image.Image:
-    """The examples in rows of `COLUMNS`: picture with boxes and masks, prompt, answer."""
-    rows = -(-len(shown) // COLUMNS)
-    wide, high = SIDE + PAD, SIDE + TEXT * (LINES + 1) + 2 * PAD
-    sheet = Image.new("RGB", (min(len(shown), COLUMNS) * wide + PAD, rows * high + PAD), "white")
+def samples_sheet(samples: Sequence[Sample], codec: MaskCodec) -> Image.Image:
+    """The samples in rows of `COLUMNS`: image with boxes and masks, prompt, answer."""
+    rows = -(-len(samples) // COLUMNS)
+    width, height = SIDE + PAD, SIDE + TEXT * (LINES + 1) + 2 * PAD
+    size = (min(len(samples), COLUMNS) * width + PAD, rows * height + PAD)
+    sheet = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(sheet), load_font(12)
-    for number, example in enumerate(shown):
-        left, top = PAD + number % COLUMNS * wide, PAD + number // COLUMNS * high
-        sheet.paste(_drawn(example, codec), (left, top))
-        lines = [f"> {example.prefix}", *wrap(example.suffix, SIDE // 7)]
+    for number, sample in enumerate(samples):
+        left, top = PAD + number % COLUMNS * width, PAD + number // COLUMNS * height
+        sheet.paste(_annotated(sample, codec), (left, top))
+        lines = [f"> {sample.prefix}", *wrap(sample.suffix, SIDE // 7)]
         if len(lines) > LINES + 1:
             lines = [*lines[:LINES], "…"]
         for place, line in enumerate(lines):
@@ -73,10 +91,10 @@ def contact_sheet(shown: Sequence[Sample], codec: MaskCodec) -> Image.Image:
     return sheet
 
 
-def _drawn(example: Sample, codec: MaskCodec) -> Image.Image:
-    """The picture [SIDE, SIDE], as the model sees it: stretched to a square, then drawn on."""
-    picture = open_image(example.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    found = parse(f"{example.prefix} ; {example.suffix}" if "<loc" in example.prefix
-                  else example.suffix)  # fmt: skip
-    masks = [None if one.codes is None else codec.decode([one.codes])[0].numpy() for one in found]
-    return draw_objects(picture, found, masks)
+def _annotated(sample: Sample, codec: MaskCodec) -> Image.Image:
+    """The image as the model sees it, stretched to a square, with its boxes and masks."""
+    image = open_image(sample.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    has_region = "<loc" in sample.prefix
+    objects = parse(f"{sample.prefix} ; {sample.suffix}" if has_region else sample.suffix)
+    masks = [None if one.codes is None else codec.decode([one.codes])[0].numpy() for one in objects]
+    return draw_objects(image, objects, masks)

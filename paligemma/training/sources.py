@@ -30,7 +30,7 @@ from paligemma.formats.coco import (
 from paligemma.formats.files import iter_lines, parse_json
 from paligemma.formats.image_files import image_path
 from paligemma.formats.samples import SampleRecord
-from paligemma.images import open_image, read_size
+from paligemma.images import FORMATS, open_image, read_size
 from paligemma.models.mask_codec import MASK_SIZE, MaskCodec
 from paligemma.synthetic.world import SceneSample, World, open_world
 from paligemma.tasks import TASKS
@@ -84,7 +84,7 @@ def task_of(prefix: str) -> str:
 
 
 class JsonLines:
-    """The good rows of a file of `{"image", "prefix", "suffix"}`; `invalid` names the others."""
+    """The valid lines of a file of `{"image", "prefix", "suffix"}`; `invalid` names the others."""
 
     left_out: Mapping[str, int] = {}
 
@@ -127,7 +127,7 @@ class JsonLines:
 
 
 class ImageFolder:
-    """A folder and those in it: each picture with `name.txt`, its answer to `prefix`, beside it."""
+    """A folder and those in it: each image with `name.txt`, its answer to `prefix`, beside it."""
 
     left_out: Mapping[str, int] = {}
 
@@ -137,31 +137,35 @@ class ImageFolder:
         self.folder, self.prefix = folder, prefix
         self.invalid: list[InvalidSample] = []
         self.rows: list[Path] = []
-        texts = sorted(folder.rglob("*.txt"))
-        beside = {path.with_suffix(""): path for path in sorted(folder.rglob("*"))
-                  if path.is_file() and path.suffix != ".txt"}  # fmt: skip
-        for text in texts:
-            name = text.relative_to(folder)
-            if (picture := beside.get(text.with_suffix(""))) is None:
-                self.invalid.append(InvalidSample(f"{name}: there is no picture beside it."))
-            elif reason := invalid_objects(_words(text)):
+        known = Image.registered_extensions()
+        extensions = {extension for extension, kind in known.items() if kind in FORMATS}
+        images = {
+            path.with_suffix(""): path
+            for path in sorted(folder.rglob("*"))
+            if path.suffix.lower() in extensions and path.is_file()
+        }
+        for path in sorted(folder.rglob("*.txt")):
+            name = path.relative_to(folder)
+            if (image := images.get(path.with_suffix(""))) is None:
+                self.invalid.append(InvalidSample(f"{name}: there is no image beside it."))
+            elif reason := invalid_objects(_text_of(path)):
                 self.invalid.append(InvalidSample(f"{name}: {reason}."))
             else:
-                self.rows.append(picture)
+                self.rows.append(image)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> Sample:
         image = self.rows[row]
-        suffix = _words(image.with_suffix(".txt"))
+        suffix = _text_of(image.with_suffix(".txt"))
         return Sample(image, self.prefix, suffix, task_of(self.prefix))
 
     def place(self, row: int) -> str:
         return str(self.rows[row].relative_to(self.folder))
 
 
-def _words(path: Path) -> str:
+def _text_of(path: Path) -> str:
     return path.read_text("utf-8", errors="replace").strip()
 
 
@@ -169,7 +173,7 @@ def _words(path: Path) -> str:
 
 
 class CocoSource:
-    """One example for each image of a COCO instances file that has objects: all of its categories.
+    """One sample for each image of a COCO instances file that has objects: all of its categories.
 
     An object that cannot be used is named in `invalid`, and its category is left out for this
     image, so that no answer lacks an object that the prompt asks for.

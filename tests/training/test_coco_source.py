@@ -142,13 +142,13 @@ def test_the_check_names_what_does_not_fit(tmp_path, changes, reason, capsys):
 def test_a_file_without_objects_is_refused(tmp_path, changes, count, capsys):
     assert main(["data", "check", str(changed(tmp_path, **changes))]) == 2
     reason = f", only {count} images without objects" if count else ""
-    assert f"instances.json has no row to train on{reason}." in capsys.readouterr().err
+    assert f"instances.json has no sample to train on{reason}." in capsys.readouterr().err
 
 
 def test_images_without_objects_are_counted(tmp_path, capsys):
     path = coco(tmp_path)
     assert main(["data", "check", str(path)]) == 0
-    assert capsys.readouterr().out == "left out: 1 images without objects\n1 rows, all good.\n"
+    assert capsys.readouterr().out == "left out: 1 images without objects\n1 samples, all valid.\n"
     given = runs.values(tmp_path / "home", data=[{"coco": str(path)}], max_steps=1)
     runs.trainer(parse_run(given))
     assert "left out: 1 images without objects" in capsys.readouterr().out

@@ -25,6 +25,7 @@ from paligemma.training.sources import (
     JsonLines,
     Sample,
     SyntheticScenes,
+    task_of,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,32 @@ WRONG = {
         {"random_init": True, "lora": {}},
         "random_init and lora exclude each other",
     ),
+    "unknown in scenes": (
+        {"data": [{"synthetic": {"scenes": 3, "wrld": "x"}}]},
+        "there is no field data.0.synthetic.wrld; did you mean world?",
+    ),
+    "no such world": (
+        {"data": [{"synthetic": {"scenes": 3, "world": "moon"}}]},
+        "data.0.synthetic.world is 'moon': there is no such world; choose one of pictograms",
+    ),
+    "no such optimizer": ({"optimizer": {"name": "muom"}}, "optimizer is"),
+    "unknown in an optimizer": (
+        {"optimizer": {"name": "muon", "learning_rate": 1, "momntum": 0.9}},
+        "there is no field optimizer.momntum; did you mean momentum?",
+    ),
+    "a new model without sizes": (
+        {"model": {"tokenizer": "t.json", "text_config": {}}},
+        "the field model.vision_config is missing.",
+    ),
+    "an unknown size": (
+        {"model": {"tokenizer": "t", "vision_config": {"hiden_size": 3}, "text_config": {}}},
+        "got an unexpected keyword argument 'hiden_size'.",
+    ),
+    "no model": ({"model": None}, "the field model is missing"),
+    "auxiliary heads alone": ({"auxiliary": {"words": 1}}, "auxiliary heads need packing"),
+    "packing of files": ({"packing": {"max_length": 9}}, "packing needs synthetic data"),
+    "a tower on files": ({"stage": "tower"}, "patches needs synthetic data, all of one world"),
+    "a weight of no task": ({"loss_weights": {"ocr": 1}}, "did you mean"),
     "siglip in pieces": ({"stage": "siglip", "micro_batch_size": 2}, "leave micro_batch_size out"),
 }
 
@@ -81,6 +108,13 @@ def test_a_wrong_config_is_one_sentence(given, expected):
         parse_run(GOOD | given)
     text = str(error.value)
     assert expected in text and "\n" not in text
+
+
+def test_paths_of_the_home_folder_are_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    made = parse_run(GOOD | {"output_dir": "~/runs", "data": [{"jsonl": "~/a.jsonl"}]})
+    assert made.output_dir == Path("/home/ann/runs")
+    assert made.data[0].jsonl == Path("/home/ann/a.jsonl")
 
 
 def test_a_stage_fills_what_the_file_leaves_out():
@@ -175,13 +209,13 @@ def test_the_check_names_every_bad_line(untidy_file, tmp_path, capsys):
     assert found.keys() == REASONS.keys()
     for number, reason in REASONS.items():
         assert reason in found[number]
-    assert "9 of 12 rows cannot be trained on." in err.splitlines()[-1]
+    assert "9 of 12 samples cannot be trained on." in err.splitlines()[-1]
     assert Image.open(sheet).size == (3 * 310 + 10, 405)
 
 
 def test_a_good_file_says_so(tmp_path, capsys):
     assert main(["data", "check", str(runs.rows(tmp_path))]) == 0
-    assert capsys.readouterr().out == "23 rows, all good.\n"
+    assert capsys.readouterr().out == "23 samples, all valid.\n"
     assert main(["data", "check", str(tmp_path / "absent.jsonl")]) == 2
 
 
@@ -208,10 +242,51 @@ def test_a_picture_found_broken_on_the_way_is_refused(untidy_file, tmp_path):
         runs.trainer(parse_run(given)).loop()
 
 
-# --- The drawn world ------------------------------------------------------------------------------
+# --- Folders --------------------------------------------------------------------------------------
 
 
-def test_drawn_examples_are_of_the_tasks_asked_for_and_repeat():
+def test_a_folder_of_images_with_their_answers_beside_them(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, answer in ("b.png", "two cats\n"), ("in/a.jpg", "<loc0001> half a box"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text(answer)
+    (tmp_path / "lonely.txt").write_text("nothing")
+    Image.new("RGB", (8, 8)).save(tmp_path / "unlabelled.png")
+    source = ImageFolder(tmp_path, "caption en")
+    assert [source.place(row) for row in range(len(source))] == ["b.png"]
+    assert source[0] == Sample(tmp_path / "b.png", "caption en", "two cats", "caption")
+    assert [str(error).split(":")[0] for error in source.invalid] == ["in/a.txt", "lonely.txt"]
+    with pytest.raises(ValueError, match="There is no folder"):
+        ImageFolder(tmp_path / "nowhere", "ocr")
+
+
+def test_files_beside_an_image_that_are_no_images_are_passed_over(tmp_path):
+    for name in ("cat.jpg", "dog.JPG"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    for name in ("cat.txt", "cat.json", "dog.txt", "dog.npz"):
+        (tmp_path / name).write_text("a cat")
+    source = ImageFolder(tmp_path, "caption en")
+    assert [source.place(row) for row in range(len(source))] == ["cat.jpg", "dog.JPG"]
+
+
+def test_a_run_trains_on_a_folder(tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in "abc":
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text("a red cat")
+    data = [{"folder": str(folder), "prefix": "caption en"}]
+    one = runs.trainer(parse_run(runs.values(tmp_path, data=data, max_steps=2)))
+    one.loop()
+    assert one.losses.isfinite().all() and len(one.job.mixture) == 3
+    assert main(["data", "check", str(folder), "--prefix", "ocr"]) == 0
+    assert capsys.readouterr().out == "3 samples, all valid.\n"
+
+
+# --- Synthetic scenes -----------------------------------------------------------------------------
+
+
+def test_synthetic_samples_are_of_the_tasks_asked_for_and_repeat():
     asked = Scenes(scenes=6, tasks=("segment", "read"))
     source = SyntheticScenes(asked, tiny.codec(), seed=3)
     shown = [source[row] for row in range(len(source))]
@@ -240,21 +315,6 @@ class Numbers(list):
     invalid = ()
 
 
-def test_a_folder_of_pictures_with_their_answers_beside_them(tmp_path):
-    (tmp_path / "in").mkdir()
-    for name, answer in ("b.png", "two cats\n"), ("in/a.jpg", "<loc0001> half a box"):
-        Image.new("RGB", (8, 8)).save(tmp_path / name)
-        (tmp_path / name).with_suffix(".txt").write_text(answer)
-    (tmp_path / "lonely.txt").write_text("nothing")
-    Image.new("RGB", (8, 8)).save(tmp_path / "unlabelled.png")
-    source = ImageFolder(tmp_path, "caption en")
-    assert [source.place(row) for row in range(len(source))] == ["b.png"]
-    assert source[0] == Sample(tmp_path / "b.png", "caption en", "two cats", "caption")
-    assert [str(error).split(":")[0] for error in source.invalid] == ["in/a.txt", "lonely.txt"]
-    with pytest.raises(ValueError, match="There is no folder"):
-        ImageFolder(tmp_path / "nowhere", "ocr")
-
-
 def test_an_epoch_has_every_row_once_and_the_next_in_another_order():
     mixture = Mixture([Numbers(range(37))], [1.0], seed=5)
     epochs = [[mixture.at(37 * e + n)[1] for n in range(37)] for e in range(60)]
@@ -280,6 +340,38 @@ def test_the_order_is_a_function_of_seed_and_number():
     far = [2_500, 17, 999, 1_000]
     assert [one.at(n) for n in far] == [other.at(n) for n in far]
     assert [one.at(n) for n in range(90)] != [Mixture(sources, [1, 2], 4).at(n) for n in range(90)]
+
+
+def test_loss_weights_count_for_the_tokens_of_a_task(tmp_path):
+    source, processor = JsonLines(runs.rows(tmp_path)), tiny.processor()
+    mixture = Mixture([source], [1.0], seed=0)
+    numbers = 0, range(6)
+    batch = SampleBatches(mixture, processor, 512, {"ask": 0.5})[numbers]
+    labeled = batch["labels"] != IGNORE_INDEX
+    tasks = [source[mixture.at(n)[1]].task for n in range(6)]
+    assert set(tasks) == {"ask", "caption"}
+    for task, weights, here in zip(tasks, batch["weights"], labeled, strict=True):
+        assert set(weights[here].tolist()) == {0.5 if task == "ask" else 1.0}
+        assert not weights[~here].any()
+    even = SampleBatches(mixture, processor, 512, {})[numbers]["weights"]
+    torch.testing.assert_close(even.sum(1), torch.ones(6))  # each sample counts alike
+
+
+@pytest.mark.parametrize(
+    "prefix, task",
+    [
+        ("caption en", "caption"),
+        ("describe de", "caption"),
+        ("caption en <loc0001><loc0002><loc0003><loc0004>", "region"),
+        ("answer en is there a cat?", "ask"),
+        ("ocr", "read"),
+        ("detect cat ; dog", "detect"),
+        ("segment cat", "segment"),
+        ("tell me more", ""),
+    ],
+)
+def test_the_task_of_a_prompt(prefix, task):
+    assert task_of(prefix) == task
 
 
 def test_a_batch_is_what_the_processor_makes(tmp_path):
