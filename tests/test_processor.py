@@ -147,11 +147,15 @@ def test_batches_equal_those_of_transformers(processor, theirs, side):
         assert (batch.labels[2] != -100).sum() == 1  # an empty answer is EOS alone
 
 
+def test_a_tokenizer_of_transformers_is_unwrapped(processor, theirs):
+    other = PaliGemmaProcessor(theirs.tokenizer, num_image_tokens=P, image_size=R)
+    assert other.encode_prompt("detect cat") == processor.encode_prompt("detect cat")
+    assert other.tokenizer is theirs.tokenizer.backend_tokenizer
+
+
 def test_a_batch_is_a_mapping_of_tensors_too(processor):
     batch = processor(text=["caption en"], images=[photo()])
-    assert dict(batch).keys() == {
-        "input_ids", "attention_mask", "pixel_values", "token_type_ids"
-    }  # fmt: skip
+    assert dict(batch).keys() == {"input_ids", "attention_mask", "pixel_values", "token_type_ids"}
     assert batch["input_ids"] is batch.input_ids
     with pytest.raises(KeyError, match="labels"):
         batch["labels"]
@@ -188,9 +192,27 @@ def test_pixels_are_minus_one_to_one(processor):
 # ---------------------------------------------------------------------- text that spells tokens
 
 SPELLINGS = [
-    "<image>", "<eos>", "<bos>", "<pad>", "<unk>", "<start_of_turn>", "<loc0001>", "<loc9999>",
-    "<seg000>", "<seg999>", "<", ">", " ", "\n", "a", "é", "eos>", "image>", "<loc0001", "猫",
-]  # fmt: skip
+    "<image>",
+    "<eos>",
+    "<bos>",
+    "<pad>",
+    "<unk>",
+    "<start_of_turn>",
+    "<loc0001>",
+    "<loc9999>",
+    "<seg000>",
+    "<seg999>",
+    "<",
+    ">",
+    " ",
+    "\n",
+    "a",
+    "é",
+    "eos>",
+    "image>",
+    "<loc0001",
+    "猫",
+]
 
 
 @given(st.lists(st.sampled_from(SPELLINGS), max_size=12).map("".join))
@@ -408,11 +430,25 @@ def test_images_at_and_above_the_limit(monkeypatch):
 
 
 FIRST_FRAME = [
-    "animated_gif", "animated_webp", "animated_png", "multi_page_tiff", "two_image_jpeg",
-    "cmyk_jpeg", "progressive_jpeg", "cmyk_tiff", "avif", "exif_rotated_jpeg", "exif_damaged_jpeg",
-    "icc_damaged_png", "jpeg_named_png", "no_extension", "strange_name", "html_after_jpeg",
-    "megapixels_24", "5000_wide_one_high",
-]  # fmt: skip
+    "animated_gif",
+    "animated_webp",
+    "animated_png",
+    "multi_page_tiff",
+    "two_image_jpeg",
+    "cmyk_jpeg",
+    "progressive_jpeg",
+    "cmyk_tiff",
+    "avif",
+    "exif_rotated_jpeg",
+    "exif_damaged_jpeg",
+    "icc_damaged_png",
+    "jpeg_named_png",
+    "no_extension",
+    "strange_name",
+    "html_after_jpeg",
+    "megapixels_24",
+    "5000_wide_one_high",
+]
 
 
 @pytest.mark.parametrize("name", FIRST_FRAME)

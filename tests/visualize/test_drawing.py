@@ -399,5 +399,10 @@ def test_the_token_matrix_is_square(weights, texts):
 
 def test_whitespace_has_symbols():
     assert [visible(text) for text in (" cat", "\n", " ", "", "\0", "a b")] == [
-        "cat", "⏎", "␣", "␣", "␣", "a b",
-    ]  # fmt: skip
+        "cat",
+        "⏎",
+        "␣",
+        "␣",
+        "␣",
+        "a b",
+    ]

@@ -115,9 +115,15 @@ def test_csv(found):
     rows = list(csv.DictReader(to_csv([found]).splitlines()))
     assert [row["label"] for row in rows] == ["cat", "driver's seat", "cat"]
     assert rows[0] | {"mask_pixels": ""} == {
-        "image": "street.png", "label": "cat", "score": "0.5",
-        "x1": "8.0", "y1": "12.0", "x2": "48.0", "y2": "54.0", "mask_pixels": "",
-    }  # fmt: skip
+        "image": "street.png",
+        "label": "cat",
+        "score": "0.5",
+        "x1": "8.0",
+        "y1": "12.0",
+        "x2": "48.0",
+        "y2": "54.0",
+        "mask_pixels": "",
+    }
     assert int(rows[0]["mask_pixels"]) == found.areas[0].sum()
     assert rows[2]["score"] == rows[2]["mask_pixels"] == ""
 
