@@ -8,18 +8,24 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
+from reprlib import repr as short_repr
 
 import torch
 
 from paligemma.models.gemma import KVCache
+
+MAX_NEW_TOKENS = 512  # the longest answers that PaliGemma was trained to give
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
     """How to choose tokens. Raises ValueError for a value that is out of range.
 
-    temperature 0 is greedy decoding, without effect of top_k, top_p and seed. top_k 0 and top_p 1
-    allow every token.
+    max_new_tokens: 1 to MAX_NEW_TOKENS
+    temperature: 0 for greedy decoding, without effect of top_k, top_p and seed; or 0.001 to 100
+    top_k: 0 (every token) to 1,000,000
+    top_p: above 0, to 1 (every token)
+    seed: 0 to 2**63 - 1
     """
 
     max_new_tokens: int = 128
@@ -30,15 +36,16 @@ class SamplingOptions:
 
     def __post_init__(self):
         for name, kind, allowed, is_allowed in (
-            ("max_new_tokens", Integral, "a whole number from 1", lambda n: n >= 1),
-            ("temperature", Real, "0 or from 0.001 to 1000", lambda t: t == 0 or 1e-3 <= t <= 1e3),
-            ("top_k", Integral, "0 (off) or a whole number from 1", lambda k: k >= 0),
+            ("max_new_tokens", Integral, f"a whole number from 1 to {MAX_NEW_TOKENS}",
+             lambda n: 1 <= n <= MAX_NEW_TOKENS),
+            ("temperature", Real, "0 or from 0.001 to 100", lambda t: t == 0 or 1e-3 <= t <= 100),
+            ("top_k", Integral, "0 (off) or a whole number to 1000000", lambda k: 0 <= k <= 10**6),
             ("top_p", Real, "above 0 and up to 1", lambda p: 0 < p <= 1),
             ("seed", Integral, "a whole number from 0 to 2**63 - 1", lambda s: 0 <= s < 2**63),
-        ):
+        ):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kind) or not is_allowed(value):
-                raise ValueError(f"{name} is {allowed}, not {value!r}.")
+                raise ValueError(f"{name} is {allowed}, not {short_repr(value)}.")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The generation loop: against a chain whose answers are known, and against the model uncached."""
 
 import math
+from reprlib import repr as short_repr
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
-from paligemma.generation import SamplingOptions, Step, sample, stream
+from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions, Step, sample, stream
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 EOS = 1
@@ -215,7 +216,17 @@ def test_the_coldest_temperature_is_greedy():
         {"max_new_tokens": 0},
         {"max_new_tokens": 1.5},
         {"max_new_tokens": True},
+        {"max_new_tokens": -1},
+        {"max_new_tokens": MAX_NEW_TOKENS + 1},
+        {"max_new_tokens": 10**4000},
+        {"max_new_tokens": 1e30},
+        {"max_new_tokens": math.nan},
+        {"max_new_tokens": math.inf},
+        {"max_new_tokens": "128"},
+        {"max_new_tokens": [128]},
         {"temperature": -0.1},
+        {"temperature": 100.1},
+        {"temperature": True},
         {"temperature": 1e-9},
         {"temperature": math.inf},
         {"temperature": math.nan},
@@ -223,18 +234,25 @@ def test_the_coldest_temperature_is_greedy():
         {"temperature": None},
         {"top_k": -1},
         {"top_k": 2.0},
+        {"top_k": 10**6 + 1},
+        {"top_k": False},
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"top_p": math.nan},
+        {"top_p": math.inf},
+        {"top_p": True},
         {"seed": -1},
         {"seed": 2**63},
+        {"seed": 1e30},
+        {"seed": "x" * 10**6},
     ],
-    ids=str,
+    ids=short_repr,
 )
 def test_options_refused(options):
     (name,) = options
-    with pytest.raises(ValueError, match=f"^{name} is .*, not .*[.]$"):
+    with pytest.raises(ValueError, match=f"^{name} is .*, not .*[.]$") as refused:
         SamplingOptions(**options)
+    assert len(str(refused.value)) < 150
 
 
 # ------------------------------------------------------------------------------------ the model
