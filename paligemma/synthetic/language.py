@@ -1,13 +1,16 @@
 """What is asked about a scene, and the true answers: the language of the drawn world."""
 
+import re
 from collections import Counter
+from functools import cache
 
 import numpy as np
 
 from paligemma.detections import Box, Detection, format_box, snap
 from paligemma.detections import format as format_objects
+from paligemma.synthetic import scenes
 from paligemma.synthetic.scenes import COLORS, KINDS, Scene
-from paligemma.synthetic.world import SceneSample
+from paligemma.synthetic.world import Mention, SceneSample
 from paligemma.tasks import TASKS
 
 PIXELS = 128  # boxes end at whole pixels of the small model's picture
@@ -35,6 +38,20 @@ def groups(scene: Scene) -> list[tuple[str, str, int]]:
     """Like things together, in alphabetical order: (kind, colour, how many)."""
     counted = Counter((item.kind, item.color) for item in scene.items)
     return sorted((kind, color, count) for (kind, color), count in counted.items())
+
+
+def mentions(text: str) -> tuple[Mention, ...]:
+    """The kinds in a text, in both numbers, and "background"."""
+    names = _names(tuple(scenes.KINDS))
+    found = ((match.end(), names.get(match[0])) for match in re.finditer(r"\w+", text))
+    return tuple(Mention(end, name) for end, name in found if name)
+
+
+@cache
+def _names(kinds: tuple[str, ...]) -> dict[str, str]:
+    """Each name by its forms. `kinds` may grow: an example adds one."""
+    forms = {form: kind for kind in kinds for form in (kind, plural(kind))}
+    return forms | {"background": "background"}
 
 
 def caption(scene: Scene) -> str:
@@ -111,14 +128,23 @@ def search(scene: Scene, task: str, rng: np.random.Generator, most: int = 4) -> 
     boxes = tuple(whole_pixels(item.box) for item in found)
     detections = [Detection(item.kind, box) for item, box in zip(found, boxes, strict=True)]
     suffix = format_objects(detections) if task == "detect" else ""
-    return SceneSample(task, TASKS[task].prompt(" ; ".join(names)), suffix, found, boxes)
+    prefix, labels = TASKS[task].prompt(" ; ".join(names)), tuple(item.kind for item in found)
+    return SceneSample(task, prefix, suffix, found, boxes, labels, names=mentions(prefix))
+
+
+def caption_sample(scene: Scene) -> SceneSample:
+    text = caption(scene)
+    ends = (one.end for one in mentions(text) if one.name != "background")
+    listed = tuple(Mention(end, *group) for end, group in zip(ends, groups(scene), strict=True))
+    return SceneSample("caption", TASKS["caption"].prompt(), text, groups=listed)
 
 
 def samples(scene: Scene, rng: np.random.Generator) -> list[SceneSample]:
     """What is asked about one scene in training, in random order."""
-    asked = [SceneSample("caption", TASKS["caption"].prompt(), caption(scene))]
+    asked = [caption_sample(scene)]
     for question, answer in questions(scene, rng)[:5]:
-        asked.append(SceneSample("ask", TASKS["ask"].prompt(question), answer))
+        prefix = TASKS["ask"].prompt(question)
+        asked.append(SceneSample("ask", prefix, answer, names=mentions(prefix)))
     if scene.texts or rng.random() < 0.2:
         asked.append(SceneSample("read", TASKS["read"].prompt(), reading(scene)))
     asked.append(search(scene, "detect", rng))

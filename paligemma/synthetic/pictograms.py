@@ -62,9 +62,6 @@ class Pictograms:
     def plural(self, kind: str) -> str:
         return language.plural(kind)
 
-    def groups(self, scene: Scene) -> list[tuple[str, str, int]]:
-        return language.groups(scene)
-
     def grounding(self, scenes: Sequence[Scene]) -> Tensor:
         shades = (*self.colors, *self.backgrounds)
         table = np.zeros((len(scenes), len(self.kinds) + 1, 6), np.float32)

@@ -4,22 +4,33 @@ The drawings come from the atlas in `stickers.stickers_cache()` (`atlas.fetch_st
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
+from paligemma.detections import Box
 from paligemma.synthetic.atlas import load_atlas
 from paligemma.synthetic.compose import Composer, Scene
 from paligemma.synthetic.grounds import GROUND_COLORS
 from paligemma.synthetic.kinds import all_kinds
 from paligemma.synthetic.patches import label_patches
+from paligemma.synthetic.phrases.samples import samples
 from paligemma.synthetic.restyle import COLORS
 from paligemma.synthetic.stickers import stickers_cache
 from paligemma.synthetic.words import CHARACTERS
-from paligemma.synthetic.world import PatchLabels
+from paligemma.synthetic.world import PatchLabels, SceneSample
+
+
+@dataclass(frozen=True)
+class SceneMask:
+    """The mask of object `number` (from 0) of a scene."""
+
+    scene: Scene
+    number: int
 
 
 @dataclass(frozen=True)
@@ -56,3 +67,42 @@ class Stickers:
         labels = label_patches([drawn.scene for drawn in scenes], grid)
         fields = (labels.kind, labels.color, labels.box, labels.mask, labels.characters)
         return PatchLabels(*map(torch.from_numpy, (*fields, labels.ground)))
+
+    def samples(self, scene: DrawnScene, rng: np.random.Generator) -> list[SceneSample]:
+        drawn = scene.scene
+        numbers = {id(thing): number for number, thing in enumerate(drawn.objects)}
+        masks = lambda one: tuple(SceneMask(drawn, numbers[id(thing)]) for thing in one.objects)
+        return [replace(one, objects=masks(one)) for one in samples(drawn, rng)]
+
+    def crop(self, thing: SceneMask, box: Box) -> np.ndarray:
+        return thing.scene.mask_crop(thing.number, box)
+
+    def silhouettes(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        """Of the things of scenes, cut out by boxes that are a little off."""
+        masks = []
+        for rng in rngs:
+            scene = None
+            while scene is None or not scene.objects:
+                _, scene = self.composer(int(rng.integers(1 << 40)))
+            number = int(rng.integers(len(scene.objects)))
+            x1, y1, x2, y2 = np.array(scene.objects[number].box) + rng.normal(0, 0.005, 4)
+            masks.append(scene.mask_crop(number, (x1, y1, x2, y2)))
+        return np.stack(masks)
+
+    def plural(self, kind: str) -> str:
+        return self.plurals[kind]
+
+    @cached_property
+    def plurals(self) -> dict[str, str]:
+        return {kind.name: kind.plural["en"] for kind in all_kinds()}
+
+    def grounding(self, scenes: Sequence[DrawnScene]) -> Tensor:
+        table = np.zeros((len(scenes), len(self.kinds) + 1, 6), np.float32)
+        for row, drawn in zip(table, scenes, strict=True):
+            ground, things = drawn.scene.background, drawn.scene.objects
+            shade = len(self.colors) + self.backgrounds.index(ground) if ground else -1
+            row[-1] = (1, 0, 0, 1, 1, shade)
+            for thing in sorted(things, key=lambda thing: -thing.box[1]):
+                color = self.colors.index(thing.color) if thing.color else -1
+                row[thing.number] = (1, *thing.box, color)
+        return torch.from_numpy(table)

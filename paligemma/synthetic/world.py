@@ -24,41 +24,46 @@ WORLDS = {
 }
 
 
-class SceneObject(Protocol):
-    """An object in a scene. `box` is (x1, y1, x2, y2) as shares of the image's side."""
+class Mention(NamedTuple):
+    """A name in a text, which ends before its character `end`.
 
-    @property
-    def kind(self) -> str: ...
+    `name` is one of the world's kinds, or "background"; `color` and `count` are what the text says
+    of it, "" and 0 if it says none.
+    """
 
-    @property
-    def color(self) -> str: ...
-
-    @property
-    def box(self) -> Box: ...
+    end: int
+    name: str
+    color: str = ""
+    count: int = 0
 
 
 @dataclass(frozen=True)
 class SceneSample:
     """A prompt about a scene and its true answer.
 
-    `task` is a key of `tasks.TASKS`, or "region": the caption of one box. `objects` are those of a
-    detection or segmentation, in the order of the answer, and `boxes` theirs as the answer writes
+    `task` is a key of `tasks.TASKS`, "region" for the caption of one box, or "question" for a
+    question to an answer. `objects` are those of a detection or segmentation, in the order of the
+    answer, as the world's `crop` takes them; `boxes` and `labels` are theirs as the answer writes
     them. A segmentation has no `suffix` until `with_codes` gives it one. `weight` multiplies its
-    share of the loss.
+    share of the loss. `names` are those in the prefix, and `groups` those that a caption lists:
+    like objects together, in the order of the text.
     """
 
     task: str
     prefix: str
     suffix: str
-    objects: tuple[SceneObject, ...] = ()
+    objects: tuple[Any, ...] = ()
     boxes: tuple[Box, ...] = ()
+    labels: tuple[str, ...] = ()
     weight: float = 1.0
+    names: tuple[Mention, ...] = ()
+    groups: tuple[Mention, ...] = ()
 
     def with_codes(self, codes: Sequence[Sequence[int]]) -> "SceneSample":
         """This segmentation with its answer: 16 mask codes for each object."""
         detections = [
-            Detection(one.kind, box, tuple(int(code) for code in row))
-            for one, box, row in zip(self.objects, self.boxes, codes, strict=True)
+            Detection(label, box, tuple(int(code) for code in row))
+            for label, box, row in zip(self.labels, self.boxes, codes, strict=True)
         ]
         return replace(self, suffix=format_detections(detections))
 
@@ -107,8 +112,8 @@ class World(Protocol):
         """Prompts and answers about one scene, in random order."""
         ...
 
-    def crop(self, thing: SceneObject, box: Box) -> np.ndarray:
-        """The object's mask within `box`, stretched to [64, 64]: 0…1."""
+    def crop(self, thing: Any, box: Box) -> np.ndarray:
+        """The mask of one of a sample's `objects` within `box`, stretched to [64, 64]: 0…1."""
         ...
 
     def silhouettes(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
@@ -123,15 +128,11 @@ class World(Protocol):
         """The plural of a kind's name, as captions and questions write it."""
         ...
 
-    def groups(self, scene: Any) -> list[tuple[str, str, int]]:
-        """Groups of like objects in the order of the caption: (kind, color, count)."""
-        ...
-
     def grounding(self, scenes: Sequence[Any]) -> Tensor:
         """What each scene has of each name: [B, kinds + 1, 6], the last name "background".
 
         1 where it is there, the box of the topmost one, and the number of its color among `colors`
-        and then `backgrounds`.
+        and then `backgrounds`, -1 if no word says it.
         """
         ...
 

@@ -151,7 +151,8 @@ class GroundingHead(nn.Module):
         present = true[:, 0]
         presence = F.binary_cross_entropy_with_logits(predicted[:, 0], present, reduction="sum")
         place = 5 * (predicted[:, 1:5] - true[:, 1:5]).abs().mean(1)
-        place = place + F.cross_entropy(predicted[:, 5:], true[:, 5].long(), reduction="none")
+        color = true[:, 5].long()  # -1 where no word says it
+        place = place + F.cross_entropy(predicted[:, 5:], color, ignore_index=-1, reduction="none")
         return mean(presence, counts["names"]) + mean(place * present, counts["present"])
 
 

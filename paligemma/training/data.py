@@ -211,7 +211,7 @@ class SceneBatches(Dataset):
             scenes = [scene for scene, _ in pairs]
             samples = answer_masks(self.world, [asked for _, asked in pairs], self.codec)
             single = step % self.packing.single_every == self.packing.single_every - 1
-            batch |= self.pack(scenes, samples, self.loss_weights, single)
+            batch |= self.pack(samples, self.loss_weights, single)
             batch["grounding"] = self.world.grounding(scenes)
         images = self.world.images(scenes, RENDER_SIDE)
         batch["pixel_values"] = self.processor.pixel_values(images)

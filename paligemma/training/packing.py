@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from paligemma.models.paligemma import IGNORE_INDEX
@@ -35,64 +34,34 @@ def packed_mask(segments: Tensor, token_type_ids: Tensor) -> Tensor:
     return allowed[:, None]
 
 
-class NameFinder:
-    """Finds the names of a world's kinds, and "background", in token ids.
-
-    `names` are numbered from 1 in the order of the world's `kinds`; singular and plural alike.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, world: World) -> None:
-        self.by_first: dict[int, list[tuple[list[int], int]]] = {}
-        for number, name in enumerate([*world.kinds, "background"], 1):
-            for form in dict.fromkeys([name, world.plural(name)]):
-                ids = tokenizer.encode(f" {form}", add_special_tokens=False).ids
-                self.by_first.setdefault(ids[0], []).append((ids, number))
-        for found in self.by_first.values():
-            found.sort(key=lambda one: -len(one[0]))  # the longest that fits
-
-    def __call__(self, ids: Sequence[int]) -> np.ndarray:
-        """For each of the `ids` [n] the number of the name that ends there, 0 for none."""
-        numbers, end = np.zeros(len(ids), int), 0
-        for at, token in enumerate(ids):
-            if at < end:
-                continue
-            for name, number in self.by_first.get(token, ()):
-                if list(ids[at : at + len(name)]) == name:
-                    end = at + len(name)
-                    numbers[end - 1] = number
-                    break
-        return numbers
-
-
 class Packer:
     """Lays out the samples of each scene as a sequence of `max_length` tokens, for training."""
 
     def __init__(self, processor: PaliGemmaProcessor, world: World, max_length: int) -> None:
-        self.processor, self.world, self.max_length = processor, world, max_length
-        self.find_names = NameFinder(processor.tokenizer, world)
+        self.processor, self.max_length = processor, max_length
+        self.names = {name: n for n, name in enumerate((*world.kinds, "background"), 1)}
+        self.colors = {color: n for n, color in enumerate(("", *world.colors))}
 
     def __call__(
         self,
-        scenes: Sequence,
         samples: Sequence[Sequence[SceneSample]],
         loss_weights: dict[str, float],
         single: bool = False,
     ) -> dict[str, Tensor]:
-        """Sequences of B scenes with their samples, of which `single` takes the first one only.
+        """Sequences of B scenes' samples, of which `single` takes the first one only.
 
         Everything is [B, T]: `input_ids`, `attention_mask`, `token_type_ids` and `labels` as the
         processor has them; `position_ids`, `segments`; `weights` of the labels in the loss; `names`
-        in prefixes (see `NameFinder`), and `next_group` [B, T, 3] in captions.
+        in prefixes, each where it ends: its number from 1 among the world's `kinds`, and then
+        "background"; and `next_group` [B, T, 3] in captions.
         """
         rows = [
-            self.sequence(scene, asked[:1] if single else asked, loss_weights, single)
-            for scene, asked in zip(scenes, samples, strict=True)
+            self.sequence(asked[:1] if single else asked, loss_weights, single) for asked in samples
         ]
         return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
     def sequence(
         self,
-        scene,
         samples: Sequence[SceneSample],
         loss_weights: dict[str, float],
         single: bool = False,
@@ -125,24 +94,26 @@ class Packer:
             row["token_type_ids"][answer:stop] = 1
             row["labels"][answer:stop] = suffix
             row["weights"][answer:stop] = loss_weights.get(sample.task, 1.0) * sample.weight
-            row["names"][start:answer] = self.find_names(prefix)
+            for name in sample.names:
+                before = processor.encode_prompt(sample.prefix[: name.end])[P:-1]
+                row["names"][start + len(before) - 1] = self.names[name.name]
             if sample.task == "caption":
-                row["next_group"][answer - 1 : stop - 1] = self.next_groups(scene, suffix[:-1])
+                row["next_group"][answer - 1 : stop - 1] = self.next_groups(sample, len(suffix))
             end = stop
         row["attention_mask"][:end] = 1
         return row
 
-    def next_groups(self, scene, ids: Sequence[int]) -> np.ndarray:
-        """What a caption of these ids [n] lists next, from the position before its first token on.
+    def next_groups(self, sample: SceneSample, count: int) -> np.ndarray:
+        """What a caption lists next, from the position before its first token on.
 
-        [n + 1, 3]: kind and color from 1 and count; 0 when everything is listed.
+        [count, 3]: number of the name from 1, of the color from 1 (0: none is said) and how many;
+        0 when everything is listed.
         """
-        kinds, colors = list(self.world.kinds), list(self.world.colors)
+        encode = self.processor.encode_suffix
+        listed = [len(encode(sample.suffix[: group.end])) - 1 for group in sample.groups]
         groups = [
-            (kinds.index(kind) + 1, colors.index(color) + 1, count)
-            for kind, color, count in self.world.groups(scene)
-        ] + [(0, 0, 0)]
-        numbers = self.find_names(ids)
-        listed = (numbers > 0) & (numbers <= len(kinds))
-        passed = np.minimum(np.cumsum([False, *listed]), len(groups) - 1)
-        return np.array(groups)[passed]
+            (self.names[group.name], self.colors[group.color], group.count)
+            for group in sample.groups
+        ]
+        passed = np.searchsorted(listed, np.arange(count), side="right")
+        return np.array([*groups, (0, 0, 0)])[passed]

@@ -1,8 +1,11 @@
 """The pictograms as training sees them: labels of patches, and of names."""
 
+import re
+
 import numpy as np
 import pytest
 
+from paligemma.synthetic.language import groups
 from paligemma.synthetic.pictograms import patch_labels
 from paligemma.synthetic.scenes import (
     BACKGROUNDS,
@@ -12,6 +15,7 @@ from paligemma.synthetic.scenes import (
     Item,
     Scene,
     Text,
+    sample,
     silhouette,
 )
 from paligemma.synthetic.world import open_world
@@ -66,3 +70,23 @@ def test_grounding_is_that_of_the_topmost():
     assert row[1:5].tolist() == pytest.approx(high.box)
     assert table[0, -1, :5].tolist() == [1, 0, 0, 1, 1] and SHADES[int(table[0, -1, 5])] == "teal"
     assert table.sum() == pytest.approx(float(row.sum() + table[0, -1].sum()))
+
+
+def test_samples_say_where_names_end():
+    """In both numbers, and "background"; captions have one for each group."""
+    for seed in range(60):
+        scene, found = sample(seed), WORLD.samples(sample(seed), np.random.default_rng(seed))
+        for one in found:
+            for mention in one.names:
+                forms = (mention.name, WORLD.plural(mention.name))
+                assert one.prefix[: mention.end].endswith(forms)
+            kinds = re.findall(r"\w+", one.prefix) if one.task in ("detect", "ask") else []
+            plurals = {WORLD.plural(kind): kind for kind in NAMES}
+            kinds = [plurals.get(word, word) for word in kinds]
+            if kinds:
+                assert [m.name for m in one.names] == [kind for kind in kinds if kind in NAMES]
+            if one.task == "caption":
+                assert [tuple(mention)[1:] for mention in one.groups] == groups(scene)
+                for mention in one.groups:
+                    forms = (mention.name, WORLD.plural(mention.name))
+                    assert one.suffix[: mention.end].endswith(forms)

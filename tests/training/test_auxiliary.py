@@ -48,6 +48,15 @@ def test_the_grounding_loss_is_0_where_all_is_right():
     assert head(torch.zeros(1, 1, 8), named, table) > 10
 
 
+def test_a_thing_of_several_colors_has_no_color_to_tell():
+    head, named = GroundingHead(8, WORLD), torch.tensor([[1]])
+    table = torch.zeros(1, NAMES, 6)
+    table[0, 0] = torch.tensor([1, 0.1, 0.2, 0.3, 0.4, -1])
+    hidden = torch.randn(1, 1, 8)
+    head(hidden, named, table).backward()
+    assert not head.linear.weight.grad[5:].any() and head.linear.weight.grad[:5].any()
+
+
 def test_a_patch_that_is_like_its_word_costs_nothing():
     table = torch.eye(8) * 50
     words = [torch.tensor(ids)[:, None] for ids in ([0, 1], [0, 1], [2, 3], [4, 5])]

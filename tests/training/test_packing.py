@@ -11,12 +11,13 @@ from reference import ours
 from tiny import P
 
 from paligemma.models.paligemma import IGNORE_INDEX, loss_mask
-from paligemma.synthetic.scenes import COLORS, KINDS, sample
-from paligemma.synthetic.world import SceneSample, open_world
+from paligemma.processor import PaliGemmaProcessor
+from paligemma.synthetic.scenes import COLORS, KINDS
+from paligemma.synthetic.world import Mention, SceneSample, open_world
 from paligemma.training.config import parse_run
 from paligemma.training.data import SceneBatches
 from paligemma.training.job import make_job
-from paligemma.training.packing import PADDING, NameFinder, Packer, packed_mask
+from paligemma.training.packing import PADDING, Packer, packed_mask
 from paligemma.training.tokenizer import train_tokenizer
 
 WORLD = open_world("pictograms")
@@ -31,7 +32,7 @@ QUESTIONS = [
 def packed(*rows, single: bool = False, length: int = 80) -> dict[str, torch.Tensor]:
     """Rows of samples, behind one image each."""
     pack = Packer(tiny.processor(), WORLD, length)
-    batch = pack([sample(0)] * len(rows), [list(row) for row in rows], WEIGHTS, single)
+    batch = pack([list(row) for row in rows], WEIGHTS, single)
     pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return batch | {"pixel_values": pixels.expand(len(rows), -1, -1, -1)}
 
@@ -153,45 +154,53 @@ def test_a_single_question_is_what_the_model_reads_when_it_answers():
 # --- Names and groups -----------------------------------------------------------------------------
 
 
-def test_names_in_a_prompt_are_found_in_both_numbers():
-    prompts = ["detect cat", "how many cats are there", "what color is the background"]
-    words = train_tokenizer(prompts * 50)
-    find, vocabulary = NameFinder(words, WORLD), words.get_vocab_size()
-    table = find(range(vocabulary))
-    cat, background = (*WORLD.kinds, "background").index("cat") + 1, len(WORLD.kinds) + 1
-    for word, number in (("cat", cat), ("cats", cat), ("background", background)):
-        assert table[words.token_to_id(f"▁{word}")] == number
-    assert table[words.token_to_id("\n")] == 0
-    assert {cat, background} < set(table.tolist())
+def letters() -> PaliGemmaProcessor:
+    """A processor to which each letter is a token."""
+    words = train_tokenizer(["abcdefghijklmnopqrstuvwxyz"])
+    return PaliGemmaProcessor(words, P, 32)
 
 
-def test_a_name_of_several_tokens_is_found_where_it_ends():
-    class Zoo:
-        kinds = ("bear", "polar bear", "ear")
-        plural = staticmethod("{}s".format)
-
-    words = train_tokenizer(["abcdefghijklmnopqrstuvwxyz"])  # each letter a token
-    ids = words.encode(" a polar bear, ears", add_special_tokens=False)
-    found = NameFinder(words, Zoo())(ids.ids).tolist()
-    ends = {ids.tokens[at - 2 : at + 1][-1] + str(at): n for at, n in enumerate(found) if n}
-    assert list(ends.values()) == [2, 3]  # not the bear in the polar bear
-    assert "".join(ids.tokens[: found.index(2) + 1]) == "▁a▁polar▁bear"
+@pytest.mark.parametrize("processor", [tiny.processor(), letters()], ids=["words", "letters"])
+def test_names_are_where_they_end(processor):
+    prefix = "answer en is the cat left of the mouse?"
+    names = (Mention(20, "cat"), Mention(38, "mouse"), Mention(9, "background"))
+    batch = Packer(processor, WORLD, 80)([[SceneSample("ask", prefix, "no", names=names)]], {})
+    [found] = batch["names"].tolist()
+    texts = [""] * P + processor.prompt_texts(prefix)
+    ends = {found[n]: "".join(texts[: n + 1]) for n in range(len(found)) if found[n]}
+    number = [*WORLD.kinds, "background"].index
+    start = processor.prompt_texts(prefix)[0]
+    assert ends == {
+        number("cat") + 1: f"{start}answer en is the cat",
+        number("mouse") + 1: f"{start}answer en is the cat left of the mouse",
+        number("background") + 1: f"{start}answer en",
+    }
 
 
 def test_each_position_of_a_caption_has_the_group_that_comes_next():
-    item = next(sample(n).items[0] for n in range(9) if sample(n).items)
-    shown = [("star", "blue"), ("cloud", "blue"), ("cat", "red"), ("cloud", "blue")]
-    items = tuple(replace(item, kind=kind, color=color) for kind, color in shown)
-    words = "a red cat , two blue clouds and a blue star on a gray background".split()
-    named = {"cat": "cat", "clouds": "cloud", "star": "star", "background": "background"}
-    names = (*KINDS, "background")
-    numbers = np.array([names.index(named[w]) + 1 if w in named else 0 for w in words])
-    pack = Packer(tiny.processor(), WORLD, 80)
-    pack.find_names = lambda ids: numbers
-    groups = pack.next_groups(replace(sample(0), items=items), range(len(words)))
-    group = lambda kind, color, n: [list(KINDS).index(kind) + 1, list(COLORS).index(color) + 1, n]
-    cat, clouds, star = group("cat", "red", 1), group("cloud", "blue", 2), group("star", "blue", 1)
-    assert groups.tolist() == [cat] * 3 + [clouds] * 4 + [star] * 4 + [[0, 0, 0]] * 5
+    text = "a red cat , two blue clouds and a star on a gray background"
+    ends = [text.index(word) + len(word) for word in ("cat", "clouds", "star")]
+    listed = [("cat", "red", 1), ("cloud", "blue", 2), ("star", "", 1)]
+    groups = tuple(Mention(end, *group) for end, group in zip(ends, listed, strict=True))
+    processor = tiny.processor()
+    tokens = processor.encode_suffix(text)
+    shown = [processor.decode(tokens[:n]) for n in range(len(tokens))]
+    pack = Packer(processor, WORLD, 80)
+    found = pack.next_groups(SceneSample("caption", "", text, groups=groups), len(tokens))
+    group = lambda kind, color, n: [
+        list(KINDS).index(kind) + 1,
+        list(COLORS).index(color) + 1 if color else 0,
+        n,
+    ]
+    numbers = [*(group(*one) for one in listed), [0, 0, 0]]
+    for before, next_group in zip(shown, found.tolist(), strict=True):
+        passed = sum(len(before) >= end for end in ends)
+        assert next_group == numbers[passed], before
+    assert found[0].tolist() == numbers[0] and found[-1].tolist() == [0, 0, 0]
+    batch = pack([[SceneSample("caption", "caption en", text, groups=groups)]], {})
+    inside = batch["next_group"][0, :, 0] >= 0
+    assert inside.sum() == len(tokens)
+    assert torch.equal(inside.roll(1), batch["labels"][0] != IGNORE_INDEX)
 
 
 # --- Batches --------------------------------------------------------------------------------------

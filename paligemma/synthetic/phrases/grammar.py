@@ -20,6 +20,7 @@ from paligemma.synthetic.phrases.facts import (
     size_word,
 )
 from paligemma.synthetic.phrases.unknown_words import unknown_word
+from paligemma.synthetic.world import Mention
 
 MARK = "\0"
 
@@ -201,6 +202,15 @@ class Grammar:
 def sentence(words: str) -> str:
     """With a capital and a full stop."""
     return f"{words[0].upper()}{words[1:]}."
+
+
+def mentions(ends: Sequence[int], terms: Sequence[Term]) -> tuple[Mention, ...]:
+    """The kinds, and the background, among the terms of a text whose names end there."""
+    return tuple(
+        Mention(end, term.name, term.color)
+        for end, term in zip(ends, terms, strict=True)
+        if term.sort in ("kind", "background")
+    )
 
 
 def split_marks(text: str) -> tuple[str, list[int]]:

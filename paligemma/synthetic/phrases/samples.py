@@ -14,12 +14,12 @@ from paligemma.synthetic.phrases.facts import (
     reading,
     said_color,
 )
-from paligemma.synthetic.phrases.grammar import Grammar, split_marks
+from paligemma.synthetic.phrases.grammar import Grammar, mentions, split_marks
 from paligemma.synthetic.phrases.languages import as_typed, random_grammar
 from paligemma.synthetic.phrases.questions import UNKNOWN_TOPICS, choose_facts
-from paligemma.synthetic.phrases.sample import Mention, PhraseSample, mentions
 from paligemma.synthetic.phrases.search import new_word, search
 from paligemma.synthetic.phrases.unknown_words import unknown_words
+from paligemma.synthetic.world import Mention, SceneSample
 from paligemma.tasks import QUESTION, REGION, TASKS
 
 STYLES, STYLE_SHARES = TASKS["caption"].styles, (50, 22, 28)
@@ -27,7 +27,7 @@ ALIKE = 0.4  # IoU with a thing from which on a box does not say which is meant
 _UNKNOWN = tuple(unknown_words())
 
 
-def samples(scene: Scene, rng: np.random.Generator) -> list[PhraseSample]:
+def samples(scene: Scene, rng: np.random.Generator) -> list[SceneSample]:
     """Prompts and answers about one scene, some nine, in random order and four languages."""
     random = Random(int(rng.integers(1 << 62)))
     facts = SceneFacts(scene)
@@ -59,7 +59,7 @@ def groups(scene: Scene) -> list[Group]:
     return SceneFacts(scene).groups()
 
 
-def caption(facts: SceneFacts, style: str, grammar: Grammar, random: Random) -> PhraseSample:
+def caption(facts: SceneFacts, style: str, grammar: Grammar, random: Random) -> SceneSample:
     """A caption in one of the three styles of PaliGemma: a sentence with every thing and the
     background ("caption"), only the names ("cap"), or where each thing is ("describe")."""
     listed = facts.plain_groups() if style == "cap" else facts.groups()
@@ -76,15 +76,15 @@ def caption(facts: SceneFacts, style: str, grammar: Grammar, random: Random) -> 
     if random.random() < 0.03:
         prefix = prefix.capitalize()
     found = tuple(Mention(end, *group) for end, group in marked)
-    return PhraseSample("caption", prefix, suffix, groups=found)
+    return SceneSample("caption", prefix, suffix, groups=found)
 
 
-def question(fact: Fact, grammar: Grammar, random: Random) -> PhraseSample:
+def question(fact: Fact, grammar: Grammar, random: Random) -> SceneSample:
     """A fact as a question, in any of its wordings, and its answer."""
     typed = as_typed(grammar.question(fact, random), grammar, random)
     prefix, ends = split_marks(TASKS["ask"].prompt(typed, grammar.code))
     suffix, _ = split_marks(grammar.answer(fact))
-    return PhraseSample("ask", prefix, suffix, names=mentions(ends, fact.terms))
+    return SceneSample("ask", prefix, suffix, names=mentions(ends, fact.terms))
 
 
 def unknown_fact(random: Random) -> Fact:
@@ -93,21 +93,19 @@ def unknown_fact(random: Random) -> Fact:
     return Fact(random.choice(UNKNOWN_TOPICS), (Term("unknown", word),), ("unknown", None))
 
 
-def question_to_answer(fact: Fact, grammar: Grammar) -> PhraseSample:
+def question_to_answer(fact: Fact, grammar: Grammar) -> SceneSample:
     """The other way round: a question that an answer is true for."""
     answer, _ = split_marks(grammar.answer(fact))
     suffix, _ = split_marks(grammar.question(fact))
-    return PhraseSample("question", QUESTION.prompt(answer, grammar.code), suffix)
+    return SceneSample("question", QUESTION.prompt(answer, grammar.code), suffix)
 
 
-def ocr(scene: Scene, random: Random) -> PhraseSample:
+def ocr(scene: Scene, random: Random) -> SceneSample:
     prefix = TASKS["read"].prompt()
-    return PhraseSample(
-        "read", prefix.upper() if random.random() < 0.03 else prefix, reading(scene)
-    )
+    return SceneSample("read", prefix.upper() if random.random() < 0.03 else prefix, reading(scene))
 
 
-def region(facts: SceneFacts, grammar: Grammar, random: Random) -> PhraseSample | None:
+def region(facts: SceneFacts, grammar: Grammar, random: Random) -> SceneSample | None:
     """What is in a box, drawn by hand: near that of a thing, or now and then around nothing."""
     if not facts.things or random.random() < 0.1:
         box = _empty_box(facts, random)
@@ -121,10 +119,8 @@ def region(facts: SceneFacts, grammar: Grammar, random: Random) -> PhraseSample 
     return _region(box, split_marks(noun.a)[0], grammar)
 
 
-def _region(box: Box, answer: str, grammar: Grammar) -> PhraseSample:
-    return PhraseSample(
-        "region", REGION.prompt(format_box(box), grammar.code), answer, boxes=(box,)
-    )
+def _region(box: Box, answer: str, grammar: Grammar) -> SceneSample:
+    return SceneSample("region", REGION.prompt(format_box(box), grammar.code), answer, boxes=(box,))
 
 
 def _by_hand(box: Box, random: Random) -> Box:

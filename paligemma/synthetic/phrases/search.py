@@ -15,11 +15,11 @@ from paligemma.synthetic.phrases.facts import (
     Term,
     top_down,
 )
-from paligemma.synthetic.phrases.grammar import MARK, Grammar, split_marks
+from paligemma.synthetic.phrases.grammar import MARK, Grammar, mentions, split_marks
 from paligemma.synthetic.phrases.languages import GRAMMARS, names_as_typed, random_grammar
-from paligemma.synthetic.phrases.sample import PhraseSample, mentions
 from paligemma.synthetic.phrases.unknown_words import made_up_word, unknown_words
 from paligemma.synthetic.restyle import COLORS
+from paligemma.synthetic.world import SceneSample
 from paligemma.tasks import TASKS
 
 EVERYTHING = Term("everything", "")
@@ -66,7 +66,7 @@ def category_forms(forms: tuple[str, ...]) -> tuple[str, ...]:
     return (singular.split(" ", 1)[1], *others)
 
 
-def search(facts: SceneFacts, task: str, random: Random) -> PhraseSample:
+def search(facts: SceneFacts, task: str, random: Random) -> SceneSample:
     """A prompt for one to six names, absent and unknown ones among them, and what is found.
 
     Things are in the order of the names, and from top to bottom within one. Their labels are in the
@@ -124,7 +124,7 @@ class _Asked:
             grammar.forms(Term("kind", thing.name, term.color)).label for thing in found
         ]
 
-    def sample(self) -> PhraseSample:
+    def sample(self) -> SceneSample:
         if not self.terms:
             self.add(Term("kind", self.facts.absent(self.random)), GRAMMARS["en"])
         words = names_as_typed(self.words, self.random)
@@ -134,7 +134,7 @@ class _Asked:
         prefix, ends = split_marks(prompt)
         found = zip(self.labels, self.objects, strict=True)
         detections = [Detection(label, thing.box) for label, thing in found]
-        return PhraseSample(
+        return SceneSample(
             task=self.task,
             prefix=prefix,
             suffix=format_detections(detections) if self.task == "detect" else "",
