@@ -5,9 +5,10 @@ A command is made small by `SMALLER`, or left out for one of the reasons of `LEF
 
 import json
 import re
-import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,10 +30,10 @@ LEFT_OUT = {
     r"(paligemma app|python app\.py).*": "serves until it is stopped: tests/ui",
     r"python examples/client\.py": "needs a running app: tests/ui",
     r"accelerate launch .*": "needs several GPUs",
-    r"python (scripts|examples)/\w+\.py.*": "takes minutes",
 }
 SMALLER = [
     (r"--num-scenes \d+", "--num-scenes 2"),
+    (r"^(python examples/new_pictogram.py)", r"\1 --examples 4 --scenes 2 --draw comets.png"),
     (r"^(paligemma bench.*)", r"\1 --num-tokens 2"),
     (r"^(paligemma explain.*)", r"\1 --max-new-tokens 4"),
 ]
@@ -63,14 +64,14 @@ def commands(block: Block) -> list[str]:
 
 
 def run_command(command: str) -> None:
-    """Run a command in this process; AssertionError when it fails, or when nothing here runs it."""
+    """Run a command of the pages; an error when it fails, or when nothing here runs it."""
     for pattern, small in SMALLER:
         command = re.sub(pattern, small, command)
     match shlex.split(command):
         case ["paligemma", *argv]:
             assert main(argv) == 0, command
-        case ["python", script]:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
+        case ["python", *program]:
+            subprocess.run([sys.executable, *program], check=True)
         case _:
             raise AssertionError(f"nothing runs {command!r}: is it a reason for LEFT_OUT?")
 
@@ -94,7 +95,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     """A working folder with everything that the pages name."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "examples", "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    Path("paligemma").symlink_to(ROOT / "paligemma")
+    for package in ("paligemma", "visualize"):
+        Path(package).symlink_to(ROOT / package)
     Image.open("examples/harbour.png").save("photo.jpg")
     samples = [
         {"image": "zoo.png", "prefix": "caption en", "suffix": "a cat"},
