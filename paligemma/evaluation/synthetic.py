@@ -48,9 +48,13 @@ def evaluate_synthetic(pg: PaliGemma, scenes: int, first_seed: int) -> Scores:
     sampled = [sample(first_seed + n) for n in range(scenes)]
     scores: Scores = {"scenes": scenes}
     for measure in (
-        measure_captions, measure_answers, measure_reading, measure_detection,
-        measure_segmentation, measure_codec,
-    ):  # fmt: skip
+        measure_captions,
+        measure_answers,
+        measure_reading,
+        measure_detection,
+        measure_segmentation,
+        measure_codec,
+    ):
         scores |= measure(pg, sampled, np.random.default_rng(first_seed))
     return scores
 

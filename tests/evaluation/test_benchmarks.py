@@ -103,16 +103,29 @@ def coco_detection(folder: Path) -> dict:
         save_image(folder / f"val2017/{number}.jpg", 1023, 1023)
     half = {"bbox": [0, 0, 512, 512], "area": 512 * 512, "iscrowd": 0}
     other = {"bbox": [512, 512, 511, 511], "area": 511 * 511, "iscrowd": 0}
-    rows = [half | {"image_id": 1, "category_id": 10}, other | {"image_id": 1, "category_id": 14},
-            half | {"image_id": 2, "category_id": 14}, other | {"image_id": 2, "category_id": 10},
-            {"image_id": 2, "category_id": 10, "bbox": [600, 0, 400, 400], "area": 160_000,
-             "iscrowd": 1}]  # fmt: skip
-    write_json(folder / "annotations/instances_val2017.json", {
-        "images": [{"id": n, "file_name": f"{n}.jpg", "width": 1023, "height": 1023}
-                   for n in (1, 2)],
-        "categories": [{"id": 10 + n, "name": name} for n, name in enumerate(names)],
-        "annotations": [row | {"id": n, "segmentation": []} for n, row in enumerate(rows, 1)],
-    })  # fmt: skip
+    rows = [
+        half | {"image_id": 1, "category_id": 10},
+        other | {"image_id": 1, "category_id": 14},
+        half | {"image_id": 2, "category_id": 14},
+        other | {"image_id": 2, "category_id": 10},
+        {
+            "image_id": 2,
+            "category_id": 10,
+            "bbox": [600, 0, 400, 400],
+            "area": 160_000,
+            "iscrowd": 1,
+        },
+    ]
+    write_json(
+        folder / "annotations/instances_val2017.json",
+        {
+            "images": [
+                {"id": n, "file_name": f"{n}.jpg", "width": 1023, "height": 1023} for n in (1, 2)
+            ],
+            "categories": [{"id": 10 + n, "name": name} for n, name in enumerate(names)],
+            "annotations": [row | {"id": n, "segmentation": []} for n, row in enumerate(rows, 1)],
+        },
+    )
     first, second = "detect cat ; dog ; cow ; sheep", "detect potted plant"
     return {
         (
@@ -133,19 +146,34 @@ def refcoco(folder: Path) -> dict:
     square = {"bbox": [0, 0, 50, 25], "area": 1250, "segmentation": [[0, 0, 50, 0, 50, 25, 0, 25]]}
     runs = {"size": [50, 100], "counts": [0, 1250, 3750]}  # the 25 columns on the left
     strip = {"bbox": [0, 0, 25, 50], "area": 1250, "segmentation": runs}
-    write_json(folder / "refcoco/instances.json", {
-        "images": [{"id": n, "file_name": f"{n}.jpg", "width": 100, "height": 50} for n in (1, 2)],
-        "categories": [{"id": 1, "name": "cat"}],
-        "annotations": [square | {"id": 7, "image_id": 1, "category_id": 1},
-                        strip | {"id": 8, "image_id": 2, "category_id": 1}],
-    })  # fmt: skip
+    write_json(
+        folder / "refcoco/instances.json",
+        {
+            "images": [
+                {"id": n, "file_name": f"{n}.jpg", "width": 100, "height": 50} for n in (1, 2)
+            ],
+            "categories": [{"id": 1, "name": "cat"}],
+            "annotations": [
+                square | {"id": 7, "image_id": 1, "category_id": 1},
+                strip | {"id": 8, "image_id": 2, "category_id": 1},
+            ],
+        },
+    )
     say = lambda *texts: [{"sent_id": n, "sent": text} for n, text in enumerate(texts)]
-    write_json(folder / "refcoco/refs(unc).json", [
-        {"ref_id": 1, "ann_id": 7, "image_id": 1, "split": "val",
-         "sentences": say("cat, left", "the  top one")},
-        {"ref_id": 2, "ann_id": 8, "image_id": 2, "split": "val", "sentences": say("strip")},
-        {"ref_id": 3, "ann_id": 8, "image_id": 2, "split": "testA", "sentences": say("other")},
-    ])  # fmt: skip
+    write_json(
+        folder / "refcoco/refs(unc).json",
+        [
+            {
+                "ref_id": 1,
+                "ann_id": 7,
+                "image_id": 1,
+                "split": "val",
+                "sentences": say("cat, left", "the  top one"),
+            },
+            {"ref_id": 2, "ann_id": 8, "image_id": 2, "split": "val", "sentences": say("strip")},
+            {"ref_id": 3, "ann_id": 8, "image_id": 2, "split": "testA", "sentences": say("other")},
+        ],
+    )
     return {
         "segment cat, left": f"<loc0000><loc0000><loc0512><loc0512>{SEGS} cat, left",
         "segment the top one": "<loc0000><loc0000><loc0512><loc0512> no mask",
@@ -161,38 +189,75 @@ def vqav2(folder: Path) -> dict:
         (9001, 9, "How many\ndogs?"),
         (9002, 9, "No?"),
     ]
-    write_json(folder / "v2_OpenEnded_mscoco_val2014_questions.json", {
-        "data_type": "mscoco", "data_subtype": "val2014",
-        "questions": [{"question_id": q, "image_id": i, "question": t} for q, i, t in questions],
-    })  # fmt: skip
-    answers = {262148000: ("other", ["on table"] * 3 + ["table"] * 7),
-               9001: ("number", ["2"] * 9 + ["3"])}  # fmt: skip
-    write_json(folder / "v2_mscoco_val2014_annotations.json", {"annotations": [
-        {"question_id": q, "image_id": 9, "answer_type": kind, "question_type": "x",
-         "answers": [{"answer": a, "answer_confidence": "yes", "answer_id": n}
-                     for n, a in enumerate(texts, 1)]}
-        for q, (kind, texts) in answers.items()
-    ]})  # fmt: skip
+    write_json(
+        folder / "v2_OpenEnded_mscoco_val2014_questions.json",
+        {
+            "data_type": "mscoco",
+            "data_subtype": "val2014",
+            "questions": [
+                {"question_id": q, "image_id": i, "question": t} for q, i, t in questions
+            ],
+        },
+    )
+    answers = {
+        262148000: ("other", ["on table"] * 3 + ["table"] * 7),
+        9001: ("number", ["2"] * 9 + ["3"]),
+    }
+    write_json(
+        folder / "v2_mscoco_val2014_annotations.json",
+        {
+            "annotations": [
+                {
+                    "question_id": q,
+                    "image_id": 9,
+                    "answer_type": kind,
+                    "question_type": "x",
+                    "answers": [
+                        {"answer": a, "answer_confidence": "yes", "answer_id": n}
+                        for n, a in enumerate(texts, 1)
+                    ],
+                }
+                for q, (kind, texts) in answers.items()
+            ]
+        },
+    )
     return {"answer en Where is he?": "On the table.", "answer en How many dogs?": "Two"}
 
 
 def textvqa(folder: Path) -> dict:
     rows = [("a1b2", "what brand?", ["acme"] * 10), ("a1b2", "what time?", ["5:10"] * 10)]
     save_image(folder / "train_images/a1b2.jpg")
-    write_json(folder / "TextVQA_0.5.1_val.json", {"data": [
-        {"question_id": n, "image_id": i, "question": q, "answers": a}
-        for n, (i, q, a) in enumerate(rows)
-    ]})  # fmt: skip
+    write_json(
+        folder / "TextVQA_0.5.1_val.json",
+        {
+            "data": [
+                {"question_id": n, "image_id": i, "question": q, "answers": a}
+                for n, (i, q, a) in enumerate(rows)
+            ]
+        },
+    )
     return {"answer en what brand?": "acme", "answer en what time?": "6:10"}
 
 
 def docvqa(folder: Path) -> dict:
     save_image(folder / "documents/xnbl0037_1.png")
     questions = [("what date?", ["1/8/93", "Jan 8"]), ("who?", ["Mr. Smith"]), ("where?", ["Ohio"])]
-    write_json(folder / "val_v1.0_withQT.json", {"dataset_name": "docvqa", "data": [
-        {"questionId": n, "question": q, "image": "documents/xnbl0037_1.png", "docId": 1,
-         "answers": a} for n, (q, a) in enumerate(questions)
-    ]})  # fmt: skip
+    write_json(
+        folder / "val_v1.0_withQT.json",
+        {
+            "dataset_name": "docvqa",
+            "data": [
+                {
+                    "questionId": n,
+                    "question": q,
+                    "image": "documents/xnbl0037_1.png",
+                    "docId": 1,
+                    "answers": a,
+                }
+                for n, (q, a) in enumerate(questions)
+            ],
+        },
+    )
     return {"answer en what date?": "jan 8", "answer en who?": "Mr Smith", "answer en where?": "x"}
 
 
@@ -208,15 +273,33 @@ def mmmu(folder: Path) -> dict:
     save_image(folder / "images/one.png")
     row = {"question_type": "multiple-choice", "image_1": "images/one.png", "image_2": None}
     rows = [
-        {"id": "validation_Art_Theory_1", "question": "Who painted <image 1>?",
-         "options": "['Monet', \"O'Keeffe\"]", "answer": "B"},
-        {"id": "validation_Math_2", "question": "Which?", "options": ["1", "2", "3"],
-         "answer": "C"},
-        {"id": "validation_Math_3", "question": "Which?", "options": ["1"], "answer": "A",
-         "image_2": "images/one.png"},
-        {"id": "validation_Math_4", "question": "How?", "question_type": "open", "options": "[]",
-         "answer": "so"},
-    ]  # fmt: skip
+        {
+            "id": "validation_Art_Theory_1",
+            "question": "Who painted <image 1>?",
+            "options": "['Monet', \"O'Keeffe\"]",
+            "answer": "B",
+        },
+        {
+            "id": "validation_Math_2",
+            "question": "Which?",
+            "options": ["1", "2", "3"],
+            "answer": "C",
+        },
+        {
+            "id": "validation_Math_3",
+            "question": "Which?",
+            "options": ["1"],
+            "answer": "A",
+            "image_2": "images/one.png",
+        },
+        {
+            "id": "validation_Math_4",
+            "question": "How?",
+            "question_type": "open",
+            "options": "[]",
+            "answer": "so",
+        },
+    ]
     lines = "\n".join(json.dumps(row | one) for one in rows)
     (folder / "mmmu_val.jsonl").write_text(lines + "\n\n", "utf-8")
     return {
@@ -227,9 +310,11 @@ def mmmu(folder: Path) -> dict:
 
 def json_lines(folder: Path) -> dict:
     save_image(folder / "one.png")
-    rows = [{"image": "one.png", "prefix": "caption en", "suffix": "a cat"},
-            {"image": "one.png", "prefix": "detect cat", "suffix": f"{BOXES[0]} cat"},
-            {"image": "one.png", "prefix": "ocr", "suffix": "EXIT"}]  # fmt: skip
+    rows = [
+        {"image": "one.png", "prefix": "caption en", "suffix": "a cat"},
+        {"image": "one.png", "prefix": "detect cat", "suffix": f"{BOXES[0]} cat"},
+        {"image": "one.png", "prefix": "ocr", "suffix": "EXIT"},
+    ]
     (folder / "my_val.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
     return {"caption en": "a cat", "detect cat": f"{BOXES[0]} cat", "ocr": "EXT"}
 
@@ -286,12 +371,16 @@ def test_a_file_is_as_good_as_its_folder(tmp_path):
             "coco-detection": "annotations/instances_val2017.json",
             "refcoco": "refcoco/refs(unc).json",
             "vqav2": "v2_OpenEnded_mscoco_val2014_questions.json",
-            "textvqa": "TextVQA_0.5.1_val.json", "docvqa": "val_v1.0_withQT.json",
-            "mmmu": "mmmu_val.jsonl", "json-lines": "my_val.jsonl",
-        }  # fmt: skip
+            "textvqa": "TextVQA_0.5.1_val.json",
+            "docvqa": "val_v1.0_withQT.json",
+            "mmmu": "mmmu_val.jsonl",
+            "json-lines": "my_val.jsonl",
+        }
         if key == "chartqa":  # two files: each is a part
-            parts = [get_benchmark(key).load(folder / f"val/val_{part}.json", "val")
-                     for part in ("augmented", "human")]  # fmt: skip
+            parts = [
+                get_benchmark(key).load(folder / f"val/val_{part}.json", "val")
+                for part in ("augmented", "human")
+            ]
             assert [one for part in parts for one in part.examples] == loaded.examples
         elif key == "refcoco":  # its images are in another folder than the file's
             with pytest.raises(ValueError, match=r"names 1\.jpg, which is not under"):
@@ -331,8 +420,14 @@ def test_detection_is_scored_as_pycocotools_scores_the_files(tmp_path, capsys):
         for one in prediction.detections:
             if one.label in target.categories:
                 x1, y1, x2, y2 = one.xyxy(1023, 1023)
-                rows.append({"image_id": target.image_id, "category_id": numbers[one.label],
-                             "bbox": [x1, y1, x2 - x1, y2 - y1], "score": one.score})  # fmt: skip
+                rows.append(
+                    {
+                        "image_id": target.image_id,
+                        "category_id": numbers[one.label],
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "score": one.score,
+                    }
+                )
     write_json(tmp_path / "results.json", rows)
     scored = COCOeval(official, official.loadRes(str(tmp_path / "results.json")), "bbox")
     scored.evaluate(), scored.accumulate(), scored.summarize()
@@ -458,9 +553,11 @@ def test_two_processes_count_each_example_once(folder, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     done = subprocess.run(
         [*torchrun, "2", "-m", "paligemma", *given, "--out", str(tmp_path / "two")],
-        cwd=ROOT, capture_output=True, text=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]).keys() == {"exact"}
     ids = [

@@ -80,9 +80,7 @@ RECORDED = {
     "a Ph.D. at a U.S.-made desk no.": "a ph.d. at a u.s.-made desk no .",
     "** sale ** _ 50 _": "** sale ** _ 50 _",
 }  # fmt: skip
-OFFICIALLY_REMOVED = (
-    "'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split()
-)  # fmt: skip
+OFFICIALLY_REMOVED = "'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split()
 
 
 @pytest.mark.parametrize("caption", RECORDED)
@@ -107,8 +105,9 @@ def slow_cider(answers: list[list[str]], references: list[list[list[str]]]) -> l
             grams = lambda text, size=size: [
                 " ".join(text[n : n + size]) for n in range(len(text) - size + 1)
             ]
-            known = sorted({g for refs in references for r in refs for g in grams(r)}
-                           | set(grams(answer)))  # fmt: skip
+            known = sorted(
+                {g for refs in references for r in refs for g in grams(r)} | set(grams(answer))
+            )
             if not known:
                 continue
             df = [sum(any(g in grams(r) for r in refs) for refs in references) for g in known]
@@ -131,8 +130,9 @@ def slow_cider(answers: list[list[str]], references: list[list[list[str]]]) -> l
 def corpus(seed: int) -> tuple[list[list[str]], list[list[list[str]]]]:
     """Random captions of a small vocabulary, in which the same n-grams come again."""
     rng = random.Random(seed)
-    make_text = lambda: [rng.choice("a the cat dog red on sits mat big".split())
-                   for _ in range(rng.randrange(12))]  # fmt: skip
+    make_text = lambda: [
+        rng.choice("a the cat dog red on sits mat big".split()) for _ in range(rng.randrange(12))
+    ]
     references = [
         [make_text() for _ in range(rng.randrange(1, 4))] for _ in range(rng.randrange(1, 6))
     ]
@@ -193,8 +193,13 @@ WITHOUT_APOSTROPHE = dict(
     ).split()
 )
 NOT_IN_THE_TABLE = "shes lets im ive id couldntve she'd shed were ill whens've thatd".split()
-DIGITS = dict(zip("none zero one two three four five six seven eight nine ten".split(),
-                  "0 0 1 2 3 4 5 6 7 8 9 10".split(), strict=True))  # fmt: skip
+DIGITS = dict(
+    zip(
+        "none zero one two three four five six seven eight nine ten".split(),
+        "0 0 1 2 3 4 5 6 7 8 9 10".split(),
+        strict=True,
+    )
+)
 
 
 def test_contractions():
@@ -206,8 +211,10 @@ def test_contractions():
 
 def slow_normalize(text: str) -> str:
     """`processPunctuation`, then `processDigitArticle`, as the paper's page puts them in words."""
-    comma = any(a.isdigit() and b == "," and c.isdigit()
-                for a, b, c in zip(text, text[1:], text[2:], strict=False))  # fmt: skip
+    comma = any(
+        a.isdigit() and b == "," and c.isdigit()
+        for a, b, c in zip(text, text[1:], text[2:], strict=False)
+    )
     out = text
     for mark in (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<",
                  "@", "`", ",", "?", "!"):  # fmt: skip
@@ -243,8 +250,9 @@ PIECES = [*WITHOUT_APOSTROPHE, *DIGITS, *'; / [ ( ) = + \\ _ - > < @ ` , ? ! . .
 
 def test_vqa_on_random_answers():
     rng = random.Random(0)
-    make_text = lambda: "".join(rng.choice(PIECES) + rng.choice(["", " ", " "])
-                          for _ in range(rng.randrange(5)))  # fmt: skip
+    make_text = lambda: "".join(
+        rng.choice(PIECES) + rng.choice(["", " ", " "]) for _ in range(rng.randrange(5))
+    )
     for _ in range(1500):
         texts = [make_text() for _ in range(rng.randrange(1, 4))]
         references = [rng.choice(texts) for _ in range(10)]
@@ -288,8 +296,11 @@ def test_vqa_accuracy(answer, references, accuracy):
 def slow_distance(a: str, b: str) -> int:
     if not a or not b:
         return len(a) + len(b)
-    return min(slow_distance(a[1:], b) + 1, slow_distance(a, b[1:]) + 1,
-               slow_distance(a[1:], b[1:]) + (a[0] != b[0]))  # fmt: skip
+    return min(
+        slow_distance(a[1:], b) + 1,
+        slow_distance(a, b[1:]) + 1,
+        slow_distance(a[1:], b[1:]) + (a[0] != b[0]),
+    )
 
 
 def test_anls_on_random_answers():
@@ -416,11 +427,18 @@ def test_average_precision_follows_the_protocol(seed):
             annotations.append(ids | {"bbox": box, "iscrowd": 0, "area": box[2] * box[3]})
             for _ in range(rng.integers(3)):
                 near = (np.array(box) * rng.uniform(0.85, 1.15, 4)).tolist()
-                results.append({"image_id": image, "category_id": category, "bbox": near,
-                                "score": float(next(scores))})  # fmt: skip
+                results.append(
+                    {
+                        "image_id": image,
+                        "category_id": category,
+                        "bbox": near,
+                        "score": float(next(scores)),
+                    }
+                )
         lost = [*rng.uniform(0, 60, 2).tolist(), 9.0, 9.0]
-        results.append({"image_id": image, "category_id": 1, "bbox": lost,
-                        "score": float(next(scores))})  # fmt: skip
+        results.append(
+            {"image_id": image, "category_id": 1, "bbox": lost, "score": float(next(scores))}
+        )
     found = coco_average_precision(range(1, 6), annotations, results)
     assert found == pytest.approx(slow_average_precision(annotations, results), abs=1e-6)
     assert 0 < found[1] < 1
@@ -428,8 +446,10 @@ def test_average_precision_follows_the_protocol(seed):
 
 def test_predictions_inside_a_crowd_do_not_count():
     one = {"image_id": 1, "category_id": 1, "iscrowd": 0}
-    annotations = [one | {"bbox": [0, 0, 10, 10], "area": 100},
-             one | {"bbox": [50, 50, 40, 40], "area": 1600, "iscrowd": 1}]  # fmt: skip
+    annotations = [
+        one | {"bbox": [0, 0, 10, 10], "area": 100},
+        one | {"bbox": [50, 50, 40, 40], "area": 1600, "iscrowd": 1},
+    ]
     inside = {"image_id": 1, "category_id": 1, "bbox": [55, 55, 10, 10], "score": 0.9}
     right = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.5}
     assert coco_average_precision([1], annotations, [inside, right]) == pytest.approx((1, 1))
@@ -486,8 +506,9 @@ def test_referring_iou_on_random_masks():
         x2, y2 = x1 + rng.integers(5, 40), y1 + rng.integers(5, 20)
         a[y1:y2, x1:x2] = 1
         b[:] = rng.random(b.shape) < 0.4
-        official = rle.iou([rle.encode(np.asfortranarray(a))], [rle.encode(np.asfortranarray(b))],
-                           [0])[0, 0]  # fmt: skip
+        official = rle.iou(
+            [rle.encode(np.asfortranarray(a))], [rle.encode(np.asfortranarray(b))], [0]
+        )[0, 0]
         box = (x1 / 70 + 1e-9, y1 / 50 + 1e-9, x2 / 70 + 1e-9, y2 / 50 + 1e-9)
         found = referring_iou(box, np.ones((64, 64)), b.astype(bool))
         assert found == pytest.approx(official, abs=1e-6)

@@ -90,9 +90,8 @@ def test_mentions_in_answers_about_scenes_are_correct():
                     )
                     continue
                 (item,) = (
-                    i for i in scene.items
-                    if np.abs(np.subtract(i.box, mention.box)).max() < 0.005
-                )  # fmt: skip
+                    i for i in scene.items if np.abs(np.subtract(i.box, mention.box)).max() < 0.005
+                )
                 assert words == (item.color if mention.token_type == "colour" else item.kind)
                 assert [i.kind for i in scene.items].count(item.kind) == 1
     assert set(counts) == {"location", "label", "colour", "kind", "caption"}
@@ -112,11 +111,17 @@ def coco(tmp_path):
     for name in ("one.png", "two.png", "three.png"):
         Image.new("RGB", (200, 100), "gray").save(tmp_path / name)
     box = lambda n, image, category, bbox, crowd=0: {
-        "id": n, "image_id": image, "category_id": category, "bbox": bbox, "iscrowd": crowd
-    }  # fmt: skip
+        "id": n,
+        "image_id": image,
+        "category_id": category,
+        "bbox": bbox,
+        "iscrowd": crowd,
+    }
     data = {
-        "images": [{"id": n, "file_name": f"{name}.png", "width": 200, "height": 100}
-                   for n, name in enumerate(("one", "two", "three"), 1)],
+        "images": [
+            {"id": n, "file_name": f"{name}.png", "width": 200, "height": 100}
+            for n, name in enumerate(("one", "two", "three"), 1)
+        ],
         "categories": [{"id": 17, "name": "cat"}, {"id": 18, "name": "traffic light"}],
         "annotations": [
             box(1, 1, 17, [20, 10, 100, 50]),
@@ -125,7 +130,7 @@ def coco(tmp_path):
             box(4, 2, 17, [0, 0, 10, 10], crowd=1),
             box(5, 2, 18, [150, 50, 60, 60]),
         ],
-    }  # fmt: skip
+    }
     (tmp_path / "instances.json").write_text(json.dumps(data))
     return tmp_path
 
@@ -153,14 +158,20 @@ def test_coco_mistakes(coco):
     values = json.loads((coco / "instances.json").read_text())
     name, box = values["categories"][0], values["annotations"][0]
     for change, reason in (
-        ({"categories": [name | {"name": "a, b"}, values["categories"][1]]},
-         "bad.json, category 17: the name 'a, b' holds ','"),
+        (
+            {"categories": [name | {"name": "a, b"}, values["categories"][1]]},
+            "bad.json, category 17: the name 'a, b' holds ','",
+        ),
         ({"annotations": [box | {"bbox": [1, 2]}]}, r"bad.json, image 1: the box \[1, 2\] is not"),
-        ({"images": [values["images"][0] | {"width": 100}]},
-         "bad.json, image 1: the file says 100 x 100, but the image has 200 x 100 pixels"),
-        ({"images": [values["images"][0] | {"file_name": "no.png"}]},
-         "bad.json, image 1: there is no image .*no.png"),
-    ):  # fmt: skip
+        (
+            {"images": [values["images"][0] | {"width": 100}]},
+            "bad.json, image 1: the file says 100 x 100, but the image has 200 x 100 pixels",
+        ),
+        (
+            {"images": [values["images"][0] | {"file_name": "no.png"}]},
+            "bad.json, image 1: there is no image .*no.png",
+        ),
+    ):
         bad.write_text(json.dumps(values | change))
         with pytest.raises(ValueError, match=reason):
             list(coco_questions(bad, coco))

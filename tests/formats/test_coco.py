@@ -18,8 +18,15 @@ from paligemma.formats.coco import (
 )
 
 IMAGE = {"id": 1, "file_name": "a.jpg", "width": 120, "height": 80}
-BOX = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [20, 10, 40, 40], "area": 1600,
-       "iscrowd": 0, "segmentation": [[20, 10, 60, 10, 60, 50, 20, 50]]}  # fmt: skip
+BOX = {
+    "id": 1,
+    "image_id": 1,
+    "category_id": 1,
+    "bbox": [20, 10, 40, 40],
+    "area": 1600,
+    "iscrowd": 0,
+    "segmentation": [[20, 10, 60, 10, 60, 50, 20, 50]],
+}
 
 
 def instances(folder: Path, **changes) -> Path:

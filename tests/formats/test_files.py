@@ -74,8 +74,9 @@ def test_a_bad_line_is_named_by_its_number(tmp_path):
         read_json_lines(Word, path)
 
 
-@pytest.mark.parametrize("read", [lambda path: read_json(Page, path),
-                                  lambda path: read_json_lines(Word, path)])  # fmt: skip
+@pytest.mark.parametrize(
+    "read", [lambda path: read_json(Page, path), lambda path: read_json_lines(Word, path)]
+)
 def test_a_file_that_cannot_be_read(tmp_path, read):
     with pytest.raises(ValueError, match=r"absent cannot be read: No such file"):
         read(tmp_path / "absent")
@@ -132,9 +133,10 @@ def test_images_lie_beside_the_annotations_or_under_the_root(tmp_path):
     for name in ("val2017/a.png", "annotations/b.png", "deep/er/c.png"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("")
-    for find in (ImageFinder(tmp_path, tmp_path / "annotations" / "x.json"),
-                 ImageFinder(tmp_path / "annotations" / "x.json",
-                             tmp_path / "annotations" / "x.json")):  # fmt: skip
+    for find in (
+        ImageFinder(tmp_path, tmp_path / "annotations" / "x.json"),
+        ImageFinder(tmp_path / "annotations" / "x.json", tmp_path / "annotations" / "x.json"),
+    ):
         assert find("val2017/a.png") == find("a.png") == tmp_path / "val2017" / "a.png"
         assert find("b.png") == tmp_path / "annotations" / "b.png"
         assert find("c.png") == tmp_path / "deep" / "er" / "c.png"

@@ -26,17 +26,29 @@ def coco(folder: Path, **changes) -> Path:
     area[10:30, 40:80] = 1
     encoded = rle.encode(np.asfortranarray(area))
     runs_ = {"size": [40, 80], "counts": encoded["counts"].decode()}
-    first = {"image_id": 7, "category_id": 2, "bbox": [0, 0, 40, 20], "iscrowd": 0,
-             "segmentation": [[0, 0, 40, 0, 0, 20]]} | changes  # fmt: skip
-    second = {"image_id": 7, "category_id": 1, "bbox": [40, 10, 40, 20], "iscrowd": 0,
-              "segmentation": runs_}  # fmt: skip
+    first = {
+        "image_id": 7,
+        "category_id": 2,
+        "bbox": [0, 0, 40, 20],
+        "iscrowd": 0,
+        "segmentation": [[0, 0, 40, 0, 0, 20]],
+    } | changes
+    second = {
+        "image_id": 7,
+        "category_id": 1,
+        "bbox": [40, 10, 40, 20],
+        "iscrowd": 0,
+        "segmentation": runs_,
+    }
     crowd = second | {"iscrowd": 1}
     values = {
-        "images": [{"id": 7, "file_name": "a.png", "width": 80, "height": 40},
-                   {"id": 8, "file_name": "a.png", "width": 80, "height": 40}],
+        "images": [
+            {"id": 7, "file_name": "a.png", "width": 80, "height": 40},
+            {"id": 8, "file_name": "a.png", "width": 80, "height": 40},
+        ],
         "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
         "annotations": [first, second, crowd],
-    }  # fmt: skip
+    }
     path = folder / "instances.json"
     path.write_text(json.dumps(values))
     return path

@@ -104,8 +104,9 @@ def load_textvqa(data: Path, split: str) -> EvaluationDataset:
     """TextVQA's `TextVQA_0.5.1_val.json`; its images are `<image_id>.jpg`."""
     source = find_file(data, f"TextVQA*_{split}.json")
     records, find_image = read_json(_TextVqaFile, source).data, ImageFinder(data, source)
-    questions = [(one.question_id, f"{one.image_id}.jpg", one.question, one.answers)
-                 for one in records]  # fmt: skip
+    questions = [
+        (one.question_id, f"{one.image_id}.jpg", one.question, one.answers) for one in records
+    ]
     return _make_answered(questions, find_image, data)
 
 

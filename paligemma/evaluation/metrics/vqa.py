@@ -24,11 +24,13 @@ _CONTRACTIONS = (
 ).split()
 _NUMBERS = "zero one two three four five six seven eight nine ten".split()
 _SPELLINGS = {
-    **{word[:n] + word[n + 1 :]: word for word in _CONTRACTIONS
-       for n, character in enumerate(word) if character == "'"},
-    "somebody'd": "somebodyd",  # officially so
-    **{word: str(n) for n, word in enumerate(_NUMBERS)}, "none": "0",
-}  # fmt: skip
+    word[:n] + word[n + 1 :]: word
+    for word in _CONTRACTIONS
+    for n, character in enumerate(word)
+    if character == "'"
+}
+_SPELLINGS["somebody'd"] = "somebodyd"  # officially so
+_SPELLINGS |= {word: str(n) for n, word in enumerate(_NUMBERS)} | {"none": "0"}
 _ARTICLES = {"a", "an", "the"}
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA = re.compile(r"\d,\d")
