@@ -62,7 +62,7 @@ class Step:
     finished: list[bool]
 
 
-def sample(
+def sample_tokens(
     logits: torch.Tensor, options: SamplingOptions, generator: torch.Generator
 ) -> torch.Tensor:
     """logits [B, V] -> ids [B] int64, drawn with `generator` (on the logits' device)."""
@@ -109,7 +109,7 @@ def stream(
     # Inference mode ends before each yield: around one it would stay on in the consumer's code.
     @torch.inference_mode()
     def choose(logits: torch.Tensor, finished: torch.Tensor):
-        ids = sample(logits, options, generator).masked_fill(finished, eos_token_id)
+        ids = sample_tokens(logits, options, generator).masked_fill(finished, eos_token_id)
         logprobs = logits.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0]
         step_finished = finished | (ids == eos_token_id)
         step = Step(

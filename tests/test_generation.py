@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
-from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions, Step, sample, stream
+from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions, Step, sample_tokens, stream
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 EOS = 1
@@ -164,7 +164,7 @@ LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -math.inf])
 
 def frequencies(draws: int = 40_000, **options) -> torch.Tensor:
     rows = LOGITS.expand(draws, -1)
-    ids = sample(rows, SamplingOptions(**options), torch.Generator().manual_seed(0))
+    ids = sample_tokens(rows, SamplingOptions(**options), torch.Generator().manual_seed(0))
     assert ids.shape == (draws,) and ids.dtype == torch.int64
     return torch.bincount(ids, minlength=len(LOGITS)) / draws
 
@@ -201,7 +201,9 @@ def test_temperature_then_top_k_then_top_p():
 
 
 def test_top_k_allows_k_of_equals():
-    ids = sample(torch.zeros(2000, 9), SamplingOptions(temperature=1.0, top_k=4), torch.Generator())
+    ids = sample_tokens(
+        torch.zeros(2000, 9), SamplingOptions(temperature=1.0, top_k=4), torch.Generator()
+    )
     assert len(ids.unique()) == 4
 
 

@@ -19,7 +19,7 @@ from paligemma.checkpoints.resolve import BUILT_IN_FOLDER as BUILT_IN
 from paligemma.detections import Detection, parse
 from paligemma.generation import SamplingOptions
 from paligemma.interpret.capture import capture_attention
-from paligemma.interpret.views import mean
+from paligemma.interpret.views import mean_attention
 from paligemma.pipeline import FEATURE_CACHE_SIZE, PaliGemma
 from paligemma.synthetic.language import questions, search
 from paligemma.synthetic.scenes import render, sample
@@ -301,7 +301,7 @@ def test_recorded_attention_equals_that_of_a_forward_pass(pg):
     assert heat.min() >= 0 and sums.max() <= 1 + 1e-5 and sums.min() > 0
     prompt = len(pg.processor.encode_prompt(PROMPT)) - P
     assert maps[0].image.shape[2:] == (prompt + 9, P)
-    wrote = mean(maps[0])[prompt - 1 :].reshape(10, GRID, GRID)
+    wrote = mean_attention(maps[0])[prompt - 1 :].reshape(10, GRID, GRID)
     assert heat == pytest.approx(wrote, abs=1e-5)
     assert np.ptp(heat, axis=0).max() > 1e-3  # the maps differ from token to token
 

@@ -20,7 +20,7 @@ def draw_boxes(image: Image.Image, detections: Sequence[Detection]) -> Image.Ima
     canvas = image.convert("RGB")
     colors = color_map(d.label for d in detections)
     for detection in detections:
-        outline(canvas, detection.box, colors[detection.label])
+        draw_outline(canvas, detection.box, colors[detection.label])
     draw_chips(canvas, detections)
     return canvas
 
@@ -46,7 +46,7 @@ def _load_font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
-def outline(canvas: Image.Image, box: Box, color: str) -> None:
+def draw_outline(canvas: Image.Image, box: Box, color: str) -> None:
     """Draw a box on `canvas`; one thinner than its own outline becomes a bar of that outline."""
     left, top, right, bottom = pixel_edges(box, *canvas.size)
     left, top = min(left, canvas.width - 1), min(top, canvas.height - 1)

@@ -129,7 +129,7 @@ class Explanation:
     @property
     def prompt_maps(self) -> np.ndarray:
         """Mean attention of each prompt token, all layers and heads: [prompt, grid, grid]."""
-        maps = views.mean(self.attention)[: len(self.prompt)]
+        maps = views.mean_attention(self.attention)[: len(self.prompt)]
         side = round(maps.shape[-1] ** 0.5)
         return maps.reshape(-1, side, side)
 
@@ -175,7 +175,9 @@ class Explainer:
         layers = {name: self._layers(name, reply, attention, queries) for name in names}
         maps = {name: _combine_layers(name, values) for name, values in layers.items()}
         if "relative" in names:
-            maps["relative"] = views.relative(views.mean(attention)[queries], self.neutral.mean(0))
+            maps["relative"] = views.relative(
+                views.mean_attention(attention)[queries], self.neutral.mean(0)
+            )
         grid = self.model.config.vision_config.grid
         return Explanation(
             reply=reply,
@@ -183,7 +185,7 @@ class Explainer:
             attention=attention,
             layers={name: v.reshape(*v.shape[:2], grid, grid) for name, v in layers.items()},
             maps={name: v.reshape(-1, grid, grid) for name, v in maps.items()},
-            sinks=tuple(views.sinks(views.mean(attention))),
+            sinks=tuple(views.sinks(views.mean_attention(attention))),
         )
 
     def similarity(self, word: str) -> np.ndarray:

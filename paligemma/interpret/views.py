@@ -58,7 +58,7 @@ def layer_means(attention: AttentionWeights) -> np.ndarray:
     return attention.image.mean(1)
 
 
-def mean(attention: AttentionWeights) -> np.ndarray:
+def mean_attention(attention: AttentionWeights) -> np.ndarray:
     """The mean over all layers and heads: [Q, P]."""
     return attention.image.mean((0, 1))
 

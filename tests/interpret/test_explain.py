@@ -65,7 +65,7 @@ def test_a_token_has_the_map_of_the_position_before_it(pg, explanation):
         pg.generate(image(), PROMPT, TEN)
     first = len(explanation.prompt) - 1
     rows = {
-        "mean": views.mean(maps[0]),
+        "mean": views.mean_attention(maps[0]),
         "middle": views.middle(maps[0]),
         "rollout": views.rollout(maps[0])[-1],
     }

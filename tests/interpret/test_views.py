@@ -9,7 +9,7 @@ from paligemma.interpret.views import (
     between_tokens,
     head,
     layer_means,
-    mean,
+    mean_attention,
     middle,
     rank_tokens,
     relative,
@@ -33,9 +33,9 @@ def test_heads_and_means(attention):
     assert (head(attention, 2, 1) == attention.image[2, 1]).all()
     pairs = [head(attention, 2, n) for n in range(N)]
     assert layer_means(attention)[2] == pytest.approx(np.mean(pairs, axis=0))
-    assert mean(attention) == pytest.approx(layer_means(attention).mean(0))
+    assert mean_attention(attention) == pytest.approx(layer_means(attention).mean(0))
     assert middle(attention) == pytest.approx(layer_means(attention)[1])  # one of three
-    total = mean(attention).sum(1) + between_tokens(attention).sum(1)
+    total = mean_attention(attention).sum(1) + between_tokens(attention).sum(1)
     assert total == pytest.approx(1, abs=1e-5) and between_tokens(attention).shape == (Q, Q)
 
 
@@ -73,7 +73,7 @@ def test_rollout_goes_by_way_of_the_prompt():
     image, text = np.zeros((2, 1, 2, 4), np.float32), np.zeros((2, 1, 2, 2), np.float32)
     image[0, 0, 0, 2] = text[0, 0, 1, 1] = text[1, 0, 0, 0] = text[1, 0, 1, 0] = 1
     maps = rollout(AttentionWeights(image, text))
-    assert mean(AttentionWeights(image, text))[1].tolist() == [0, 0, 0, 0]
+    assert mean_attention(AttentionWeights(image, text))[1].tolist() == [0, 0, 0, 0]
     assert maps[1, 1].tolist() == [0, 0, 0.25, 0] and maps[0, 1].tolist() == [0, 0, 0, 0]
 
 
