@@ -18,6 +18,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from paligemma.checkpoints import big_vision
 from paligemma.config import PaliGemmaConfig
@@ -125,8 +126,7 @@ def load_model(
         state = big_vision.read(path, config)
     else:
         state, files = _read_safetensors(path)
-    with torch.device("meta"):
-        model = PaliGemmaForConditionalGeneration(config)
+    model = build_on_meta(config)
     _check_fit(model, state, path)
     dtype = dtype or state[EMBEDDING].dtype
     if dtype not in DTYPES.values():
@@ -138,6 +138,25 @@ def load_model(
         state[name] = state[name].to(device, dtype)
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+class _SkipInitialization(TorchFunctionMode):
+    """Makes the functions of `torch.nn.init` return their tensor as it is."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def build_on_meta(config: PaliGemmaConfig) -> PaliGemmaForConditionalGeneration:
+    """A model without memory, to be filled by `load_state_dict(…, assign=True)` or `to_empty`.
+
+    Its parameters are not initialised: on `meta`, `normal_` imports all of torch._dynamo, which
+    takes longer than all else that loading the built-in model does.
+    """
+    with torch.device("meta"), _SkipInitialization():
+        return PaliGemmaForConditionalGeneration(config)
 
 
 def _read_safetensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, tuple[Path, str]]]:
@@ -245,8 +264,7 @@ def save_model(
     """
     folder = Path(folder)
     state = model.state_dict()
-    with torch.device("meta"):
-        _check_fit(PaliGemmaForConditionalGeneration(model.config), state, "the model")
+    _check_fit(build_on_meta(model.config), state, "the model")
     hub_prefixes = {prefix: hub_prefix for hub_prefix, prefix in OLDER_NAMES.items()}
     renamed = {}
     for name, tensor in state.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from paligemma.checkpoints.io import save_model
+from paligemma.checkpoints.io import build_on_meta, save_model
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
 from paligemma.config import VARIANTS, PaliGemmaConfig
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
@@ -39,8 +39,7 @@ def write_random_checkpoint(
 
 def random_model(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemmaForConditionalGeneration:
     """Weights from a normal distribution of std 0.02, in which activations stay finite."""
-    with torch.device("meta"):
-        model = PaliGemmaForConditionalGeneration(config).to(dtype)
+    model = build_on_meta(config).to(dtype)
     model.to_empty(device="cpu")
     torch.manual_seed(0)
     for parameter in model.parameters():

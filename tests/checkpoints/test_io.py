@@ -3,6 +3,9 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from safetensors.torch import save_file
 
 from paligemma.checkpoints.io import INDEX, load_model, read_config_values, save_model
 
+ROOT = Path(__file__).parents[2]
 TABLE = "language_model.model.embed_tokens.weight"
 
 
@@ -126,6 +130,16 @@ def test_loaded_model_runs(tmp_path):
     batch = prompts(5, 3)
     expected = ours(CONFIGS["gemma2"])(**batch)["logits"]
     torch.testing.assert_close(load_model(tmp_path)(**batch)["logits"], expected)
+
+
+def test_loading_imports_no_compiler(tmp_path):
+    """torch._dynamo takes longer to import than a small model to load."""
+    save_model(ours(CONFIGS["gemma2"]), tmp_path)
+    code = (
+        "import sys; from paligemma.checkpoints.io import load_model; "
+        f"load_model({str(tmp_path)!r}); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 # --- Strictness -----------------------------------------------------------------------------------
