@@ -27,5 +27,5 @@ if extra == "app":
     import visualize
     from paligemma.ui import theme
 
-    assert theme.LOOK and visualize.draw_boxes and gradio.__version__
+    assert theme.LAUNCH_OPTIONS and visualize.draw_boxes and gradio.__version__
 print(f"Installed with {extra}: {reply.text!r}")

@@ -16,9 +16,9 @@ def main(url: str) -> None:
     picture = handle_file(PICTURE)
     print(app.predict(picture, style="caption", api_name="/caption")["text"])
     print(app.predict(picture, question="what color is the wheel?", api_name="/ask")["text"])
-    for found in app.predict(picture, names="anchor ; wheel", api_name="/detect")["detections"]:
+    for found in app.predict(picture, objects="anchor ; wheel", api_name="/detect")["detections"]:
         print(found["label"], [round(edge) for edge in found["box"]], f"{found['score']:.0%}")
-    [mask] = app.predict(picture, names="anchor", api_name="/segment")["detections"]
+    [mask] = app.predict(picture, objects="anchor", api_name="/segment")["detections"]
     print("COCO run lengths of", mask["label"], mask["mask"]["size"])
 
 

@@ -10,7 +10,7 @@ The app, the command line and the tests use this class; the layers below know on
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -144,7 +144,7 @@ class PaliGemma:
 
     def stream(
         self, image, prompt: str, options: SamplingOptions = SamplingOptions()
-    ) -> Iterator[Reply]:
+    ) -> Generator[Reply, None, None]:
         """The answer so far after each token. Closing the iterator stops the generation."""
         for (reply,) in self._stream_batch([image], [prompt], options):
             yield reply

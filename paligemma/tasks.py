@@ -1,7 +1,7 @@
 """The tasks, one row each: how the prompt is built and what the answer holds.
 
 Prompt forms: PaliGemma, arXiv 2407.07726, section 3.2, and big_vision's `paligemma` configs. The
-same rows feed the app's tabs and the command line.
+same rows make the app's tabs and the endpoints of its API.
 
     TASKS["detect"].prompt("cat, dog")  # "detect cat ; dog"
 """
@@ -15,16 +15,19 @@ from typing import Literal
 class Task:
     """One task.
 
+    description: what it does, in a sentence.
     template: the prompt, with {style}, {text} and {language} to fill in.
     needs: what the person types, as a noun phrase, or None if the image is enough.
-    answers: what the answer holds.
+    parameter: the name of that text in the API. answers: what the answer holds.
     styles: variants of the prompt, the default first. hints: texts to try.
     """
 
     key: str
     label: str
+    description: str
     template: str
     needs: str | None
+    parameter: str | None
     answers: Literal["text", "boxes", "masks"]
     styles: tuple[str, ...] = ("",)
     hints: tuple[str, ...] = ()
@@ -62,22 +65,82 @@ class Task:
 TASKS: dict[str, Task] = {
     task.key: task
     for task in (
-        Task("caption", "Caption", "{style} {language}", None, "text",
-             styles=("caption", "cap", "describe")),
-        Task("ask", "Ask", "answer {language} {text}", "a question about the picture", "text",
-             hints=("how many things are there?", "what color is the background?",
-                    "is there a cat?")),
-        Task("read", "Read", "ocr", None, "text"),
-        Task("detect", "Detect", "detect {text}", "names of objects to find", "boxes",
-             hints=("cat ; umbrella",)),
-        Task("segment", "Segment", "segment {text}", "names of objects to outline", "masks",
-             hints=("cat ; umbrella",)),
+        Task(
+            key="caption",
+            label="Caption",
+            description="Describe a picture in a sentence.",
+            template="{style} {language}",
+            needs=None,
+            parameter=None,
+            answers="text",
+            styles=("caption", "cap", "describe"),
+        ),
+        Task(
+            key="ask",
+            label="Ask",
+            description="Answer a question about a picture in a word or a few.",
+            template="answer {language} {text}",
+            needs="a question about the picture",
+            parameter="question",
+            answers="text",
+            hints=(
+                "how many things are there?",
+                "what color is the background?",
+                "is there a cat?",
+            ),
+        ),
+        Task(
+            key="read",
+            label="Read",
+            description="Read the text in a picture.",
+            template="ocr",
+            needs=None,
+            parameter=None,
+            answers="text",
+        ),
+        Task(
+            key="detect",
+            label="Detect",
+            description="Find objects in a picture: labels, boxes and scores.",
+            template="detect {text}",
+            needs="objects to find",
+            parameter="objects",
+            answers="boxes",
+            hints=("cat ; umbrella",),
+        ),
+        Task(
+            key="segment",
+            label="Segment",
+            description="Find objects in a picture and outline them: labels, boxes, scores, masks.",
+            template="segment {text}",
+            needs="objects to outline",
+            parameter="objects",
+            answers="masks",
+            hints=("cat ; umbrella",),
+        ),
     )
-}  # fmt: skip
+}
 
 # A caption of one box, where `text` is its four <loc> tokens; the question whose answer is `text`.
-REGION = Task("region", "Region", "caption {language} {text}", "a box in the picture", "text")
-QUESTION = Task("question", "Question", "question {language} {text}", "the answer", "text")
+REGION = Task(
+    key="region",
+    label="Region",
+    description="Describe one box of a picture.",
+    template="caption {language} {text}",
+    needs="a box in the picture",
+    parameter=None,
+    answers="text",
+)
+QUESTION = Task(
+    key="question",
+    label="Question",
+    description="Find the question about a picture that has a given answer.",
+    template="question {language} {text}",
+    needs="the answer",
+    parameter="answer",
+    answers="text",
+    hints=("two",),
+)
 
 # The 35 languages that PaliGemma was pretrained to answer in, those of COCO-35L (arXiv 2407.07726,
 # section 3.2.5; Thapliyal et al., arXiv 2205.12522).

@@ -47,7 +47,7 @@ def ask(page: Page) -> None:
 
 def region(page: Page) -> None:
     press_example(page, 0, "Detect")
-    area = open_tab(page, "Region").locator("#area img")
+    area = open_tab(page, "Region").locator("#region-image img")
     area.scroll_into_view_if_needed()
     for share in (0.15, 0.5):  # around the anchor
         before, box = area.get_attribute("src"), area.bounding_box()
@@ -61,7 +61,7 @@ def region(page: Page) -> None:
 
 def attention(page: Page) -> None:
     attend(page, *EXPLORED["harbour"])
-    panel(page).locator("#heat img").click()
+    panel(page).locator("#attention-map img").click()
     expect(panel(page).locator("#patch li").first).to_be_visible()
     panel(page).get_by_role("button", name="Every layer and head").click()
 
@@ -70,7 +70,7 @@ def compare(page: Page) -> None:
     press_example(page, 1, "Segment")
     open_tab(page, "Compare").get_by_role("textbox").first.fill("detect crown ; moon")
     page.locator("#run-compare").click()
-    finish(page, "say the same|differ")
+    finish(page, "Same answer|Different answers")
 
 
 def batch(page: Page) -> None:
@@ -92,7 +92,7 @@ TABS: dict[str, tuple[Callable[[Page], object], tuple]] = {
     "attention": (attention, ALL),
     "compare": (compare, USUAL),
     "batch": (batch, USUAL),
-    "inside": (lambda page: open_tab(page, "How it works"), USUAL),
+    "how-it-works": (lambda page: open_tab(page, "How it works"), USUAL),
 }
 
 
@@ -104,16 +104,16 @@ def shoot(url: str, folder: Path) -> None:
             for width, theme in screens:
                 page = chromium.new_page(viewport={"width": width, "height": HEIGHTS[width]})
                 page.goto(f"{url}?__theme={theme}")
-                finish(page, "A kept answer")
+                finish(page, "Saved example answer")
                 visit(page)
                 save(page, folder / "tour" / f"{name}-{width}-{theme}.png")
                 page.close()
         page = chromium.new_page(viewport={"width": 1440, "height": 1000})
         page.goto(url)
-        finish(page, "A kept answer")
+        finish(page, "Saved example answer")
         for name, explored in EXPLORED.items():
             attend(page, *explored)
-            page.locator("#heat").screenshot(path=folder / f"explorer-{name}.png")
+            page.locator("#attention-map").screenshot(path=folder / f"explorer-{name}.png")
         chromium.close()
 
 
@@ -147,7 +147,7 @@ def attend(page: Page, card: int, prompt: str, token: str) -> None:
 
 def finish(page: Page, words: str) -> None:
     """Wait until the visible tab's line says so and its button can be pressed again."""
-    line = panel(page).locator(".prose.line").first
+    line = panel(page).locator(".prose.status").first
     expect(line).to_contain_text(re.compile(words), timeout=PATIENCE)
     expect(panel(page).locator("button.primary")).to_be_enabled(timeout=PATIENCE)
 
@@ -164,9 +164,12 @@ def save(page: Page, path: Path) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(DOCS.parent))
-    from app import LOOK, PaliGemma, build_app
+    from paligemma.pipeline import PaliGemma
+    from paligemma.ui.layout import build_app
+    from paligemma.ui.model_manager import ModelManager
+    from paligemma.ui.theme import LAUNCH_OPTIONS
 
-    demo = build_app(PaliGemma.load())
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK)
+    demo = build_app(ModelManager(PaliGemma.load()))
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS)
     shoot(url, DOCS)
     demo.close()

@@ -62,12 +62,17 @@ def request(client: Client, folder: Path, rng: random.Random, tally: Counter) ->
     else:
         render(sample(rng.randrange(10**6)), rng.choice((128, 256, 640))).save(path)
     kinds = " ; ".join(rng.sample(list(KINDS), 2))
-    name, values = rng.choice([
-        ("caption", ("en", "caption")), ("ask", ("how many things are there?", "en")),
-        ("ask", ("", "en")), ("read", ()), ("detect", (kinds,)), ("segment", (kinds,)),
-        ("attention", ("caption en", "middle", 0.5)), ("batch", (f"detect {kinds}",)),
-        ("region", ("20, 20, 80, 80", "region", "", "en")),
-    ])  # fmt: skip
+    tabs = {
+        "caption": ("en", "caption"),
+        "ask": (rng.choice(("how many things are there?", "")), "en"),
+        "read": (),
+        "detect": (kinds, 0, 1),
+        "segment": (kinds, 0, 1, 0.5, True),
+        "region": ("20, 20, 80, 80", "region", "", "en"),
+        "attention": ("caption en", "middle", 0.5),
+        "batch": (f"detect {kinds}",),
+    }
+    name, values = rng.choice(list(tabs.items()))
     try:
         if rng.random() < 0.4:
             named = {"detect": (kinds,), "segment": (kinds,), "ask": ("is there a cat?",)}
@@ -103,9 +108,11 @@ def main() -> int:
     pictures.mkdir()
     server = subprocess.Popen(
         [sys.executable, "app.py", "--port", str(port)],
-        cwd=ROOT, env=os.environ | {"GRADIO_TEMP_DIR": str(temporary)},
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | {"GRADIO_TEMP_DIR": str(temporary)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     noise: list[str] = []
     reader = threading.Thread(target=lambda: noise.extend(map(str, server.stderr)), daemon=True)
     reader.start()
@@ -129,9 +136,11 @@ def main() -> int:
         megabytes = psutil.Process(server.pid).memory_info().rss / 1e6
         files = [path.stat().st_size for path in temporary.rglob("*") if path.is_file()]
         memory.append(megabytes)
-        print(f"{(time.time() - start) / 60:5.1f} min  {megabytes:7.1f} MB resident  "
-              f"{len(files):6} files {sum(files) / 1e6:8.1f} MB  {sum(tally.values())} events",
-              flush=True)  # fmt: skip
+        print(
+            f"{(time.time() - start) / 60:5.1f} min  {megabytes:7.1f} MB resident  "
+            f"{len(files):6} files {sum(files) / 1e6:8.1f} MB  {sum(tally.values())} events",
+            flush=True,
+        )
     server.kill()
     unexpected = {words: n for words, n in tally.items() if words.startswith("unexpected")}
     result = {"tally": dict(tally), "memory_mb": [round(m, 1) for m in memory]}

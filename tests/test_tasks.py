@@ -43,7 +43,7 @@ def test_missing_text_is_refused(key, text):
 
 
 def test_separators_alone_are_no_names():
-    with pytest.raises(ValueError, match="names of objects"):
+    with pytest.raises(ValueError, match="objects to find"):
         TASKS["detect"].prompt(" , ; ")
 
 

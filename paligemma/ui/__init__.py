@@ -1,1 +1,5 @@
-"""The app's page: shared parts, and a tab for each thing that can be done."""
+"""The web app: the layout, what its tabs share, and a file for each kind of tab."""
+
+import os
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it on import: the app stays offline

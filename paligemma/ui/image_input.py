@@ -1,6 +1,7 @@
-"""The one picture that all tabs ask about: uploaded, pasted, photographed, drawn, or an example."""
+"""The image that all tabs use: uploaded, pasted, photographed, drawn, or an example."""
 
 import json
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -10,96 +11,136 @@ from PIL import Image
 
 from paligemma.images import open_image
 from paligemma.tasks import TASKS
-from paligemma.ui.common import ASIDE, picture_path, sentences
+from paligemma.ui.common import PARALLEL, upload_path, user_errors
 from paligemma.ui.model_manager import ModelManager
 
-BROWSERS_SHOW = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"}
-INK = ["#e23636", "#f08c1e", "#f5cf27", "#3aa655", "#2f66d0", "#8a45b5", "#ef7fb0", "#7a4a21",
-       "#111111", "#ffffff"]  # fmt: skip
-PHOTOGRAPH = (
-    "This looks like a photograph. The small built-in model only knows drawn scenes such as the "
-    "examples, and will answer as if it were one of them. For photographs, load a published "
-    "PaliGemma under **Another model**."
+BROWSER_FORMATS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"}
+BRUSH_COLORS: list[str | tuple[str, float]] = [
+    *("#e23636", "#f08c1e", "#f5cf27", "#3aa655", "#2f66d0"),
+    *("#8a45b5", "#ef7fb0", "#7a4a21", "#111111", "#ffffff"),
+]
+PHOTO_NOTE = (
+    "This looks like a photograph. The built-in model knows drawn scenes only, such as the "
+    "examples, and its answers will be wrong. For photographs, load a published PaliGemma under "
+    "**Another model**."
 )
-SMALL = 48  # pixels a side of the copy that is looked at
-FEW_COLORS = 0.62  # share of the four commonest: of 1,500 drawn scenes none lies below .64
+SAMPLE_SIDE = 48  # pixels a side of the copy whose colours are counted
+MIN_TOP_COLORS = 0.62  # share of the four commonest: of 1,500 drawn scenes none lies below .64
 
 
-class PictureColumn:
-    """The picture, a canvas, a word about photographs, and the gallery."""
+@dataclass(frozen=True)
+class GalleryExample:
+    """An example of the gallery: the path of its image, its task and text, and a cached answer.
 
-    def __init__(self, examples: list[dict]) -> None:
-        self.sources = gr.Tabs(elem_id="sources")
-        with self.sources:
-            with gr.Tab("Picture", id="picture"):
-                self.picture = gr.Image(
-                    examples[0]["image"] if examples else None,
-                    label="Picture", type="filepath", image_mode=None, height=380,
-                    format="png", sources=["upload", "clipboard", "webcam"],
-                    buttons=["fullscreen"], elem_id="picture",
-                )  # fmt: skip
-            with gr.Tab("Draw one", id="draw"):
-                self.canvas = gr.Sketchpad(
-                    label="Draw: choose the brush first", type="pil", image_mode="RGBA",
-                    height=380, canvas_size=(512, 512),
-                    brush=gr.Brush(default_size=16, colors=INK, color_mode="fixed"),
-                    layers=False, transforms=(), elem_id="canvas",
-                )  # fmt: skip
-                self.use = gr.Button("Use this drawing", variant="primary")
-        self.note = gr.Markdown(elem_classes="note")
-        gr.Markdown("**Or press one of these:**", visible=bool(examples))
-        with gr.Row(elem_id="examples"):
-            names = [f"{TASKS[row['task']].label}: {row['text']}" for row in examples]
-            self.cards = [
-                gr.Button(name.rstrip(": "), icon=row["image"])
-                for name, row in zip(names, examples, strict=True)
-            ]
+    `tokens`: the text and log-probability of each token that the built-in model answered.
+    """
 
-    def wire(self, seat: ModelManager) -> None:
-        shown = [self.picture, self.note]
-        self.picture.upload(
-            lambda picture: check(seat, picture), self.picture, shown, preprocess=False,
-            **ASIDE,
-        )  # fmt: skip
-        drawn = self.use.click(drawing, self.canvas, [*shown, self.sources], **ASIDE)
-        self.changed = [self.picture.upload, self.picture.clear, drawn.success]
+    image: str
+    task: str
+    text: str
+    tokens: list[tuple[str, float]]
+
+    @property
+    def name(self) -> str:
+        """Its name in the address."""
+        return Path(self.image).stem
+
+    @property
+    def label(self) -> str:
+        return f"{TASKS[self.task].label}: {self.text}".rstrip(": ")
 
 
-def load_examples(folder: Path) -> list[dict]:
-    """The rows {"image", "task", "text", "tokens"} of prompts.json, images as full paths."""
+def load_examples(folder: Path) -> list[GalleryExample]:
+    """The examples listed in the folder's prompts.json; none if there is no such file."""
     listed = folder / "prompts.json"
-    rows = json.loads(listed.read_text(encoding="utf-8")) if listed.exists() else []
-    return [row | {"image": str(folder / row["image"])} for row in rows]
+    if not listed.exists():
+        return []
+    examples = [
+        GalleryExample(row["image"], row["task"], row["text"], row.get("tokens", []))
+        for row in json.loads(listed.read_text(encoding="utf-8"))
+    ]
+    return [replace(example, image=str(folder / example.image)) for example in examples]
 
 
-def check(seat: ModelManager, picture: dict | None) -> tuple:
-    """At upload: refuse what cannot be read, redraw what browsers do not show."""
+class ImageInput:
+    """The image, a canvas, a note about photographs, and the gallery of examples."""
+
+    def __init__(self, examples: list[GalleryExample]) -> None:
+        self.tabs = gr.Tabs(elem_id="image-sources")
+        with self.tabs:
+            with gr.Tab("Picture", id="image"):
+                self.image = gr.Image(
+                    examples[0].image if examples else None,
+                    label="Picture",
+                    type="filepath",
+                    image_mode=None,
+                    height=380,
+                    format="png",
+                    sources=["upload", "clipboard", "webcam"],
+                    buttons=["fullscreen"],
+                    elem_id="image",
+                )
+            with gr.Tab("Draw", id="draw"):
+                self.canvas = gr.Sketchpad(
+                    label="Choose the brush, then draw",
+                    type="pil",
+                    image_mode="RGBA",
+                    height=380,
+                    canvas_size=(512, 512),
+                    brush=gr.Brush(default_size=16, colors=BRUSH_COLORS, color_mode="fixed"),
+                    layers=False,
+                    transforms=(),
+                    elem_id="canvas",
+                )
+                self.use_drawing = gr.Button("Use this drawing", variant="primary")
+        self.note = gr.Markdown(elem_classes="note")
+        gr.Markdown("**Try an example**", visible=bool(examples))
+        with gr.Row(elem_id="examples"):
+            self.cards = [gr.Button(example.label, icon=example.image) for example in examples]
+
+    def wire(self, models: ModelManager) -> None:
+        shown = [self.image, self.note]
+        self.image.upload(
+            lambda image: check_upload(models, image),
+            self.image,
+            shown,
+            preprocess=False,
+            **PARALLEL,
+        )
+        drawn = self.use_drawing.click(read_drawing, self.canvas, [*shown, self.tabs], **PARALLEL)
+        self.new_image_events = [self.image.upload, self.image.clear, drawn.success]
+
+
+def check_upload(models: ModelManager, file: dict | None) -> tuple:
+    """The image and the note: unreadable files are refused, and formats converted for browsers."""
     try:
-        path = picture_path(picture)
+        path = upload_path(file)
         image = open_image(path)
     except ValueError as error:
         gr.Warning(escape(str(error), quote=False))
         return None, ""
-    shown = gr.skip() if Path(path).suffix.lower() in BROWSERS_SHOW else image
-    stranger = seat.current is not None and seat.current.is_built_in and is_photograph(image)
-    return shown, PHOTOGRAPH if stranger else ""
+    shown = gr.skip() if Path(path).suffix.lower() in BROWSER_FORMATS else image
+    model = models.current
+    is_unknown = model is not None and model.is_built_in and is_photograph(image)
+    return shown, PHOTO_NOTE if is_unknown else ""
 
 
-def drawing(canvas: dict | None) -> tuple:
-    """What was drawn, on white."""
-    with sentences():
-        image = (canvas or {}).get("composite")
-        if image is None or len(open_image(image).getcolors(2) or "many") == 1:
+def read_drawing(canvas: dict | None) -> tuple:
+    """The drawing on white as the image, an empty note, and the tab that shows the image."""
+    with user_errors():
+        drawing = (canvas or {}).get("composite")
+        image = None if drawing is None else open_image(drawing)
+        if image is None or len(image.getcolors(2) or "many") == 1:
             raise ValueError("Nothing is drawn yet: pick a colour and draw.")
-        return open_image(image), "", gr.Tabs(selected="picture")
+        return image, "", gr.Tabs(selected="image")
 
 
 def is_photograph(image: Image.Image) -> bool:
-    """Whether the picture has more colours than a drawing's ground and few things.
+    """Whether the image has more colours than drawn scenes have.
 
-    A guess: photographs in few colours, such as those without any, pass for drawings.
+    A guess: photographs with few colours, such as black and white ones, pass for drawings.
     """
-    small = image.resize((SMALL, SMALL), Image.Resampling.BOX)
+    small = image.resize((SAMPLE_SIDE, SAMPLE_SIDE), Image.Resampling.BOX)
     coarse = np.asarray(small).reshape(-1, 3) // 32
     counts = np.unique(coarse, axis=0, return_counts=True)[1]
-    return bool(np.sort(counts)[-4:].sum() < FEW_COLORS * len(coarse))
+    return bool(np.sort(counts)[-4:].sum() < MIN_TOP_COLORS * len(coarse))

@@ -1,4 +1,4 @@
-"""Which model answers, and the change to another, for everybody who uses the page."""
+"""Switches the model for every visitor: resolving it, with a download bar, then loading it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,91 +9,101 @@ from html import escape
 import gradio as gr
 
 from paligemma.checkpoints.catalog import PUBLISHED
-from paligemma.ui.common import INNER, QUICK, Page, sentences
+from paligemma.checkpoints.resolve import Checkpoint
+from paligemma.ui.common import MODEL_QUEUE, PRIVATE, UNQUEUED, user_errors
 from paligemma.ui.model_manager import ModelManager
+from paligemma.ui.page import Component, Page
 
 
-def fetch(find: Callable, source: str | None) -> Iterator[tuple]:
-    """`find` a model, downloading it with a bar; stream what was found and the line."""
-    source, told = str(source or "").strip(), [0, 1]
-    closed = False
+class ModelPicker:
+    """The panel below the tabs."""
+
+    def __init__(self, page: Page) -> None:
+        with gr.Accordion("Another model", open=False, elem_id="models"):
+            with gr.Row():
+                self.source = gr.Dropdown(
+                    model_choices(),
+                    value="built-in",
+                    label="Model",
+                    info="Pick one, or write a folder, an .npz or owner/model of the hub."
+                    if page.any_model
+                    else "The published models need their licence accepted on the hub.",
+                    allow_custom_value=page.any_model,
+                    scale=4,
+                )
+                self.load = gr.Button("Load", variant="primary", scale=1, min_width=100)
+                self.stop = gr.Button("Stop", variant="stop", scale=1, min_width=80)
+            self.status = gr.HTML(elem_classes="status")
+        self.checkpoint = gr.State()
+
+    def wire(self, page: Page, after_switch: Callable[[], dict], outputs: list[Component]) -> None:
+        """`after_switch` returns what becomes of `outputs` when another model was loaded."""
+        resolved = self.load.click(
+            partial(resolve_with_progress, page.models.resolve),
+            self.source,
+            [self.checkpoint, self.status],
+            concurrency_limit=4,
+            **PRIVATE,
+        )
+        loaded = resolved.success(
+            partial(switch_model, page.models),
+            self.checkpoint,
+            self.status,
+            **(MODEL_QUEUE | PRIVATE),
+        )
+        loaded.then(after_switch, None, outputs, **UNQUEUED)
+        for event in resolved, loaded:
+            event.failure(lambda: "Not loaded.", None, self.status, **UNQUEUED)
+        self.stop.click(None, cancels=resolved, **PRIVATE)
+
+
+def resolve_with_progress(
+    resolve: Callable[..., Checkpoint], source: str | None
+) -> Iterator[tuple]:
+    """Stream the status; the last one comes with the checkpoint. Closing it stops the download."""
+    source, progress = str(source or "").strip(), [0, 1]
+    stopped = False
 
     def report(done: int, total: int) -> None:
-        if closed:
+        if stopped:
             raise ValueError("The download was stopped.")
-        told[:] = done, total
+        progress[:] = done, total
 
-    with sentences(), ThreadPoolExecutor(1) as worker:
+    with user_errors(), ThreadPoolExecutor(1) as worker:
         if not source:
             raise ValueError("No model is named yet: pick one, or write a folder or owner/model.")
-        finding = worker.submit(find, source, report)
+        resolving = worker.submit(resolve, source, report)
         try:
-            while not finding.done():
-                done, total = told
+            while not resolving.done():
+                done, total = progress
                 amount = f" {done / 1e6:,.0f} of {total / 1e6:,.0f} MB" if done else ""
-                yield gr.skip(), bar(done / total, f"Fetching {escape(source)}{amount}")
+                yield gr.skip(), progress_bar(done / total, f"Fetching {escape(source)}{amount}")
                 time.sleep(0.2)
         finally:
-            closed = True
-        yield finding.result(), f"Loading {escape(source)}…"
+            stopped = True
+        yield resolving.result(), f"Loading {escape(source)}…"
 
 
-def change(seat: ModelManager, found) -> str:
-    """Load what `fetch` found in the old model's place."""
-    with sentences():
+def switch_model(models: ModelManager, checkpoint: Checkpoint) -> str:
+    """Load a checkpoint in place of the current model; returns the status."""
+    with user_errors():
         start = time.perf_counter()
-        seat.switch(found)
-        return f"Loaded {escape(seat.current.name)} in {time.perf_counter() - start:.1f} s."
+        models.switch(checkpoint)
+        seconds = time.perf_counter() - start
+    assert models.current is not None
+    return f"Loaded {escape(models.current.name)} in {seconds:.1f} s."
 
 
-def bar(share: float, words: str) -> str:
-    """A progress bar, `share` of 1 full (0: nobody knows yet), and HTML words behind it."""
+def progress_bar(share: float, html: str) -> str:
+    """A bar, `share` of 1 full (0: not known yet), and what stands behind it."""
     value = f' value="{share:.3f}"' if share else ""
-    return f'<progress max="1"{value}></progress> {words}…'
+    return f'<progress max="1"{value}></progress> {html}…'
 
 
-def choices() -> list[tuple[str, str]]:
-    """The picker's rows: what a person reads, and what is loaded."""
+def model_choices() -> list[tuple[str, str]]:
+    """Labels and values of the models to pick from."""
     published = [
         (f"{row.id} ({2 * row.config.num_parameters / 1e9:.0f} GB in bfloat16)", row.id)
         for row in PUBLISHED
     ]
     return [("the built-in model", "built-in"), *published]
-
-
-def model_panel(own: bool) -> tuple[gr.Dropdown, gr.Button, gr.Button, gr.Markdown]:
-    """The picker. `own`: a folder or a model that is not in the list may be named too."""
-    with gr.Accordion("Another model", open=False, elem_id="models"):
-        with gr.Row():
-            source = gr.Dropdown(
-                choices(), value="built-in", label="Model", allow_custom_value=own, scale=4,
-                info="Pick one, or write a folder, an .npz or owner/model of the hub."
-                if own else "The published models need their licence accepted on the hub.",
-            )  # fmt: skip
-            go = gr.Button("Load", variant="primary", scale=1, min_width=100)
-            stop = gr.Button("Stop", variant="stop", scale=1, min_width=80)
-        line = gr.HTML(elem_classes="line")
-    return source, go, stop, line
-
-
-class ModelPicker:
-    """The panel above the page."""
-
-    def __init__(self, page: Page, own: bool) -> None:
-        self.source, self.go, self.stop, self.line = model_panel(own)
-        self.found = gr.State()
-
-    def wire(self, page: Page, forget, forgotten: list) -> None:
-        seat = page.seat
-        fetched = self.go.click(
-            partial(fetch, seat.resolve), self.source, [self.found, self.line],
-            concurrency_limit=4, **INNER,
-        )  # fmt: skip
-        loaded = fetched.success(
-            partial(change, seat), self.found, self.line,
-            concurrency_id="model", **INNER,
-        )  # fmt: skip
-        loaded.then(forget, None, forgotten, **QUICK)
-        for ended in fetched, loaded:
-            ended.failure(lambda: "Not loaded.", None, self.line, **QUICK)
-        self.stop.click(None, cancels=fetched, **INNER)

@@ -1,6 +1,6 @@
-"""What was found in a picture: the drawing, the table, sliders that filter it, and the download.
+"""The objects of an answer: the drawing, the table, sliders that filter it, and the download.
 
-The sliders act on the last answer, without asking the model again.
+The sliders act on the last answer; they do not call the model.
 """
 
 import io
@@ -8,201 +8,241 @@ import json
 import zipfile
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from html import escape
+from typing import Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from PIL import Image
 
 from paligemma.detections import Detection, filter_detections
 from paligemma.images import open_image
-from paligemma.ui.common import ASIDE, INNER, LATEST, fit, sentences
-from visualize import color_map, draw_objects, paste_mask
+from paligemma.ui.common import LATEST, PARALLEL, PRIVATE, resize_for_display, user_errors
+from paligemma.ui.page import Component, Updates
+from visualize import color_map, draw_objects, object_layers
 from visualize.export import AnnotatedImage, cutouts, mask_images, to_coco, to_csv
+from visualize.masks import MASK_OPACITY
 
-BOX_FILL, MASK_FILL = 0.15, 0.5
-SHOWN_CUT_OUTS = 24
+MAX_CUT_OUTS = 24  # shown on the page; the download has all
 
 
 @dataclass(frozen=True)
-class Objects:
-    """The parts of a tab that finds things.
+class DisplayOptions:
+    """Which objects are shown, and how masks are drawn; the last two are for masks only."""
 
-    `found` keeps (path of the picture, detections, masks) of the last complete answer. `fill`,
-    `outline` and `cuts` are None where there are no masks.
+    min_score: float = 0.0
+    max_iou: float = 1.0
+    opacity: float = MASK_OPACITY
+    outline: bool = True
+
+    @classmethod
+    def of(cls, *values) -> "DisplayOptions":
+        """The options of the components' values, in order; a cleared field has its default."""
+        names = [field.name for field in fields(cls)]
+        chosen = zip(names, values, strict=False)
+        return cls(**{name: value for name, value in chosen if value is not None})
+
+
+@dataclass(frozen=True)
+class AnswerObjects:
+    """The objects of a whole answer, the path of its image, and how they were drawn first."""
+
+    path: str
+    detections: Sequence[Detection]
+    masks: Sequence[np.ndarray | None]
+    display: DisplayOptions = DisplayOptions()
+
+    def filtered(self, image: Image.Image, display: DisplayOptions) -> AnnotatedImage:
+        """The objects that the sliders let through."""
+        indices = filter_detections(self.detections, display.min_score, display.max_iou)
+        return AnnotatedImage(
+            "image.png",
+            *image.size,
+            [self.detections[index] for index in indices],
+            [self.masks[index] for index in indices],
+        )
+
+
+class ObjectsPanel:
+    """The components below the drawing: sliders, table and buttons, and cut-outs of masks.
+
+    `answer` is the State of the last whole answer's AnswerObjects.
     """
 
-    seen: gr.AnnotatedImage
-    found: gr.State
-    least: gr.Slider
-    most: gr.Slider
-    fill: gr.Slider | None
-    outline: gr.Checkbox | None
-    table: gr.HTML
-    cuts: gr.Gallery | None
-    copy: gr.Button
-    save: gr.Button
-    packed: gr.Textbox
+    def __init__(self, drawing: gr.AnnotatedImage, has_masks: bool) -> None:
+        self.drawing, self.answer = drawing, gr.State()
+        self.cut_outs: gr.Gallery | None = None
+        default = DisplayOptions()
+        size: dict[str, Any] = {"scale": 2, "min_width": 140}
+        with gr.Row(equal_height=True):
+            self.display: dict[str, Any] = {  # the components of DisplayOptions, by name
+                "min_score": gr.Slider(
+                    0, 1, default.min_score, step=0.01, label="Minimum confidence", **size
+                ),
+                "max_iou": gr.Slider(
+                    0, 1, default.max_iou, step=0.01, label="Maximum overlap", **size
+                ),
+            }
+            if has_masks:
+                self.display["opacity"] = gr.Slider(
+                    0, 1, default.opacity, step=0.05, label="Opacity", **size
+                )
+                self.display["outline"] = gr.Checkbox(
+                    default.outline, label="Outline", scale=1, min_width=100
+                )
+        self.table = gr.HTML(label="Objects")
+        with gr.Row():
+            self.copy = gr.Button("Copy table", interactive=False, size="md", min_width=130)
+            self.save = gr.Button("Download", interactive=False, size="md", min_width=130)
+        if has_masks:
+            self.cut_outs = gr.Gallery(
+                label="Cut-outs",
+                columns=4,
+                height="auto",
+                format="png",
+                object_fit="contain",
+                visible=False,
+                elem_classes="cut-outs",
+                buttons=["fullscreen", "download"],
+            )
+        self.packed = gr.Textbox(visible=False)
 
     @property
-    def chosen(self) -> list[gr.components.Component]:
-        """The inputs of `show_found`."""
-        parts = (self.found, self.least, self.most, self.fill, self.outline)
-        return [part for part in parts if part]
+    def shown(self) -> list[Component]:
+        """What a slider changes."""
+        shown = [self.drawing, self.table, self.copy, self.save]
+        return [*shown, self.cut_outs] if self.cut_outs else shown
 
     @property
-    def shown(self) -> list[gr.components.Component]:
-        """Its outputs."""
-        parts = (self.seen, self.table, self.copy, self.save, self.cuts)
-        return [part for part in parts if part]
-
-    def at_rest(self, found: tuple) -> dict:
-        """All these parts over a whole answer, the sliders where they start."""
-        chosen = [found, 0, 1, *((MASK_FILL, True) if self.fill else ())]
-        shown = zip(self.shown, show_found(*chosen), strict=True)
-        return dict(zip(self.chosen, chosen, strict=True)) | dict(shown)
-
-    def emptied(self) -> dict:
-        """What they become while there is no whole answer; the sliders stay."""
-        nothing = show_found(None, 0, 1, *((MASK_FILL, True) if self.fill else ()))
-        return {self.found: None} | dict(zip(self.shown, nothing, strict=True))
+    def outputs(self) -> list[Component]:
+        return [self.answer, *self.shown]
 
     def wire(self) -> None:
-        sifting = self.chosen[:3]
-        gr.on(
-            [part.input for part in self.chosen[1:]], show_found, self.chosen, self.shown, **LATEST
+        inputs = [self.answer, *self.display.values()]
+        sliders = [component.input for component in self.display.values()]
+        gr.on(sliders, self.redraw, inputs, self.shown, **LATEST)
+        for button, pack, js in (
+            (self.save, objects_zip, "(zip) => saveZip(zip)"),
+            (self.copy, objects_csv, "(csv) => copyText(csv)"),
+        ):
+            packed = button.click(pack, inputs, self.packed, **PARALLEL)
+            packed.success(None, self.packed, None, js=js, **PRIVATE)
+
+    def redraw_after(self, run) -> None:
+        """Redraw after the event `run` if a slider was moved meanwhile."""
+        inputs = [self.answer, *self.display.values()]
+        run.success(self._redraw_if_moved, inputs, self.shown, **PARALLEL)
+
+    def show(self, image: Image.Image, answer: AnswerObjects) -> Updates:
+        """The outputs for a whole answer about `image`."""
+        shown = self._show(image, answer, answer.display)
+        return {self.answer: answer} | dict(zip(self.shown, shown, strict=True))
+
+    def reset(self) -> Updates:
+        """The outputs without an answer; the sliders stay."""
+        disabled = gr.Button(interactive=False)
+        nothing = [None, "", disabled, disabled, gr.Gallery([], visible=False)]
+        return {self.answer: None} | dict(zip(self.shown, nothing, strict=False))
+
+    def reset_display(self) -> Updates:
+        """The sliders at their defaults."""
+        return {part: getattr(DisplayOptions(), name) for name, part in self.display.items()}
+
+    def redraw(self, answer: AnswerObjects | None, *display) -> list:
+        """The last answer as the sliders are now; while there is none, nothing changes."""
+        if answer is None:
+            return [gr.skip()] * len(self.shown)
+        with user_errors():
+            return self._show(open_image(answer.path), answer, DisplayOptions.of(*display))
+
+    def _redraw_if_moved(self, answer: AnswerObjects | None, *display) -> list:
+        if answer is None or answer.display == DisplayOptions.of(*display):
+            return [gr.skip()] * len(self.shown)
+        return self.redraw(answer, *display)
+
+    def _show(self, image: Image.Image, answer: AnswerObjects, display: DisplayOptions) -> list:
+        objects = answer.filtered(image, display)
+        drawing = annotated_image(
+            resize_for_display(image), objects.detections, objects.masks, display
         )
-        self.save.click(pack, sifting, self.packed, **ASIDE).success(
-            None, self.packed, None, js="(zip) => saveZip(zip)", **INNER
-        )
-        self.copy.click(as_csv, sifting, self.packed, **ASIDE).success(
-            None, self.packed, None, js="(csv) => copyText(csv)", **INNER
-        )
+        hidden = len(answer.detections) - len(objects.detections)
+        note = f"<p>The sliders hide {hidden} of {len(answer.detections)}.</p>" if hidden else ""
+        button = gr.Button(interactive=bool(objects.detections))
+        shown = [drawing, objects_table(objects) + note, button, button]
+        if self.cut_outs:
+            cuts = [
+                (picture, name[3:].removesuffix(".png"))
+                for name, picture in cutouts(image, objects)[:MAX_CUT_OUTS]
+            ]
+            shown.append(gr.Gallery(cuts, visible=bool(cuts)))
+        return shown
 
 
-def objects_panel(seen: gr.AnnotatedImage, has_masks: bool) -> Objects:
-    """The parts below the drawing `seen`."""
-    fill = outline = cuts = None
-    with gr.Row(equal_height=True):
-        least = gr.Slider(0, 1, 0, step=0.01, label="Least score", scale=2, min_width=140)
-        most = gr.Slider(0, 1, 1, step=0.01, label="Most overlap", scale=2, min_width=140)
-        if has_masks:
-            fill = gr.Slider(0, 1, MASK_FILL, step=0.05, label="Opacity", scale=2, min_width=140)
-            outline = gr.Checkbox(True, label="Outline", scale=1, min_width=100)
-    table = gr.HTML(label="What was found")
-    with gr.Row():
-        copy = gr.Button("Copy the table", interactive=False, size="md", min_width=130)
-        save = gr.Button("Download", interactive=False, size="md", min_width=130)
-    if has_masks:
-        cuts = gr.Gallery(
-            label="Cut out", columns=4, height="auto", format="png", object_fit="contain",
-            visible=False, elem_classes="cuts", buttons=["fullscreen", "download"],
-        )  # fmt: skip
-    packed = gr.Textbox(visible=False)
-    return Objects(seen, gr.State(), least, most, fill, outline, table, cuts, copy, save, packed)
-
-
-def annotate(
+def annotated_image(
     image: Image.Image,
     detections: Sequence[Detection],
     masks: Sequence[np.ndarray | None],
-    fill: float = MASK_FILL,
-    outline: bool = True,
+    display: DisplayOptions,
 ) -> gr.AnnotatedImage:
-    """The picture under its objects: a mask where there is one, `fill` opaque, else a box."""
-    colors, legend, layers = color_map(found.label for found in detections), {}, []
-    for found, mask in zip(detections, masks, strict=True):
-        name = found.label or "(no name)"
-        name += "" if found.score is None else f" {found.score:.0%}"
-        legend[name] = colors[found.label]
-        if mask is None:
-            area = Image.new("L", image.size)
-            ImageDraw.Draw(area).rectangle([round(v) for v in found.xyxy(*image.size)], fill=255)
-            layers.append((layer(area, BOX_FILL, True), name))
-        else:
-            area = Image.fromarray(paste_mask(mask, found.box, *image.size)).convert("L")
-            layers.append((layer(area, fill, outline), name))
-    return gr.AnnotatedImage((image, layers), color_map=legend)
+    """The image under a layer for each object, with a legend of their labels."""
+    colors, legend, names = color_map(each.label for each in detections), {}, []
+    for detection in detections:
+        name = detection.label or "(no name)"
+        name += "" if detection.score is None else f" {detection.score:.0%}"
+        legend[name] = colors[detection.label]
+        names.append(name)
+    layers = object_layers(image.size, detections, masks, display.opacity, display.outline)
+    return gr.AnnotatedImage((image, list(zip(layers, names, strict=True))), color_map=legend)
 
 
-def layer(area: Image.Image, fill: float, outline: bool) -> np.ndarray:
-    """How opaque [height, width], 0…1, an object lies on the picture: its outline wholly."""
-    core = area
-    if outline:
-        core = ImageOps.crop(ImageOps.expand(area, 3).filter(ImageFilter.MinFilter(7)), 3)
-    return (np.asarray(area) - (1 - fill) * np.asarray(core)) / 255
-
-
-def sifted(found: tuple | None, least: float, most: float) -> tuple[Image.Image, AnnotatedImage]:
-    """The picture of the last answer, and the detections and masks in it that stay."""
-    if found is None:
-        raise ValueError("There is no whole answer here yet: run this tab first.")
-    path, detections, masks = found
-    stay, image = filter_detections(detections, least, most), open_image(path)
-    kept = [detections[n] for n in stay], [masks[n] for n in stay]
-    return image, AnnotatedImage("picture.png", *image.size, *kept)
-
-
-def show_found(found: tuple | None, least: float, most: float, *style) -> list:
-    """What of the last answer has a score of `least`, and overlaps by `most` at the most.
-
-    `style`: the fill and the outline, where there are masks.
-    """
-    off, nothing = gr.Button(interactive=False), gr.Gallery([], visible=False)
-    if found is None:
-        return [None, "", off, off, *([nothing] if style else [])]
-    with sentences():
-        image, kept = sifted(found, least, most)
-    on = gr.Button(interactive=bool(kept.detections))
-    seen = annotate(fit(image), kept.detections, kept.masks, *style)
-    cuts = [
-        (picture, name[3:].removesuffix(".png"))
-        for name, picture in (cutouts(image, kept)[:SHOWN_CUT_OUTS] if style else [])
-    ]
-    hidden = len(found[1]) - len(kept.detections)
-    told = f"<p>The sliders hide {hidden} of {len(found[1])}.</p>" if hidden else ""
-    return [
-        seen,
-        table(kept) + told,
-        on,
-        on,
-        *([gr.Gallery(cuts, visible=bool(cuts))] if style else []),
-    ]
-
-
-def table(kept: AnnotatedImage) -> str:
-    """The objects as an HTML table, boxes in pixels of the picture."""
-    colors = color_map(found.label for found in kept.detections)
+def objects_table(objects: AnnotatedImage) -> str:
+    """The objects as an HTML table, boxes in pixels of the image."""
+    colors = color_map(each.label for each in objects.detections)
     rows = [
-        f'<tr><td><i style="background:{colors[found.label]}"></i>{escape(found.label)}</td>'
-        f"<td>{'' if found.score is None else f'{found.score:.0%}'}</td>"
-        + "".join(f"<td>{edge:.0f}</td>" for edge in found.xyxy(kept.width, kept.height))
+        f'<tr><td><i style="background:{colors[each.label]}"></i>{escape(each.label)}</td>'
+        f"<td>{'' if each.score is None else f'{each.score:.0%}'}</td>"
+        + "".join(f"<td>{edge:.0f}</td>" for edge in each.xyxy(objects.width, objects.height))
         + "</tr>"
-        for found in kept.detections
+        for each in objects.detections
     ]
-    heads = "".join(f"<th>{name}</th>" for name in ("thing", "score", "x1", "y1", "x2", "y2"))
-    return f'<table class="found"><tr>{heads}</tr>{"".join(rows)}</table>' if rows else ""
+    names = ("object", "confidence", "x1", "y1", "x2", "y2")
+    heads = "".join(f"<th>{name}</th>" for name in names)
+    return f'<table class="objects"><tr>{heads}</tr>{"".join(rows)}</table>' if rows else ""
 
 
-def as_csv(found: tuple | None, least: float, most: float) -> str:
-    with sentences():
-        return to_csv([sifted(found, least, most)[1]])
+def objects_csv(answer: AnswerObjects | None, *display) -> str:
+    """The objects that are shown, as CSV."""
+    with user_errors():
+        _, objects = _shown_objects(answer, DisplayOptions.of(*display))
+        return to_csv([objects])
 
 
-def pack(found: tuple | None, least: float, most: float) -> str:
+def objects_zip(answer: AnswerObjects | None, *display) -> str:
     """A zip of what is shown, in base64: drawing, masks, cut-outs, COCO JSON, CSV."""
-    with sentences():
-        image, kept = sifted(found, least, most)
-        drawn = draw_objects(image, kept.detections, kept.masks)
-        pictures = [("picture.png", image), ("drawn.png", drawn)]
-        pictures += [(f"masks/{name}", mask) for name, mask in mask_images(kept)]
-        pictures += [(f"cutouts/{name}", cut) for name, cut in cutouts(image, kept)]
-        whole = io.BytesIO()
-        with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("coco.json", json.dumps(to_coco([kept])))
-            archive.writestr("objects.csv", to_csv([kept]))
+    with user_errors():
+        options = DisplayOptions.of(*display)
+        image, objects = _shown_objects(answer, options)
+        drawing = draw_objects(
+            image, objects.detections, objects.masks, options.opacity, options.outline
+        )
+        pictures = [("image.png", image), ("drawing.png", drawing)]
+        pictures += [(f"masks/{name}", mask) for name, mask in mask_images(objects)]
+        pictures += [(f"cutouts/{name}", cut_out) for name, cut_out in cutouts(image, objects)]
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("coco.json", json.dumps(to_coco([objects])))
+            archive.writestr("objects.csv", to_csv([objects]))
             for name, picture in pictures:
                 with archive.open(name, "w") as file:
                     picture.save(file, "PNG")
-        return b64encode(whole.getvalue()).decode("ascii")
+        return b64encode(packed.getvalue()).decode("ascii")
+
+
+def _shown_objects(
+    answer: AnswerObjects | None, display: DisplayOptions
+) -> tuple[Image.Image, AnnotatedImage]:
+    if answer is None:
+        raise ValueError("There is no complete answer here yet: run this tab first.")
+    image = open_image(answer.path)
+    return image, answer.filtered(image, display)

@@ -16,18 +16,20 @@ from hostile import ANSWERED, hostile_files
 from PIL import Image
 from scripted import Scripted
 
-import app
 from paligemma.detections import Detection, parse
 from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
 from paligemma.tasks import TASKS
-from paligemma.ui import common as frame
-from paligemma.ui import results as found
-from paligemma.ui import theme as look
+from paligemma.ui import app, common
 from paligemma.ui.image_input import is_photograph, load_examples
+from paligemma.ui.layout import EXAMPLES, build_app
+from paligemma.ui.model_manager import ModelManager
+from paligemma.ui.results import DisplayOptions, annotated_image, objects_table
+from paligemma.ui.settings import create_settings, sampling_options
+from paligemma.ui.theme import LAUNCH_OPTIONS
 from visualize.export import AnnotatedImage
 
-BUILTIN = Path(app.__file__).parent / "paligemma" / "builtin" / "model.safetensors"
+BUILTIN = Path(app.__file__).parents[1] / "builtin" / "model.safetensors"
 SETTINGS = (128, 0, 0, 1, 0)
 LOCS = ["<loc0000>", "<loc0512>", "<loc1023>", "<loc1023>"]
 SEGS = [f"<seg{n:03d}>" for n in range(16)]
@@ -56,8 +58,8 @@ def pg():
 
 
 def launched(model):
-    demo = app.build_app(model)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **look.LOOK)
+    demo = build_app(ModelManager(model))
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS)
     yield url
     demo.close()
 
@@ -82,8 +84,13 @@ def picture(tmp_path_factory):
 def ask(client, key, picture, *values, settings=SETTINGS):
     if key == "attention":
         return attend(client, picture, *values, settings)
-    asked = {"caption": ("en", "caption"), "ask": ("en",)}.get(key, ())
-    return client.predict(picture, *values, *asked, *settings, api_name=f"/tab_{key}")
+    options = {
+        "caption": ("en", "caption"),
+        "ask": ("en",),
+        "detect": (0, 1),
+        "segment": (0, 1, 0.5, True),
+    }.get(key, ())
+    return client.predict(picture, *values, *options, *settings, api_name=f"/tab_{key}")
 
 
 def sentence(client, key, picture, *values, settings=SETTINGS):
@@ -93,9 +100,10 @@ def sentence(client, key, picture, *values, settings=SETTINGS):
 
 
 def test_a_tab_for_every_task_and_for_what_lies_behind(pg):
-    demo = app.build_app(pg)
+    demo = build_app(ModelManager(pg))
     tabs = [block.id for block in demo.blocks.values() if isinstance(block, gr.Tab)]
-    assert tabs == ["picture", "draw", *TASKS, "region", "attention", "compare", "batch", "inside"]
+    tools = ["region", "attention", "compare", "batch", "how-it-works"]
+    assert tabs == ["image", "draw", *TASKS, *tools]
 
 
 def test_text_answers(client, picture):
@@ -108,7 +116,7 @@ def test_text_answers(client, picture):
 def test_boxes(client, picture):
     raw, *_, line = ask(client, "detect", picture, "cat, dog")
     assert raw.startswith("<loc0000><loc0512>")
-    assert line.startswith("Found 3 things.")
+    assert line.startswith("Found 3 objects.")
     shown, legend = annotated(parse(raw), [None] * 3)
     assert [name for _, name in shown] == ["cat", "cat", "dog"]
     assert set(legend) == {"cat", "dog"}
@@ -119,10 +127,11 @@ def test_boxes(client, picture):
     assert alpha[200, 320] == 1, "on the outline"
 
 
-def annotated(detections, masks, *style):
-    """What `annotate` hands to the page: its layers, and the legend."""
-    seen = found.annotate(Image.new("RGB", (640, 427)), detections, masks, *style)
-    return seen.constructor_args["value"][1], seen.constructor_args["color_map"]
+def annotated(detections, masks, **display):
+    """What the page is given to draw: its layers, and the legend."""
+    size, options = (640, 427), DisplayOptions(**display)
+    drawing = annotated_image(Image.new("RGB", size), detections, masks, options)
+    return drawing.constructor_args["value"][1], drawing.constructor_args["color_map"]
 
 
 def test_a_box_without_area_is_still_seen():
@@ -132,23 +141,23 @@ def test_a_box_without_area_is_still_seen():
 
 def test_masks_and_a_box_where_the_codes_are_not_whole(pg, client, picture):
     raw, *_, line = ask(client, "segment", picture, "cat")
-    assert line.startswith("Found 2 things.")
+    assert line.startswith("Found 2 objects.")
     detections = parse(raw)
     (cat, _), (half, _) = annotated(detections, pg.masks(detections))[0]
     assert cat[213, 480] == pytest.approx(0.5), "a mask is half see-through"
     assert cat[5, 325] == 0, "the corner of the box is outside the disc"
     assert half[5, 325] > 0
-    (cat, _), _ = annotated(detections, pg.masks(detections), 0.8, False)[0]
-    assert set(cat.ravel().round(3)) == {0, 0.8}, "without an outline, as opaque as asked"
+    (cat, _), _ = annotated(detections, pg.masks(detections), opacity=0.8, outline=False)[0]
+    assert set(np.unique(cat)) == {0, np.float32(0.8)}, "without an outline, as opaque as asked"
 
 
 @pytest.mark.parametrize(
     ("key", "values", "line"),
     [
-        ("ask", ["?"], "The model stayed silent: it finds nothing to say or to read here. "),
-        ("detect", ["x"], "Nothing found: the model sees none of that in this picture. "),
-        ("segment", ["x"], "Nothing found: the model sees none of that in this picture. "),
-        ("detect", ["nonsense"], "There is no whole box in the answer: see the model's own words."),
+        ("ask", ["?"], "The model returned no text. "),
+        ("detect", ["x"], "No objects found. "),
+        ("segment", ["x"], "No objects found. "),
+        ("detect", ["nonsense"], "No complete box: see the raw output. "),
     ],
 )
 def test_empty_answers_get_a_friendly_word(client, picture, key, values, line):
@@ -163,7 +172,7 @@ def test_attention(client, picture):
     assert "36% of this token's attention is on the picture" in says
     assert Image.open(sheet).height > 2 * 8 and scale["visible"]
     assert line.startswith("Done.")
-    assert "stayed silent" in attend(client, picture, "anything")[-1]
+    assert "returned no text" in attend(client, picture, "anything")[-1]
 
 
 def attend(client, picture, prompt, settings=SETTINGS):
@@ -175,12 +184,12 @@ def attend(client, picture, prompt, settings=SETTINGS):
     [
         ("ask", [""], SETTINGS, "Ask needs a question about the picture"),
         ("ask", [None], SETTINGS, "Ask needs a question about the picture"),
-        ("detect", [" ; , "], SETTINGS, "Detect needs names of objects to find"),
+        ("detect", [" ; , "], SETTINGS, "Detect needs objects to find"),
         ("attention", [" "], SETTINGS, "There is no prompt yet: write one, such as detect cat."),
         ("read", [], (0, 0, 0, 1, 0), "max_new_tokens is a whole number from 1, not 0."),
         ("read", [], (9, -1, 0, 1, 0), "temperature is 0 or from 0.001 to 1000, not -1."),
         ("read", [], (9, 0, 0, 1, -1), "seed is a whole number from 0 to 2**63 - 1, not -1."),
-        ("caption", [5, "cap"], SETTINGS, "Caption takes words, not '' in 5."),
+        ("caption", [5, "cap"], SETTINGS, "Caption takes text, not '' in 5."),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(client, picture, key, values, settings, words):
@@ -194,7 +203,7 @@ def test_no_picture_yet(client):
 
 
 def test_an_emptied_setting_is_at_its_usual_value():
-    assert frame.sampling(seed=None, top_k=3) == SamplingOptions(top_k=3)
+    assert sampling_options(seed=None, top_k=3) == SamplingOptions(top_k=3)
 
 
 def test_only_pictures_of_the_page_are_opened(client, picture, tmp_path):
@@ -210,17 +219,17 @@ def test_only_pictures_of_the_page_are_opened(client, picture, tmp_path):
 def test_a_picture_that_was_deleted(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     with pytest.raises(ValueError, match="deleted, as all are after two hours: upload it again"):
-        frame.picture_path({"path": str(tmp_path / "gone.png")})
+        common.upload_path({"path": str(tmp_path / "gone.png")})
 
 
 def test_messages_are_never_html():
-    with pytest.raises(gr.Error) as caught, frame.sentences():
+    with pytest.raises(gr.Error) as caught, common.user_errors():
         raise ValueError("no '<b>' & co")
     assert caught.value.message == "no '&lt;b&gt;' &amp; co"
 
 
 def test_other_errors_are_not_swallowed():
-    with pytest.raises(ZeroDivisionError), frame.sentences():
+    with pytest.raises(ZeroDivisionError), common.user_errors():
         raise ZeroDivisionError
 
 
@@ -228,7 +237,7 @@ def test_model_text_stays_text(client, picture):
     assert ask(client, "ask", picture, "evil")[0] == EVIL
     raw, *_, line = ask(client, "detect", picture, "evil")
     assert EVIL in raw
-    shown = found.table(AnnotatedImage("", 9, 9, parse(raw), [None]))
+    shown = objects_table(AnnotatedImage("", 9, 9, parse(raw), [None]))
     assert "&lt;img" in shown and "<img" not in shown
     assert EVIL not in line, "the line is Markdown"
 
@@ -287,19 +296,19 @@ def test_visitors_do_not_meet(url, tmp_path):
 
 
 def test_the_examples():
-    if not (app.EXAMPLES / "prompts.json").exists():
+    if not (EXAMPLES / "prompts.json").exists():
         pytest.skip("examples/prompts.json is not there")
-    rows = load_examples(app.EXAMPLES)
-    assert len(rows) >= 8
-    assert {row["task"] for row in rows} == set(TASKS)
-    for row in rows:
-        assert TASKS[row["task"]].prompt(row["text"])
-        assert Image.open(row["image"]).mode == "RGB"
+    examples = load_examples(EXAMPLES)
+    assert len(examples) >= 8
+    assert {example.task for example in examples} == set(TASKS)
+    for example in examples:
+        assert TASKS[example.task].prompt(example.text)
+        assert Image.open(example.image).mode == "RGB"
 
 
-def test_without_examples_the_page_still_builds(pg, monkeypatch, tmp_path):
-    monkeypatch.setattr(app, "EXAMPLES", tmp_path)
-    assert app.build_app(pg)
+def test_without_examples_the_page_still_builds(pg, tmp_path):
+    for folder in tmp_path, tmp_path / "missing":
+        assert build_app(ModelManager(pg), examples=folder)
 
 
 def test_command_line(pg, monkeypatch):
@@ -307,8 +316,7 @@ def test_command_line(pg, monkeypatch):
     monkeypatch.setattr(PaliGemma, "load", lambda *given: seen.update(given=given) or pg)
     monkeypatch.setenv("PALIGEMMA_DTYPE", "bfloat16")
     monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: seen.update(options))
-    monkeypatch.setattr("sys.argv", ["app.py", "--model", "folder", "--port", "1234", "--share"])
-    app.main()
+    app.main(["--model", "folder", "--port", "1234", "--share"])
     assert seen["given"] == ("folder", None, "bfloat16", None, None)
     assert (seen["server_port"], seen["share"]) == (1234, True)
     assert seen["server_name"] == "127.0.0.1"
@@ -319,25 +327,24 @@ def test_command_line(pg, monkeypatch):
 def test_the_built_in_model_answers_in_every_tab():
     server = launched(PaliGemma.load())
     client = Client(next(server), verbose=False)
-    for row in load_examples(app.EXAMPLES):
-        values = [row["text"]] if TASKS[row["task"]].needs else []
-        raw, *_, line = ask(client, row["task"], handle_file(row["image"]), *values)
+    for example in load_examples(EXAMPLES):
+        values = [example.text] if TASKS[example.task].needs else []
+        raw, *_, line = ask(client, example.task, handle_file(example.image), *values)
         assert raw and line.startswith(("Done.", "Found"))
-    row = load_examples(app.EXAMPLES)[0]
-    tokens, _, _, _, says, *_ = ask(client, "attention", handle_file(row["image"]), "caption en")
+    image = handle_file(load_examples(EXAMPLES)[0].image)
+    tokens, _, _, _, says, *_ = ask(client, "attention", image, "caption en")
     assert tokens["choices"] and "of this token's attention" in says
     server.close()
 
 
 def test_settings_are_the_fields_of_sampling_options(pg):
-    with gr.Blocks():
-        parts = frame.settings_panel()
-    assert {name: part.value for name, part in parts.items()} == asdict(SamplingOptions())
+    settings = create_settings()
+    assert {name: part.value for name, part in settings.items()} == asdict(SamplingOptions())
 
 
 def test_photographs_are_told_from_drawings():
-    for row in load_examples(app.EXAMPLES):
-        assert not is_photograph(Image.open(row["image"]))
+    for example in load_examples(EXAMPLES):
+        assert not is_photograph(Image.open(example.image))
     rng = np.random.default_rng(0)
     leaves = cv2.GaussianBlur(rng.normal(128, 90, (300, 400, 3)).astype(np.float32), (0, 0), 3)
     leaves = np.clip((leaves - 128) * 6 + 128, 0, 255).astype(np.uint8)

@@ -13,13 +13,14 @@ import tiny
 from PIL import Image
 from scripted import Scripted
 
-import app
 from paligemma.detections import Detection
 from paligemma.detections import format as write
 from paligemma.pipeline import PaliGemma
 from paligemma.tasks import TASKS
 from paligemma.ui.image_input import load_examples
-from paligemma.ui.theme import LOOK
+from paligemma.ui.layout import EXAMPLES, build_app
+from paligemma.ui.model_manager import ModelManager
+from paligemma.ui.theme import LAUNCH_OPTIONS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 CHROMIUM = shutil.which("chromium")
@@ -41,8 +42,13 @@ ANSWERS = {  # by prompt; "how many?" takes some seconds unless it is stopped
     "caption en": "two things",
     "ocr": "",
 }
-EXAMPLES = [("detect", "cat ; dog"), ("segment", "cat"), ("ask", "how many?"), ("caption", ""),
-            ("read", "")]  # fmt: skip
+GALLERY = [
+    ("detect", "cat ; dog"),
+    ("segment", "cat"),
+    ("ask", "how many?"),
+    ("caption", ""),
+    ("read", ""),
+]
 PATIENCE = 20_000  # milliseconds
 sync_api.expect.set_options(timeout=PATIENCE)
 expect = sync_api.expect
@@ -58,14 +64,12 @@ def pg():
 def url(pg, tmp_path_factory):
     folder = tmp_path_factory.mktemp("examples")
     rows = []
-    for n, (task, text) in enumerate(EXAMPLES):
+    for n, (task, text) in enumerate(GALLERY):
         Image.new("RGB", (200, 150), (40 * n, 120, 90)).save(folder / f"{n}.png")
         rows.append({"image": f"{n}.png", "task": task, "text": text})
     (folder / "prompts.json").write_text(json.dumps(rows))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app, "EXAMPLES", folder)
-        demo = app.build_app(pg)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK)
+    demo = build_app(ModelManager(pg), examples=folder)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS)
     yield url
     demo.close()
 
@@ -105,7 +109,7 @@ def tab(page, name=None):
 
 
 def line(page):
-    return panel(page).locator(".prose.line")
+    return panel(page).locator(".prose.status")
 
 
 def press(page, name):
@@ -131,7 +135,7 @@ def until(true):
 
 def test_a_visit(page, pg):
     example(page, "Detect: cat ; dog")
-    expect(line(page)).to_contain_text("Found 2 things.")
+    expect(line(page)).to_contain_text("Found 2 objects.")
     expect(panel(page).locator("img.mask")).to_have_count(2)
     legend = panel(page).locator(".legend-item")
     assert legend.all_inner_texts() == ["cat", EVIL]
@@ -139,9 +143,9 @@ def test_a_visit(page, pg):
     at_rest(page)
 
     tab(page, "Segment").click()
-    panel(page).get_by_label("Names of things to outline").fill("cat")
+    panel(page).get_by_label("Objects to outline").fill("cat")
     press(page, "Segment")
-    expect(line(page)).to_contain_text("Found 1 thing.")
+    expect(line(page)).to_contain_text("Found 1 object.")
     expect(panel(page).locator("img.mask")).to_have_count(1)
     assert panel(page).locator("img.mask").evaluate("mask => mask.naturalWidth") == 640
 
@@ -152,7 +156,7 @@ def test_a_visit(page, pg):
     press(page, "Stop")
     expect(line(page)).to_contain_text("Stopped.")
     at_rest(page)
-    words = panel(page).get_by_label("The model's words")
+    words = panel(page).get_by_label("Raw output")
     shown = words.input_value()
     assert 0 < len(shown) < 128
     time.sleep(0.5)
@@ -162,62 +166,62 @@ def test_a_visit(page, pg):
     assert given < 128
 
     example(page, "Read")
-    expect(line(page)).to_contain_text("The model stayed silent")
+    expect(line(page)).to_contain_text("The model returned no text.")
     overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(overflow) <= 0, "the page is as wide as the screen"
 
 
 def test_attention(page):
     tab(page, "Attention").click()
-    panel(page).get_by_label("A prompt, just as the model gets it").fill("caption en")
+    panel(page).get_by_label("Raw prompt").fill("caption en")
     press(page, "Show attention")
     expect(line(page)).to_contain_text("Done.")
     expect(panel(page)).to_contain_text("36% of this token's attention is on the picture")
-    named = panel(page).get_by_role("button", name="Where it looked. Click a patch", exact=True)
+    named = panel(page).get_by_role("button", name="Attention map. Click a patch", exact=True)
     expect(named).to_be_visible()
-    glow = panel(page).locator("#heat img")
-    before = glow.get_attribute("src")
+    drawing = panel(page).locator("#attention-map img")
+    before = drawing.get_attribute("src")
     panel(page).get_by_label("3 o", exact=True).check()
-    expect(glow).not_to_have_attribute("src", before)
+    expect(drawing).not_to_have_attribute("src", before)
     at_rest(page)
 
 
 def test_what_was_found_is_sifted_and_downloaded(page, tmp_path):
     example(page, "Detect: cat ; dog")
-    expect(line(page)).to_contain_text("Found 2 things.")
-    rows = panel(page).locator("table.found tr")
+    expect(line(page)).to_contain_text("Found 2 objects.")
+    rows = panel(page).locator("table.objects tr")
     expect(rows).to_have_count(3)
     expect(rows.nth(1)).to_have_text(re.compile("cat *20 *15 *80 *75"))
-    masks, legend = panel(page).locator(".seen .mask"), panel(page).locator(".legend-item")
+    masks, legend = panel(page).locator(".result .mask"), panel(page).locator(".legend-item")
     expect(masks.nth(1)).to_have_css("opacity", "1")
     legend.first.hover()
     expect(masks.nth(1)).to_have_css("opacity", "0")
     expect(masks.first).to_have_css("opacity", "1")
     with page.expect_download() as coming:
         press(page, "Download")
-    coming.value.save_as(tmp_path / "found.zip")
-    with zipfile.ZipFile(tmp_path / "found.zip") as archive:
-        assert set(archive.namelist()) == {"coco.json", "objects.csv", "picture.png", "drawn.png"}
+    coming.value.save_as(tmp_path / "objects.zip")
+    with zipfile.ZipFile(tmp_path / "objects.zip") as archive:
+        assert set(archive.namelist()) == {"coco.json", "objects.csv", "image.png", "drawing.png"}
         assert len(json.loads(archive.read("coco.json"))["annotations"]) == 2
-        assert Image.open(archive.open("drawn.png")).size == (200, 150)
+        assert Image.open(archive.open("drawing.png")).size == (200, 150)
 
 
 def test_changing_the_model(browser, tmp_path):
     folder = tiny.write(tmp_path / "little")
-    demo = app.build_app(PaliGemma.load())
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK)
+    demo = build_app(ModelManager(PaliGemma.load()))
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS)
     page = browser.new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(url)
     page.wait_for_function("window.restored")
     expect(page.locator("#header")).to_contain_text("the built-in model")
-    expect(line(page)).to_contain_text("A kept answer of the built-in model")
+    expect(line(page)).to_contain_text("Saved example answer")
     example(page, "Detect: plane")
-    expect(panel(page).locator("table.found")).to_contain_text("plane")
+    expect(panel(page).locator("table.objects")).to_contain_text("plane")
     tab(page, "Attention").click()
-    panel(page).get_by_label("A prompt, just as the model gets it").fill("detect plane")
+    panel(page).get_by_label("Raw prompt").fill("detect plane")
     press(page, "Show attention")
-    expect(panel(page).get_by_text("The answer, token by token")).to_be_visible()
+    expect(panel(page).get_by_text("Answer, token by token")).to_be_visible()
     at_rest(page)
     page.get_by_role("button", name="Another model").click()
     models = page.locator("#models")
@@ -225,15 +229,15 @@ def test_changing_the_model(browser, tmp_path):
         models.get_by_label("Model", exact=True).fill(source)
         models.get_by_label("Model", exact=True).press("Enter")
         models.get_by_role("button", name="Load").click()
-        toast, line_of = page.locator(".toast-body").first, models.locator(".prose.line")
+        toast, line_of = page.locator(".toast-body").first, models.locator(".prose.status")
         expect(line_of if words == "Loaded" else toast).to_contain_text(words)
     expect(page.locator("#header")).to_contain_text("little")
     expect(page.locator("#header")).to_contain_text("32 × 32 pixels")
-    expect(panel(page).get_by_text("The answer, token by token")).to_be_hidden()
+    expect(panel(page).get_by_text("Answer, token by token")).to_be_hidden()
     tab(page, "Detect").click()
-    expect(panel(page).get_by_label("The model's words")).to_have_value("")
-    expect(panel(page).locator("table.found tr")).to_have_count(0)
-    expect(panel(page).get_by_role("button", name="Copy the table")).to_be_disabled()
+    expect(panel(page).get_by_label("Raw output")).to_have_value("")
+    expect(panel(page).locator("table.objects tr")).to_have_count(0)
+    expect(panel(page).get_by_role("button", name="Copy table")).to_be_disabled()
     page.close()
     demo.close()
 
@@ -251,37 +255,37 @@ def test_uploads(page, tmp_path):
     (tmp_path / "note.png").write_text("not a picture")
     files.set_input_files(tmp_path / "note.png")
     expect(page.locator(".toast-body").first).to_contain_text("'note.png' is not an image")
-    expect(page.locator("#picture img")).to_have_count(0)
+    expect(page.locator("#image img")).to_have_count(0)
     page.get_by_label("Close").first.click()
 
     Image.new("RGB", (30, 20), "teal").save(tmp_path / "page.tif")
     files.set_input_files(tmp_path / "page.tif")
-    shown = page.locator("#picture img")
+    shown = page.locator("#image img")
     expect(shown).to_have_js_property("naturalWidth", 30)
     press(page, "Caption")
     expect(line(page)).to_contain_text("Done.")
-    expect(panel(page).get_by_label("The model's words")).to_have_value("two things")
+    expect(panel(page).get_by_label("Raw output")).to_have_value("two things")
 
 
 def test_the_shipped_examples_from_another_folder(browser, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     pg = Scripted({})
-    demo = app.build_app(pg)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK)
+    demo = build_app(ModelManager(pg))
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS)
     page = browser.new_page()
     page.goto(url)
     page.wait_for_function("window.restored")
-    for n, row in enumerate(load_examples(app.EXAMPLES)):
+    for n, shipped in enumerate(load_examples(EXAMPLES)):
         page.locator("#examples button").nth(n).click()
-        expect(tab(page)).to_have_text(TASKS[row["task"]].label)
+        expect(tab(page)).to_have_text(TASKS[shipped.task].label)
         until(lambda: len(pg.log) == n + 1)  # noqa: B023
         expect(line(page)).to_contain_text("0 tokens")
         at_rest(page)
-        name = Path(row["image"]).name
-        expect(page.locator("#picture img")).to_have_attribute("src", re.compile(f"{name}$"))
-        expect(page.locator("#picture img")).not_to_have_js_property("naturalWidth", 0)
-        if TASKS[row["task"]].needs:
-            expect(panel(page).get_by_role("textbox").first).to_have_value(row["text"])
+        name = Path(shipped.image).name
+        expect(page.locator("#image img")).to_have_attribute("src", re.compile(f"{name}$"))
+        expect(page.locator("#image img")).not_to_have_js_property("naturalWidth", 0)
+        if TASKS[shipped.task].needs:
+            expect(panel(page).get_by_role("textbox").first).to_have_value(shipped.text)
     page.close()
     demo.close()
 
@@ -300,7 +304,7 @@ def test_leaving_stops_the_model(browser, url, pg):
 
 def opened(browser, demo, address="", **launch):
     """A page of its own app at that address, and the app."""
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK, **launch)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS, **launch)
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(PATIENCE)
     page.goto(f"{url}{address}")
@@ -309,10 +313,10 @@ def opened(browser, demo, address="", **launch):
 
 @pytest.fixture(scope="module")
 def built_in(browser):
-    demo = app.build_app(PaliGemma.load())
+    demo = build_app(ModelManager(PaliGemma.load()))
     page = opened(browser, demo)
     page.wait_for_function("window.restored")
-    expect(line(page)).to_contain_text("A kept answer of the built-in model")
+    expect(line(page)).to_contain_text("Saved example answer")
     yield page
     page.close()
     demo.close()
@@ -320,14 +324,14 @@ def built_in(browser):
 
 def test_the_first_paint_has_a_result(built_in):
     expect(panel(built_in).locator("img.mask")).to_have_count(2)
-    expect(panel(built_in).locator("table.found tr")).to_have_count(3)
+    expect(panel(built_in).locator("table.objects tr")).to_have_count(3)
 
 
 def test_where_a_slider_stops_is_what_counts(built_in):
     built_in.goto(built_in.url.split("?")[0])
-    rows = panel(built_in).locator("table.found tr")
+    rows = panel(built_in).locator("table.objects tr")
     expect(rows).to_have_count(3)
-    least = panel(built_in).get_by_label("range slider for Least score")
+    least = panel(built_in).get_by_label("range slider for Minimum confidence")
     for values, left in ("1 2 5 10 20 30 40 50", 0), ("40 30 20 10 5 2 1", 3):
         least.evaluate(
             """async (slider, values) => {
@@ -347,13 +351,13 @@ def test_an_address_is_restored_and_run(browser, url, pg):
     page.set_default_timeout(PATIENCE)
     page.goto(f"{url}?tab=segment&segment=cat&example=1&max_new_tokens=77&model=owner/model")
     expect(tab(page)).to_have_text("Segment")
-    expect(line(page)).to_contain_text("Found 1 thing.")
-    expect(page.locator("#picture img")).to_have_attribute("src", re.compile("1.png$"))
+    expect(line(page)).to_contain_text("Found 1 object.")
+    expect(page.locator("#image img")).to_have_attribute("src", re.compile("1.png$"))
     expect(panel(page).get_by_role("textbox").first).to_have_value("cat")
-    expect(panel(page).locator(".cuts img")).to_have_count(1)
+    expect(panel(page).locator(".cut-outs img")).to_have_count(1)
     assert pg.log[-1][0] == "segment cat"
     page.get_by_role("button", name="Settings").first.click()
-    expect(page.get_by_label("number input for Longest answer (tokens)")).to_have_value("77")
+    expect(page.get_by_label("number input for Max new tokens")).to_have_value("77")
     tab(page, "Ask").click()
     panel(page).get_by_role("textbox").first.fill("who?")
     page.wait_for_function("location.search.includes('tab=ask')")
@@ -368,11 +372,11 @@ def test_the_explorer_and_a_region_are_restored_from_an_address(built_in):
     expect(line(built_in)).to_contain_text("Done.")
     expect(panel(built_in).get_by_label("Rollout", exact=True)).to_be_checked()
     tab(built_in, "Region").click()
-    panel(built_in).get_by_label("The box: left, top").fill("10, 10, 45, 55")
+    panel(built_in).get_by_label("Box: left, top").fill("10, 10, 45, 55")
     built_in.wait_for_function("location.search.includes('region=10')")
     built_in.reload()
-    expect(panel(built_in).get_by_label("The model's words")).to_have_value("a red anchor")
-    expect(panel(built_in).get_by_label("The box: left, top")).to_have_value("10, 10, 45, 55")
+    expect(panel(built_in).get_by_label("Raw output")).to_have_value("a red anchor")
+    expect(panel(built_in).get_by_label("Box: left, top")).to_have_value("10, 10, 45, 55")
     built_in.goto(f"{start}?tab=ask")
     expect(tab(built_in)).to_have_text("Ask")
     built_in.wait_for_function("window.restored")
@@ -386,68 +390,68 @@ def test_a_link_keeps_the_visitors_own_picture(browser, url, pg, tmp_path):
     page.goto(url)
     page.wait_for_function("window.restored")
     page.get_by_label("Remove Image").click()
-    page.locator("#picture input[type=file]").set_input_files(tmp_path / "own.png")
-    expect(page.locator("#picture img")).to_have_js_property("naturalWidth", 37)
+    page.locator("#image input[type=file]").set_input_files(tmp_path / "own.png")
+    expect(page.locator("#image img")).to_have_js_property("naturalWidth", 37)
     tab(page, "Segment").click()
     panel(page).get_by_role("textbox").first.fill("cat")
     page.get_by_role("button", name="Share").click()
     page.get_by_role("button", name="Copy a link").click()
-    page.wait_for_function("location.search.includes('picture=')")
+    page.wait_for_function("location.search.includes('image=')")
     link = page.url
     page.close()
     other = browser.new_page()
     other.set_default_timeout(PATIENCE)
     other.goto(link)
-    expect(other.locator("#picture img")).to_have_js_property("naturalWidth", 37)
-    expect(line(other)).to_contain_text("Found 1 thing.")
+    expect(other.locator("#image img")).to_have_js_property("naturalWidth", 37)
+    expect(line(other)).to_contain_text("Found 1 object.")
     other.close()
 
 
 def test_a_region(built_in):
     tab(built_in, "Region").click()
-    built_in.locator("#area").scroll_into_view_if_needed()
+    built_in.locator("#region-image").scroll_into_view_if_needed()
     for x, y in (0.1, 0.1), (0.45, 0.55):  # around the anchor
-        area = built_in.locator("#area img").bounding_box()
-        before = built_in.locator("#area img").get_attribute("src")
+        area = built_in.locator("#region-image img").bounding_box()
+        before = built_in.locator("#region-image img").get_attribute("src")
         built_in.mouse.click(area["x"] + x * area["width"], area["y"] + y * area["height"])
-        expect(built_in.locator("#area img")).not_to_have_attribute("src", before)
-    press(built_in, "Tell")
-    expect(panel(built_in).get_by_label("The model's words")).to_have_value("a red anchor")
-    written = panel(built_in).get_by_label("The box: left, top")
+        expect(built_in.locator("#region-image img")).not_to_have_attribute("src", before)
+    press(built_in, "Run")
+    expect(panel(built_in).get_by_label("Raw output")).to_have_value("a red anchor")
+    written = panel(built_in).get_by_label("Box: left, top")
     expect(written).to_have_value(re.compile(r"\d+\.\d, \d+\.\d, 4\d\.\d, 5\d\.\d"))
-    before = built_in.locator("#area img").get_attribute("src")
+    before = built_in.locator("#region-image img").get_attribute("src")
     written.fill("")
     written.press_sequentially("55, 50, 95, 90")  # around the wheel
-    expect(built_in.locator("#area img")).not_to_have_attribute("src", before)
+    expect(built_in.locator("#region-image img")).not_to_have_attribute("src", before)
     written.press("Enter")
-    expect(panel(built_in).get_by_label("The model's words")).to_have_value("a brown wheel")
-    panel(built_in).get_by_label("Which question has this answer?").check()
-    expect(panel(built_in)).to_contain_text("never learned to ask questions")
+    expect(panel(built_in).get_by_label("Raw output")).to_have_value("a brown wheel")
+    panel(built_in).get_by_label("Find the question to an answer").check()
+    expect(panel(built_in)).to_contain_text("was not trained for this")
 
 
 def test_a_comparison(built_in):
     tab(built_in, "Compare").click()
-    panel(built_in).get_by_label("A prompt, just as the model gets it").fill("detect anchor")
+    panel(built_in).get_by_label("Raw prompt").fill("detect anchor")
     press(built_in, "Compare")
-    expect(line(built_in)).to_have_text(re.compile("Both say the same|They differ"))
-    expect(panel(built_in).locator("table.sides tr").first.locator("td")).to_have_count(2)
-    expect(built_in.locator("#sides img")).to_have_count(2)
+    expect(line(built_in)).to_have_text(re.compile("Same answer|Different answers"))
+    expect(panel(built_in).locator("table.comparison tr").first.locator("td")).to_have_count(2)
+    expect(built_in.locator("#comparison img")).to_have_count(2)
 
 
 def test_a_batch(built_in, tmp_path):
     tab(built_in, "Batch").click()
     (tmp_path / "broken.png").write_text("no picture")
-    files = [app.EXAMPLES / "zoo.png", app.EXAMPLES / "tea.png", tmp_path / "broken.png"]
+    files = [EXAMPLES / "zoo.png", EXAMPLES / "tea.png", tmp_path / "broken.png"]
     built_in.locator("#files input[type=file]").set_input_files(files)
     expect(built_in.locator("#files")).to_contain_text("broken")
-    panel(built_in).get_by_label("The prompt for each, just as the model gets it").fill("ocr")
-    press(built_in, "Ask them all")
+    panel(built_in).get_by_label("Raw prompt for each picture").fill("ocr")
+    press(built_in, "Run on all images")
     expect(line(built_in)).to_have_text("Done: 2 answered, 1 not readable.")
     rows = panel(built_in).locator("table.batch tr")
     expect(rows.nth(0)).to_contain_text("ZOO")
     expect(rows.nth(2)).to_contain_text("is not an image")
     with built_in.expect_download() as coming:
-        built_in.locator("#save-batch").click()
+        built_in.locator("#download-batch").click()
     coming.value.save_as(tmp_path / "answers.zip")
     with zipfile.ZipFile(tmp_path / "answers.zip") as archive:
         assert len(archive.read("answers.jsonl").splitlines()) == 3
@@ -456,7 +460,7 @@ def test_a_batch(built_in, tmp_path):
 def test_how_it_works(built_in):
     tab(built_in, "How it works").click()
     expect(panel(built_in).locator("svg.anatomy")).to_contain_text("8 × 8 patches of 16 pixels")
-    expect(panel(built_in).locator("#strip")).to_contain_text("64 in all")
+    expect(panel(built_in).locator("#sequence")).to_contain_text("64 in all")
     panel(built_in).locator("[data-file='models/gemma.py']").click()
     expect(built_in.locator("#source")).to_contain_text("paligemma/models/gemma.py")
 
@@ -464,54 +468,54 @@ def test_how_it_works(built_in):
 def test_every_way_to_ask_where_it_looked(built_in, tmp_path):
     built_in.goto(built_in.url.split("?")[0])
     built_in.wait_for_function("window.restored")
-    expect(line(built_in)).to_contain_text("A kept answer of the built-in model")
+    expect(line(built_in)).to_contain_text("Saved example answer")
     tab(built_in, "Attention").click()
-    panel(built_in).get_by_label("A prompt, just as the model gets it").fill("detect wheel")
+    panel(built_in).get_by_label("Raw prompt").fill("detect wheel")
     press(built_in, "Show attention")
     expect(line(built_in)).to_contain_text("Done.")
-    glow = panel(built_in).locator("#heat img")
+    drawing = panel(built_in).locator("#attention-map img")
 
     def changes(act):
-        before = glow.get_attribute("src")
+        before = drawing.get_attribute("src")
         act()
-        expect(glow).not_to_have_attribute("src", before)
+        expect(drawing).not_to_have_attribute("src", before)
 
     changes(panel(built_in).get_by_label("5 wheel", exact=True).check)
-    for view in "All layers", "Rollout", "Against a neutral prompt", "Times gradient":
+    for view in "All layers", "Rollout", "Relative to an empty prompt", "Attention × gradient":
         changes(panel(built_in).get_by_label(view, exact=True).check)
-    layer = panel(built_in).get_by_label("number input for Layer (0: all)")
+    layer = panel(built_in).get_by_label("number input for Layer (0 = all)")
     changes(lambda: (layer.fill("3"), layer.press("Enter")))
     expect(panel(built_in)).to_contain_text("layer 3 alone")
 
-    panel(built_in).get_by_role("button", name="Every layer and head").click()
-    sheet = panel(built_in).locator("#sheet img")
-    sheet.scroll_into_view_if_needed()
-    changes(lambda: sheet.click())
+    panel(built_in).get_by_role("button", name="All layers and heads").click()
+    heads = panel(built_in).locator("#heads img")
+    heads.scroll_into_view_if_needed()
+    changes(lambda: heads.click())
     expect(panel(built_in)).to_contain_text(re.compile(r"Layer \d, head \d alone"))
 
-    panel(built_in).get_by_role("button", name="Where the clicked patch looks").click()
-    glow.scroll_into_view_if_needed()
-    glow.click()
+    panel(built_in).get_by_role("button", name="Attention of the clicked patch").click()
+    drawing.scroll_into_view_if_needed()
+    drawing.click()
     expect(panel(built_in).locator("#patch li")).to_have_count(5)
     expect(panel(built_in).locator("#tower img")).to_be_visible()
 
-    word = panel(built_in).get_by_label("Or: how alike is each patch to a word")
+    word = panel(built_in).get_by_label("Or compare the patches with a word")
     changes(lambda: (word.fill("anchor"), word.press("Enter")))
-    expect(panel(built_in)).to_contain_text("alike to “anchor”")
+    expect(panel(built_in)).to_contain_text("each patch and “anchor”")
 
     panel(built_in).get_by_role("button", name="The whole answer").click()
-    panel(built_in).get_by_role("button", name="Draw it").click()
-    for part in "#film", "#tokens", "#matrix":
+    panel(built_in).get_by_role("button", name="Draw").click()
+    for part in "#animation", "#token-strip", "#token-matrix":
         expect(panel(built_in).locator(f"{part} img")).to_be_visible()
-    film = panel(built_in).locator("#film img").get_attribute("src")
-    assert film.endswith(".gif")
+    animation = panel(built_in).locator("#animation img").get_attribute("src")
+    assert animation.endswith(".gif")
     with built_in.expect_download() as coming:
-        panel(built_in).locator("#film").get_by_label("Download").click()
+        panel(built_in).locator("#animation").get_by_label("Download").click()
     assert Image.open(coming.value.path()).n_frames == 5
 
 
 def test_a_sketch_is_asked_about(built_in):
-    built_in.get_by_role("tab", name="Draw one").click()
+    built_in.get_by_role("tab", name="Draw", exact=True).click()
     canvas = built_in.locator("#canvas canvas").first
     built_in.locator("#canvas").get_by_role("button", name="Brush").click()
     box = canvas.bounding_box()
@@ -522,52 +526,52 @@ def test_a_sketch_is_asked_about(built_in):
             box["x"] + box["width"] * (0.4 + 0.02 * step), box["y"] + box["height"] * 0.5
         )
     built_in.mouse.up()
-    before = built_in.locator("#picture img").get_attribute("src")
+    before = built_in.locator("#image img").get_attribute("src")
     built_in.get_by_role("button", name="Use this drawing").click()
-    expect(built_in.locator("#picture img")).not_to_have_attribute("src", before)
+    expect(built_in.locator("#image img")).not_to_have_attribute("src", before)
     tab(built_in, "Ask").click()
     built_in.get_by_role("button", name="what color is the background?").click()
-    expect(panel(built_in).get_by_label("The model's words")).to_have_value("white")
+    expect(panel(built_in).get_by_label("Raw output")).to_have_value("white")
 
 
 def test_what_fails_beside_the_queue_is_said_too(built_in):
     built_in.reload()  # for an empty canvas
     built_in.wait_for_function("window.restored")
-    built_in.get_by_role("tab", name="Draw one").click()
+    built_in.get_by_role("tab", name="Draw", exact=True).click()
     built_in.get_by_role("button", name="Use this drawing").click()
     expect(built_in.locator(".toast-body").first).to_contain_text("Nothing is drawn yet")
 
 
 def test_the_plain_page_comes_back_as_it_was(built_in):
     built_in.goto(built_in.url.split("?")[0])
-    expect(line(built_in)).to_contain_text("A kept answer")
+    expect(line(built_in)).to_contain_text("Saved example answer")
     built_in.wait_for_timeout(1000)  # for what the address then remembers, if anything
     built_in.reload()
-    expect(line(built_in)).to_contain_text("A kept answer")
-    expect(panel(built_in).locator(".seen .mask")).to_have_count(2)
+    expect(line(built_in)).to_contain_text("Saved example answer")
+    expect(panel(built_in).locator(".result .mask")).to_have_count(2)
 
 
 def test_an_example_takes_over_from_what_runs(page, pg):
     tab(page, "Ask").click()
     panel(page).get_by_role("textbox").first.fill("how many?")
     press(page, "Ask")
-    expect(panel(page).get_by_label("The model's words")).not_to_have_value("")
+    expect(panel(page).get_by_label("Raw output")).not_to_have_value("")
     example(page, "Detect: cat ; dog")
-    expect(line(page)).to_contain_text("Found 2 things.")
+    expect(line(page)).to_contain_text("Found 2 objects.")
     tab(page, "Ask").click()
-    expect(panel(page).get_by_label("The model's words")).to_have_value("")
+    expect(panel(page).get_by_label("Raw output")).to_have_value("")
     assert pg.log[-2][0] == "answer en how many?" and pg.log[-2][2] == "closed"
 
 
 def test_one_run_at_a_time(page):
     tab(page, "Attention").click()
-    panel(page).get_by_label("A prompt, just as the model gets it").fill("caption en")
+    panel(page).get_by_label("Raw prompt").fill("caption en")
     tab(page, "Ask").click()
     panel(page).get_by_role("textbox").first.fill("how many?")
     panel(page).get_by_role("textbox").first.press("Enter")
-    expect(panel(page).get_by_label("The model's words")).not_to_have_value("")
+    expect(panel(page).get_by_label("Raw output")).not_to_have_value("")
     tab(page, "Attention").click()
-    panel(page).get_by_label("A prompt, just as the model gets it").press("Enter")
+    panel(page).get_by_label("Raw prompt").press("Enter")
     tab(page, "Ask").click()
     press(page, "Stop")
     expect(line(page)).to_contain_text("Stopped.")
@@ -579,22 +583,22 @@ def test_a_new_picture_empties_what_was_said(built_in, tmp_path):
     built_in.goto(f"{built_in.url.split('?')[0]}?tab=attention&attention=detect+wheel")
     expect(line(built_in)).to_contain_text("Done.")
     example(built_in, "Detect: plane")
-    expect(panel(built_in).locator("table.found")).to_contain_text("plane")
+    expect(panel(built_in).locator("table.objects")).to_contain_text("plane")
     tab(built_in, "Attention").click()
-    expect(panel(built_in).locator("#heat img")).to_have_count(0)
+    expect(panel(built_in).locator("#attention-map img")).to_have_count(0)
     tab(built_in, "Detect").click()
     Image.new("RGB", (37, 20), "teal").save(tmp_path / "own.png")
     built_in.get_by_label("Remove Image").click()
-    expect(panel(built_in).locator("table.found")).to_have_count(0)
-    built_in.locator("#picture input[type=file]").set_input_files(tmp_path / "own.png")
-    expect(built_in.locator("#picture img")).to_have_js_property("naturalWidth", 37)
+    expect(panel(built_in).locator("table.objects")).to_have_count(0)
+    built_in.locator("#image input[type=file]").set_input_files(tmp_path / "own.png")
+    expect(built_in.locator("#image img")).to_have_js_property("naturalWidth", 37)
     expect(panel(built_in).get_by_role("button", name="Download")).to_be_disabled()
     built_in.get_by_role("button", name="Share").click()
     built_in.get_by_role("button", name="Copy a link").click()
-    built_in.wait_for_function("location.search.includes('picture=')")
+    built_in.wait_for_function("location.search.includes('image=')")
     built_in.locator("#examples button").nth(2).click()
     built_in.wait_for_function("location.search.includes('example=')")
-    assert "picture=" not in built_in.url
+    assert "image=" not in built_in.url
 
 
 def test_two_visitors_never_see_each_other(browser, url, tmp_path):
@@ -606,16 +610,16 @@ def test_two_visitors_never_see_each_other(browser, url, tmp_path):
         page.wait_for_function("window.restored")
         Image.new("RGB", (width, 20), "teal").save(tmp_path / f"{n}.png")
         page.get_by_label("Remove Image").click()
-        page.locator("#picture input[type=file]").set_input_files(tmp_path / f"{n}.png")
-        expect(page.locator("#picture img")).to_have_js_property("naturalWidth", width)
+        page.locator("#image input[type=file]").set_input_files(tmp_path / f"{n}.png")
+        expect(page.locator("#image img")).to_have_js_property("naturalWidth", width)
         pages.append(page)
     for page, key, text in zip(pages, ("Detect", "Segment"), ("cat ; dog", "cat"), strict=True):
         tab(page, key).click()
         panel(page).get_by_role("textbox").first.fill(text)
         press(page, key)
-    for page, found in zip(pages, ("Found 2 things.", "Found 1 thing."), strict=True):
+    for page, found in zip(pages, ("Found 2 objects.", "Found 1 object."), strict=True):
         expect(line(page)).to_contain_text(found)
-    shown = [panel(page).locator(".seen img").first for page in pages]
+    shown = [panel(page).locator(".result img").first for page in pages]
     ratios = [image.evaluate("i => i.naturalWidth / i.naturalHeight") for image in shown]
     assert ratios == pytest.approx([31 / 20, 47 / 20], abs=0.01)
     for page in pages:

@@ -11,14 +11,14 @@ import tiny
 from gradio_client import Client, handle_file
 from PIL import Image
 
-import app
 from paligemma.checkpoints.resolve import resolve
 from paligemma.pipeline import PaliGemma
-from paligemma.ui import model_manager
-from paligemma.ui import model_picker as models_panel
+from paligemma.ui import model_manager, model_picker
 from paligemma.ui.image_input import load_examples
+from paligemma.ui.layout import EXAMPLES, build_app
 from paligemma.ui.model_manager import ModelManager
-from paligemma.ui.theme import LOOK
+from paligemma.ui.page import header_html
+from paligemma.ui.theme import LAUNCH_OPTIONS
 
 
 @pytest.fixture
@@ -110,11 +110,11 @@ def test_fetching_shows_a_bar_and_returns_the_checkpoint(folder, monkeypatch):
         return resolve(source)
 
     monkeypatch.setattr(manager, "resolve", slowly)
-    *bars, (found, last) = models_panel.fetch(manager.resolve, folder)
+    *bars, (found, last) = model_picker.resolve_with_progress(manager.resolve, folder)
     assert len(bars) >= 3 and all("<progress" in line for _, line in bars)
     assert "2 of 3 MB" in " ".join(line for _, line in bars)
     assert found.path.samefile(folder) and last.startswith("Loading")
-    assert models_panel.change(manager, found).startswith("Loaded one in ")
+    assert model_picker.switch_model(manager, found).startswith("Loaded one in ")
 
 
 def test_closing_the_bar_cancels_the_download(monkeypatch):
@@ -130,7 +130,7 @@ def test_closing_the_bar_cancels_the_download(monkeypatch):
             raise
 
     monkeypatch.setattr(manager, "resolve", forever)
-    bars = models_panel.fetch(manager.resolve, "owner/model")
+    bars = model_picker.resolve_with_progress(manager.resolve, "owner/model")
     next(bars)
     bars.close()
     assert ended == ["The download was stopped."]
@@ -139,16 +139,16 @@ def test_closing_the_bar_cancels_the_download(monkeypatch):
 @pytest.mark.parametrize("source", [None, " "])
 def test_a_model_must_be_named(source):
     with pytest.raises(gr.Error, match="No model is named yet"):
-        next(models_panel.fetch(ModelManager(PaliGemma.load()).resolve, source))
+        next(model_picker.resolve_with_progress(ModelManager(PaliGemma.load()).resolve, source))
 
 
 def test_answers_come_from_the_current_model(folder):
     manager = ModelManager(PaliGemma.load())
-    demo = app.build_app(manager)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LOOK)
-    client, row = Client(url, verbose=False), load_examples(app.EXAMPLES)[0]
+    demo = build_app(manager)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS)
+    client, example = Client(url, verbose=False), load_examples(EXAMPLES)[0]
     ask = lambda: client.predict(
-        handle_file(row["image"]), "en", "caption", 8, 0, 0, 1, 0, api_name="/tab_caption"
+        handle_file(example.image), "en", "caption", 8, 0, 0, 1, 0, api_name="/tab_caption"
     )[0]
     first = ask()
     manager.switch(manager.resolve(folder))
@@ -160,18 +160,18 @@ def test_answers_come_from_the_current_model(folder):
 
 def test_the_header_names_the_current_model(folder):
     manager = ModelManager(PaliGemma.load(folder))
-    assert "<b>one</b>" in app.header(manager)
-    assert "million parameters · 32 × 32 pixels · " in app.header(manager)
+    assert "<b>one</b>" in header_html(manager)
+    assert "million parameters · 32 × 32 pixels · " in header_html(manager)
     manager.current = None
-    assert "being loaded" in app.header(manager)
+    assert "being loaded" in header_html(manager)
 
 
 def test_a_public_page_offers_published_models_only():
-    pickers = {
-        own: next(b for b in app.build_app(PaliGemma.load(), own=own).blocks.values()
-                  if isinstance(b, gr.Dropdown) and b.label == "Model")
-        for own in (True, False)
-    }  # fmt: skip
+    pickers = {}
+    for any_model in True, False:
+        demo = build_app(ModelManager(PaliGemma.load()), any_model=any_model)
+        dropdowns = (block for block in demo.blocks.values() if isinstance(block, gr.Dropdown))
+        pickers[any_model] = next(each for each in dropdowns if each.label == "Model")
     assert pickers[True].allow_custom_value and not pickers[False].allow_custom_value
     names = [value for _, value in pickers[False].choices]
     assert names[0] == "built-in" and "google/paligemma-3b-mix-224" in names

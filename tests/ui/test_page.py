@@ -24,27 +24,24 @@ from PIL import Image
 from pycocotools import mask as rle
 from scripted import Scripted
 
-import app
 from paligemma.detections import parse
 from paligemma.generation import SamplingOptions
 from paligemma.interpret.anatomy import MAX_MASK_IMAGE_TOKENS, request_mask
 from paligemma.pipeline import PaliGemma
 from paligemma.tasks import LANGUAGES, TASKS
-from paligemma.ui import image_input as picture
-from paligemma.ui import results as found
-from paligemma.ui import temp_files as disk
-from paligemma.ui import theme as look
-from paligemma.ui import url_state as links
-from paligemma.ui.common import Page, settings_panel
+from paligemma.ui import app, attention_maps, image_input, results, temp_files, url_state
+from paligemma.ui.layout import EXAMPLES, build_app
 from paligemma.ui.model_manager import ModelManager
-from paligemma.ui.tabs import attention as attend
-from paligemma.ui.tabs import batch, compare, region
-from paligemma.ui.tabs import how_it_works as inside
-from paligemma.ui.tabs.task import task_tab
+from paligemma.ui.page import LastRequest, Page
+from paligemma.ui.settings import create_settings
+from paligemma.ui.tabs import attention, batch, compare, how_it_works, region
+from paligemma.ui.tabs.task import TaskTab
+from paligemma.ui.theme import LAUNCH_OPTIONS
 from visualize import paste_mask
 from visualize.anatomy import draw_attention_mask, draw_model, draw_tokens
 
-BUILTIN = Path(app.__file__).parent / "paligemma" / "builtin" / "model.safetensors"
+ROOT = Path(app.__file__).parents[2]
+BUILTIN = ROOT / "paligemma" / "builtin" / "model.safetensors"
 LOCS = ["<loc0000>", "<loc0512>", "<loc1023>", "<loc1023>"]
 SEGS = [f"<seg{n:03d}>" for n in range(16)]
 ANSWERS = {
@@ -77,8 +74,9 @@ def pg():
 
 @pytest.fixture(scope="module")
 def url(pg):
-    demo = app.build_app(pg)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, mcp_server=True, **look.LOOK)
+    demo = build_app(ModelManager(pg))
+    launched = demo.launch(prevent_thread_lock=True, quiet=True, mcp_server=True, **LAUNCH_OPTIONS)
+    url = launched[1]
     yield url
     demo.close()
 
@@ -97,8 +95,12 @@ def path(tmp_path_factory):
 
 @pytest.fixture
 def page(pg):
+    return empty_page(ModelManager(pg))
+
+
+def empty_page(models, **options):
     with gr.Blocks():
-        return Page(ModelManager(pg), gr.HTML(), gr.Image(), gr.State())
+        return Page(models, gr.HTML(), gr.Image(), gr.State(), create_settings(), **options)
 
 
 # ------------------------------------------------------------------------------------- endpoints
@@ -120,7 +122,7 @@ def test_every_task_is_an_endpoint_with_a_docstring(client):
         ("ask", {"question": "what is it?", "language": "fr"}, "un chat"),
         ("read", {}, "EXIT"),
         ("region", {"x1": 0.25, "y1": 0.25, "x2": 0.5, "y2": 0.75}, "a red box"),
-        ("question", {"reply": "cat"}, "what is it?"),
+        ("question", {"answer": "cat"}, "what is it?"),
         ("generate", {"prompt": "caption en", "max_new_tokens": 2}, "a red"),
     ],
 )
@@ -132,10 +134,10 @@ def test_endpoints_answer_in_words(client, path, name, values, text):
 
 
 def test_endpoints_answer_in_boxes_and_masks(client, path, pg):
-    answer = client.predict(image=handle_file(path), names="cat", api_name="/detect")
+    answer = client.predict(image=handle_file(path), objects="cat", api_name="/detect")
     [cat] = answer["detections"]
     assert cat["label"] == "cat" and cat["box"] == pytest.approx([30.03, 0, 60, 40], abs=0.01)
-    answer = client.predict(image=handle_file(path), names="cat", api_name="/segment")
+    answer = client.predict(image=handle_file(path), objects="cat", api_name="/segment")
     [cat] = answer["detections"]
     [true] = parse(answer["text"])
     area = paste_mask(pg.masks([true])[0], true.box, 60, 40)
@@ -161,9 +163,7 @@ def test_a_length_that_is_none(client, path, most):
         client.predict(handle_file(path), "ocr", most, api_name="/generate")
 
 
-@pytest.mark.parametrize(
-    "image", [None, {"path": "/etc/hosts"}, {"path": str(Path(app.__file__).parent / "README.md")}]
-)
+@pytest.mark.parametrize("image", [None, {"path": "/etc/hosts"}, {"path": str(ROOT / "README.md")}])
 def test_endpoints_read_uploads_only(client, image):
     with pytest.raises(AppError, match=r"send one as a file|no picture of this page"):
         client.predict(image=image, api_name="/read")
@@ -189,15 +189,15 @@ def test_an_mcp_client_finds_and_calls_the_tools(url, path):
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             [detect] = [tool for name, tool in tools.items() if name.endswith("detect")]
             sent = f"data:image/png;base64,{b64encode(path.read_bytes()).decode()}"
-            said = await session.call_tool(detect.name, {"image": sent, "names": "cat"})
+            said = await session.call_tool(detect.name, {"image": sent, "objects": "cat"})
             return tools, detect, said
 
     tools, detect, said = asyncio.run(visit())
     assert {name.split("_")[-1] for name in tools} == set(ENDPOINTS)
     schema = detect.inputSchema
     assert schema["properties"]["image"]["type"] == "string"
-    assert "separated by semicolons" in schema["properties"]["names"]["description"]
-    assert schema["required"] == ["image", "names"]
+    assert "separated by semicolons" in schema["properties"]["objects"]["description"]
+    assert schema["required"] == ["image", "objects"]
     assert not said.isError and "<loc0000>" in said.content[0].text
 
 
@@ -227,7 +227,7 @@ def test_what_is_no_box_is_refused(words, said):
 
 def test_two_clicks_write_a_box_and_a_third_begins_anew(path):
     file = {"path": str(path)}
-    click = lambda first, x, y: region.corner(
+    click = lambda first, x, y: region.add_corner(
         file, first, gr.SelectData(None, {"index": [x, y], "value": None})
     )
     drawn, first, box = click(None, 320, 213)
@@ -237,14 +237,14 @@ def test_two_clicks_write_a_box_and_a_third_begins_anew(path):
     assert (first, box) == (None, "10.0, 15.0, 50.0, 49.9")
     assert drawn.getpixel((200, 64)) != (0, 0, 128)
     assert click(None, 9, 9)[2] == ""
-    written = region.outline(file, "10, 15, 50, 50")
+    written, _ = region.start_box(file, "10, 15, 50, 50")
     assert written.getpixel((200, 64)) != (0, 0, 128)
-    assert region.outline(file, "10, 15").getpixel((200, 64)) == (0, 0, 128)
+    assert region.start_box(file, "10, 15")[0].getpixel((200, 64)) == (0, 0, 128)
 
 
 def test_a_box_is_described_and_an_answer_gets_its_question(page, path):
     ask = lambda box, way, reply: list(
-        region.tell(page, {"path": str(path)}, box, way, reply, "en")
+        region.run_region(page, {"path": str(path)}, box, way, reply, "en")
     )[-1]
     said, last, line = ask("25, 25, 50, 75", "region", "")
     assert said == "a red box" and line.startswith("Done.")
@@ -260,7 +260,7 @@ def test_a_box_is_described_and_an_answer_gets_its_question(page, path):
 
 
 def test_without_a_whole_answer_there_is_nothing_to_take_away():
-    for take in found.as_csv, found.pack:
+    for take in results.objects_csv, results.objects_zip:
         with pytest.raises(gr.Error, match="run this tab first"):
             take(None, 0, 1)
 
@@ -269,20 +269,22 @@ def test_a_view_that_is_not_worked_out_is_refused_in_a_sentence(path, tmp_path):
     pg, image = PaliGemma.load(tiny.write(tmp_path / "little")), Image.open(path)
     reply = pg.generate(image, "detect cat", SamplingOptions(max_new_tokens=2))
     seen = pg.explain_reply(image, "detect cat", reply, ("middle",))
-    looked = attend.Look(str(path), "detect cat", seen, ref(pg))
-    glow, drawn, _, _, _ = attend.show(looked, 1, "middle", 0, 0.5)
+    looked = attention_maps.ExplainedAnswer(str(path), "detect cat", seen, ref(pg))
+    glow, drawn, _, _, _ = attention_maps.show_token(looked, 1, "middle", 0, 0.5)
     assert drawn.size == (640, 427)
-    former = attend.show(looked, 99, "middle", 0, 0.5)[1]
-    assert former == attend.show(looked, 0, "middle", 0, 0.5)[1], "a former answer's token"
+    former = attention_maps.show_token(looked, 99, "middle", 0, 0.5)[1]
+    assert former == attention_maps.show_token(looked, 0, "middle", 0, 0.5)[1], (
+        "a former answer's token"
+    )
     clicked = SimpleNamespace(index=(639, 0))
     side = seen.heads.shape[-1]
-    assert f"Row 1, column {side}" in attend.who_looked(glow, "middle", clicked)
+    assert f"Row 1, column {side}" in attention_maps.tokens_at_patch(glow, "middle", clicked)
     for ask in (
-        lambda: attend.show(looked, 0, "gradient", 0, 0.5),
-        lambda: attend.who_looked(glow, "gradient", clicked),
-        lambda: list(attend.draw_whole(looked, "gradient", 0.5)),
+        lambda: attention_maps.show_token(looked, 0, "gradient", 0, 0.5),
+        lambda: attention_maps.tokens_at_patch(glow, "gradient", clicked),
+        lambda: list(attention_maps.draw_answer(looked, "gradient", 0.5)),
     ):
-        with pytest.raises(gr.Error, match="“Times gradient” is not worked out here"):
+        with pytest.raises(gr.Error, match="“Attention × gradient” is not computed yet"):
             ask()
 
 
@@ -290,32 +292,34 @@ def test_another_model_does_not_read_on(page, path, tmp_path):
     """Whose maps are on the page must answer for them: another model has another grid."""
     pg, other = (PaliGemma.load(tiny.write(tmp_path / name)) for name in ("one", "two"))
     clicked = SimpleNamespace(index=(5, 5))
-    page.seat.current = pg
+    page.models.current = pg
     reply = pg.generate(path, "detect cat", SamplingOptions(max_new_tokens=2))
-    looked = attend.Look(
+    looked = attention_maps.ExplainedAnswer(
         str(path), "detect cat", pg.explain_reply(path, "detect cat", reply), ref(pg)
     )
-    glow = attend.show(looked, 0, "mean", 0, 0.5)[0]
-    assert attend.inside_tower(page, glow, clicked)
-    assert "gradient" in attend.switch(page, looked, 0, "gradient", 0, 0.5)[0].seen.maps
-    page.seat.current = other
+    glow = attention_maps.show_token(looked, 0, "mean", 0, 0.5)[0]
+    assert attention.tower_at_patch(page, glow, clicked)
+    assert (
+        "gradient" in attention.change_view(page, looked, 0, "gradient", 0, 0.5)[0].explanation.maps
+    )
+    page.models.current = other
     for ask in (
-        lambda: attend.inside_tower(page, glow, clicked),
-        lambda: attend.switch(page, looked, 0, "gradient", 0, 0.5),
+        lambda: attention.tower_at_patch(page, glow, clicked),
+        lambda: attention.change_view(page, looked, 0, "gradient", 0, 0.5),
     ):
         with pytest.raises(gr.Error, match="Another model was loaded since"):
             ask()
 
 
 def test_a_words_map_is_of_no_answer(page, path, tmp_path):
-    page.seat.current = PaliGemma.load(tiny.write(tmp_path / "one"))
-    glow, drawn, _, says, *_ = attend.like_word(page, {"path": str(path)}, "cat", 0.5)
-    assert "alike to “cat”" in says and drawn.size == (640, 427)
+    page.models.current = PaliGemma.load(tiny.write(tmp_path / "one"))
+    glow, drawn, _, says, *_ = attention.compare_word(page, {"path": str(path)}, "cat", 0.5)
+    assert "each patch and “cat”" in says and drawn.size == (640, 427)
     clicked = SimpleNamespace(index=(5, 5))
-    assert attend.who_looked(glow, "mean", clicked) == ""
-    assert attend.inside_tower(page, glow, clicked)
-    assert np.any(np.asarray(attend.fade(glow, 1.0)) != np.asarray(drawn))
-    assert attend.fade(None, 1.0) is None
+    assert attention_maps.tokens_at_patch(glow, "mean", clicked) == ""
+    assert attention.tower_at_patch(page, glow, clicked)
+    assert np.any(np.asarray(attention_maps.change_opacity(glow, 1.0)) != np.asarray(drawn))
+    assert attention_maps.change_opacity(None, 1.0) is None
 
 
 # --------------------------------------------------------------------------------------- compare
@@ -323,22 +327,21 @@ def test_a_words_map_is_of_no_answer(page, path, tmp_path):
 
 @pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in model is not there")
 def test_two_precisions_side_by_side(tmp_path):
-    seat = ModelManager(PaliGemma.load())
-    with gr.Blocks():
-        page = Page(seat, gr.HTML(), gr.Image(), gr.State())
-    shown = {"path": str(app.EXAMPLES / "harbour.png")}
-    sides = seat.resolve_comparison("built-in")
+    models = ModelManager(PaliGemma.load())
+    page = empty_page(models)
+    shown = {"path": str(EXAMPLES / "harbour.png")}
+    sides = models.resolve_comparison("built-in")
     *_, (table, slider, line) = compare.compare(page, shown, "detect anchor", sides, "bfloat16")
     assert "float32" in table and "bfloat16" in table and table.count("tokens/s") == 2
-    assert slider.constructor_args["visible"] and line in ("Both say the same.", "They differ.")
+    assert slider.constructor_args["visible"] and line in ("Same answer.", "Different answers.")
     left, right = slider.constructor_args["value"]
     assert left.size == right.size == (640, 640)
-    guest = seat.load_comparison(sides, "bfloat16")
-    assert seat.load_comparison(sides, "bfloat16") is guest, "it stays"
-    other = seat.resolve_comparison(str(tiny.write(tmp_path / "one")))
-    assert seat.load_comparison(other, "float32").name == "one"
+    guest = models.load_comparison(sides, "bfloat16")
+    assert models.load_comparison(sides, "bfloat16") is guest, "it stays"
+    other = models.resolve_comparison(str(tiny.write(tmp_path / "one")))
+    assert models.load_comparison(other, "float32").name == "one"
     *_, (table, slider, line) = compare.compare(page, shown, "detect anchor", other, "float32")
-    assert "<b>one</b>" in table and seat.current.is_built_in
+    assert "<b>one</b>" in table and models.current.is_built_in
     with pytest.raises(gr.Error, match="There is no prompt yet"):
         list(compare.compare(page, shown, " ", other, "float32"))
 
@@ -356,7 +359,7 @@ def test_a_batch_answers_what_it_can_and_says_what_it_cannot(page, path, tmp_pat
         archive.writestr("in/read me.txt", "no picture")
     files = [{"path": str(p)} for p in (path, tmp_path / "note.txt", tmp_path / "all.zip")]
     shown, data = [], b""
-    for shown in batch.answer_all(page, files, "detect cat"):
+    for shown in batch.run_batch(page, files, "detect cat"):
         packed = getattr(shown[2], "constructor_args", {}).get("value")
         data = Path(packed).read_bytes() if packed else b""
     gallery, table, _, line = shown
@@ -384,30 +387,29 @@ def test_a_damaged_member_stops_nobody(page, path, tmp_path, packing):
     start = middle.header_offset + 30 + len(middle.filename)
     data[start + 8 : start + middle.compress_size] = b"\xff" * (middle.compress_size - 8)
     (tmp_path / "all.zip").write_bytes(data)
-    *_, (_, table, _, line) = batch.answer_all(
+    *_, (_, table, _, line) = batch.run_batch(
         page, [{"path": str(tmp_path / "all.zip")}], "detect cat"
     )
     assert line == "Done: 2 answered, 1 not readable." and "cannot be unpacked" in table
 
 
 def test_a_batch_has_a_size(page, path, monkeypatch):
-    monkeypatch.setattr(batch, "MOST_AT_ONCE", 10)
+    monkeypatch.setattr(batch, "MAX_UPLOAD_BYTES", 10)
     with pytest.raises(gr.Error, match="At most"):
-        list(batch.answer_all(page, [{"path": str(path)}], "ocr"))
+        list(batch.run_batch(page, [{"path": str(path)}], "ocr"))
 
 
 def test_a_batch_is_stopped_between_tokens(path):
     pg = Scripted({"caption en": ["a"] * 50}, pause=0.01)
-    with gr.Blocks():
-        page = Page(ModelManager(pg), gr.HTML(), gr.Image(), gr.State())
-    batch.SHOW_EVERY, kept = 0.0, batch.SHOW_EVERY
-    run = batch.answer_all(page, [{"path": str(path)}] * 3, "caption en")
+    page = empty_page(ModelManager(pg))
+    batch.UPDATE_SECONDS, kept = 0.0, batch.UPDATE_SECONDS
+    run = batch.run_batch(page, [{"path": str(path)}] * 3, "caption en")
     try:
         for _ in range(4):
             next(run)
         run.close()
     finally:
-        batch.SHOW_EVERY = kept
+        batch.UPDATE_SECONDS = kept
     [(_, given, end)] = pg.log
     assert end == "closed" and given < 10
 
@@ -425,7 +427,7 @@ def test_bad_zips(page, path, tmp_path, name, data, words):
         for n in range(3 if data else 201):
             archive.write(path, f"{n}.png")
     (tmp_path / name).write_bytes(data(whole.getvalue()) if data else whole.getvalue())
-    run = batch.answer_all(page, [{"path": str(tmp_path / name)}], "detect cat")
+    run = batch.run_batch(page, [{"path": str(tmp_path / name)}], "detect cat")
     if data:
         assert words in list(run)[-1][1]
     else:
@@ -434,7 +436,7 @@ def test_bad_zips(page, path, tmp_path, name, data, words):
 
 
 def test_a_zip_bomb_is_not_unpacked(monkeypatch, tmp_path):
-    monkeypatch.setattr(batch, "MOST_BYTES", 1000)
+    monkeypatch.setattr(batch, "MAX_IMAGE_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("big.png", b"\0" * 100_000)
     [(_, read)] = batch.unpack([str(tmp_path / "bomb.zip")])
@@ -445,7 +447,7 @@ def test_a_zip_bomb_is_not_unpacked(monkeypatch, tmp_path):
 def test_a_batch_needs_pictures_and_a_prompt(page, path):
     for files, prompt, words in ([], "ocr", "no pictures yet"), ([path], " ", "no prompt yet"):
         with pytest.raises(gr.Error, match=words):
-            list(batch.answer_all(page, [{"path": str(file)} for file in files], prompt))
+            list(batch.run_batch(page, [{"path": str(file)} for file in files], prompt))
 
 
 # ---------------------------------------------------------------------------------- how it works
@@ -453,13 +455,15 @@ def test_a_batch_needs_pictures_and_a_prompt(page, path):
 
 @pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in model is not there")
 def test_the_model_and_the_last_request_as_drawings():
-    seat = ModelManager(PaliGemma.load())
-    drawing, strip, mask = inside.show(seat, ("detect cat", ["<loc0000>", " cat"]))
+    models = ModelManager(PaliGemma.load())
+    drawing, strip, mask = how_it_works.show_model(
+        models, LastRequest("detect cat", ["<loc0000>", " cat"])
+    )
     assert "8 × 8 patches of 16 pixels" in drawing and "3 query heads, 1 key/value head" in drawing
     assert 'data-file="models/gemma.py"' in drawing
     assert "… 64 in all" in strip and "&lt;loc0000&gt;" in strip and "·cat" in strip
     assert mask.constructor_args["visible"]
-    assert inside.show(seat, None)[1] == "Nothing was asked yet."
+    assert how_it_works.show_model(models, None)[1] == "There was no request yet."
 
 
 def test_the_strip_has_every_token_and_the_mask_its_shape():
@@ -483,38 +487,48 @@ def test_drawings_escape_what_they_show():
 
 def test_only_source_files_are_opened():
     event = lambda file: gr.EventData(None, {"file": file})
-    assert "class KVCache" in inside.open_source(event("models/gemma.py")).constructor_args["value"]
+    assert (
+        "class KVCache"
+        in how_it_works.open_source(event("models/gemma.py")).constructor_args["value"]
+    )
     for file in "../app.py", "/etc/passwd", "builtin/config.json", None, "":
-        assert "value" not in (inside.open_source(event(file)) or {})
+        assert "value" not in (how_it_works.open_source(event(file)) or {})
 
 
 # ----------------------------------------------------------------------------------------- links
 
 
 @pytest.fixture
-def address(page):
-    with gr.Blocks():
-        page.settings = settings_panel()
-        with gr.Tabs():
-            tabs = [task_tab(page, task) for task in TASKS.values()]
-            tabs += [region.RegionTab(page), attend.AttentionTab(page), batch.BatchTab(page)]
-            tabs += [compare.CompareTab(page, own=False)]
-        source = gr.Dropdown(["built-in"], allow_custom_value=True)
-    parts = {name: part for tab in tabs for name, part in tab.in_address.items()}
-    return links.Address({}, parts, page.settings, source)
+def tabs(pg):
+    page = empty_page(ModelManager(pg), any_model=False)
+    others = region.RegionTab, attention.AttentionTab, compare.CompareTab, batch.BatchTab
+    with gr.Blocks(), gr.Tabs():
+        tabs = [TaskTab(page, task) for task in TASKS.values()]
+        return [*tabs, *(tab(page) for tab in (*others, how_it_works.HowItWorksTab))]
+
+
+@pytest.fixture
+def address(page, tabs):
+    source = gr.Dropdown(["built-in"], allow_custom_value=True)
+    return url_state.UrlState(tabs, page.settings, source)
+
+
+def test_every_tab_resets_its_outputs_and_nothing_else(tabs):
+    for tab in tabs:
+        assert set(tab.reset()) == set(tab.outputs), tab.key
 
 
 @pytest.mark.parametrize(
     ("name", "written", "value"),
     [
         ("detect", "cat ; dog", "cat ; dog"),
-        ("detect", "x" * 5_000, "x" * links.LONGEST),
+        ("detect", "x" * 5_000, "x" * url_state.MAX_TEXT),
         ("caption.language", "de", "de"),
         ("caption.language", "xx", None),
         ("caption.style", "cap", "cap"),
         ("caption.style", "poem", None),
         ("region", "10, 20, 30, 40", "10, 20, 30, 40"),
-        ("region.way", "question", "question"),
+        ("region.mode", "question", "question"),
         ("attention", "detect cat", "detect cat"),
         ("attention.view", "rollout", "rollout"),
         ("attention.view", "sideways", None),
@@ -538,11 +552,11 @@ def address(page):
 )
 def test_an_address_restores_what_its_parts_can_have(address, name, written, value):
     restored = address.restore({name: written})
-    assert restored == ({} if value is None else {address.parts[name]: value})
+    assert restored == ({} if value is None else {address.params[name]: value})
 
 
 def test_an_address_only_names_the_model(address):
-    assert address.restore({"model": "owner/model"}) == {address.source: "owner/model"}
+    assert address.restore({"model": "owner/model"}) == {address.model: "owner/model"}
 
 
 def test_an_address_names_uploads_and_nothing_else(path, tmp_path, monkeypatch):
@@ -551,24 +565,26 @@ def test_an_address_names_uploads_and_nothing_else(path, tmp_path, monkeypatch):
     upload.parent.mkdir()
     upload.write_bytes(path.read_bytes())
     uploads = {str(upload)}
-    name = links.share({"path": str(upload)}, uploads)
+    name = url_state.name_in_url({"path": str(upload)}, uploads)
     assert name == upload.parent.name + "/my picture.png"
-    assert links.picture_of({"picture": name}, [], uploads) == str(upload)
-    assert links.picture_of({"picture": name}, [], set()) is None, "it is of an earlier start"
+    assert url_state.image_from_url({"image": name}, [], uploads) == str(upload)
+    assert url_state.image_from_url({"image": name}, [], set()) is None, "it is of an earlier start"
     (tmp_path / "secret.png").write_bytes(b"")
     folder = upload.parent.name
     for wrong in ("../" + name, folder + "/../secret.png", "secret.png", folder, "", "x" * 999):
-        assert links.picture_of({"picture": wrong}, [], uploads) is None
-    example = {"path": str(app.EXAMPLES / "harbour.png")}
-    app.build_app(Scripted({}))
-    assert links.share(example, uploads) == "", "an example's picture has a name of its own"
+        assert url_state.image_from_url({"image": wrong}, [], uploads) is None
+    example = {"path": str(EXAMPLES / "harbour.png")}
+    build_app(ModelManager(Scripted({})))
+    assert url_state.name_in_url(example, uploads) == "", (
+        "an example's picture has a name of its own"
+    )
     with pytest.raises(gr.Error, match="There is no picture yet"):
-        links.share(None, uploads)
+        url_state.name_in_url(None, uploads)
 
 
 def test_old_files_go_and_the_oldest_where_there_are_too_many(tmp_path):
     def left(seconds, most):
-        disk.tidy(demo, seconds, most)
+        temp_files.delete_temp_files(demo, seconds, most)
         return sorted(file.name for file in tmp_path.rglob("*.png"))
 
     with gr.Blocks() as demo:
@@ -601,25 +617,25 @@ def test_a_drawing_becomes_the_picture():
     blank = {"composite": Image.new("RGB", (64, 64), "white")}
     drawn = {"composite": Image.new("RGB", (64, 64), "white")}
     drawn["composite"].paste("red", (10, 10, 30, 30))
-    assert picture.drawing(drawn)[0].getpixel((20, 20)) == (255, 0, 0)
+    assert image_input.read_drawing(drawn)[0].getpixel((20, 20)) == (255, 0, 0)
     for nothing in blank, None, {"composite": None}:
         with pytest.raises(gr.Error, match="Nothing is drawn yet"):
-            picture.drawing(nothing)
+            image_input.read_drawing(nothing)
 
 
 def test_a_photograph_gets_a_word_from_the_built_in_model_only(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8)
     Image.fromarray(pixels).resize((90, 90), Image.Resampling.BICUBIC).save(tmp_path / "p.png")
-    seat, file = ModelManager(Scripted({})), {"path": str(tmp_path / "p.png")}
-    assert picture.check(seat, file)[1] == ""
+    models, file = ModelManager(Scripted({})), {"path": str(tmp_path / "p.png")}
+    assert image_input.check_upload(models, file)[1] == ""
     monkeypatch.setattr(Scripted, "is_built_in", True)
-    assert "Another model" in picture.check(seat, file)[1]
+    assert "Another model" in image_input.check_upload(models, file)[1]
 
 
 def test_what_is_exported_reads_back_to_what_was_drawn(pg, path):
     detections = parse("".join(ANSWERS["segment cat"]))
     masks = pg.masks(detections)
-    zipped = b64decode(found.pack((str(path), tuple(detections), masks), 0, 1))
+    zipped = b64decode(results.objects_zip(results.AnswerObjects(str(path), detections, masks)))
     with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
         coco = json.loads(archive.read("coco.json"))
         drawn = np.asarray(Image.open(archive.open("masks/01-cat.png"))) > 0
@@ -638,23 +654,31 @@ def test_on_a_space_the_model_asks_for_the_lent_gpu(tmp_path):
     """`spaces.GPU` wraps every handler that calls the model; visitors get the list of models."""
     (tmp_path / "spaces.py").write_text("marked = []\nGPU = lambda f: marked.append(f) or f\n")
     code = """
-import app, gradio, spaces
-import scripted
+import runpy, sys
+import gradio, spaces
+from paligemma.pipeline import PaliGemma
 from scripted import Scripted
 seen = {}
 gradio.Blocks.launch = lambda self, **given: seen.update(demo=self, **given)
-app.PaliGemma.load = lambda *given: Scripted({})
-app.main()
+PaliGemma.load = lambda *given: Scripted({})
+sys.argv = ["app.py"]
+runpy.run_path("app.py", run_name="__main__")
 kinds = [type(block).__name__ for block in seen["demo"].blocks.values() if block.visible]
 pickers = {b.allow_custom_value for b in seen["demo"].blocks.values()
            if isinstance(b, gradio.Dropdown)}
 print(len(spaces.marked), "DuplicateButton" in kinds, pickers, seen["server_name"])
 """
-    paths = [str(tmp_path), str(Path(app.__file__).parent), str(Path(scripted.__file__).parent)]
+    paths = [str(tmp_path), str(ROOT), str(Path(scripted.__file__).parent)]
     given = {"PYTHONPATH": os.pathsep.join(paths), "SPACE_ID": "me/here"}
     given |= {"GRADIO_SERVER_NAME": "0.0.0.0"}
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | given,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | given,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     marked, duplicate, own, host = done.stdout.split()
     assert int(marked) == len(ENDPOINTS) + 12, "nine tabs, and three ways to look again"
     assert (duplicate, own, host) == ("True", "{False}", "0.0.0.0")

@@ -31,6 +31,14 @@ function finishRestore(key) {
   return pressRun(key);
 }
 
+/** Names an example and its tab in the address; runs the tab `key` unless it is empty. */
+function showExample(example, tab, key) {
+  setUrlParam("example", example);
+  setUrlParam("image", null);
+  setUrlParam("tab", tab);
+  return pressRun(key);
+}
+
 /** Copies text to the clipboard; `navigator.clipboard` does not exist on pages without https. */
 function copyText(text) {
   const area = Object.assign(document.createElement("textarea"), {value: text});
@@ -43,7 +51,7 @@ function copyText(text) {
 
 /** Puts the uploaded image into the address and copies the address. */
 function shareLink(image) {
-  setUrlParam("picture", image);
+  setUrlParam("image", image);
   copyText(location.href);
   return ["Copied: " + location.href];
 }
@@ -53,7 +61,7 @@ function saveZip(base64) {
   const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([bytes], {type: "application/zip"}));
-  link.download = "found.zip";
+  link.download = "objects.zip";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   return [];

@@ -1,378 +1,269 @@
-"""The attention explorer: any token of an answer can be asked where the decoder looked.
+"""The attention explorer: where the decoder attended when it predicted a token of the answer.
 
-Maps are kept in the visitor's page; choosing a token, a layer or a head asks no model. Gradients,
-and where a patch looks inside the vision tower, are worked out when they are asked for.
+Maps stay in the visitor's session: another token, layer or head does not call the model. Gradients,
+and the attention of a patch inside the vision tower, are computed when they are asked for.
 """
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from html import escape
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 from weakref import ref
 
 import gradio as gr
-import numpy as np
 from PIL import Image
 
 from paligemma.images import open_image
-from paligemma.interpret.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS, Explanation
+from paligemma.interpret.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS
 from paligemma.pipeline import PaliGemma
+from paligemma.ui.attention_maps import (
+    VIEW_NAMES,
+    ExplainedAnswer,
+    ShownMap,
+    change_opacity,
+    draw_answer,
+    layer_slider,
+    show_head,
+    show_token,
+    tokens_at_patch,
+)
 from paligemma.ui.common import (
-    ASIDE,
-    INNER,
     LATEST,
+    NO_TEXT,
+    PARALLEL,
+    PRIVATE,
     WAITING,
-    Page,
-    clock,
-    fit,
-    on_gpu,
-    picture_path,
-    sampling,
-    sentences,
-    written,
+    in_model_queue,
+    open_upload,
+    raw_prompt,
+    timing_text,
+    user_errors,
 )
-from paligemma.ui.tabs.task import EMPTY
-from visualize import (
-    attention_legend,
-    contact_sheet,
-    draw_attention,
-    sheet_cell,
-    to_gif,
-    token_frames,
-    token_matrix,
-    token_strip,
-    visible,
-)
+from paligemma.ui.page import Component, LastRequest, Page, Updates
+from paligemma.ui.settings import sampling_options
+from visualize import contact_sheet, visible
 
-NAMES = {
-    "middle": "Middle layers",
-    "mean": "All layers",
-    "rollout": "Rollout",
-    "relative": "Against a neutral prompt",
-    "gradient": "Times gradient",
-    "similarity": "Alike before any prompt",
-}
-MOST_FRAMES = 60  # tokens of an answer in the strip
-LISTED = 6  # tokens that looked at a patch most
-KEPT_SECONDS = 1800  # that a visitor's maps stay in memory
+STATE_SECONDS = 1800  # that a visitor's maps stay in memory
 NOTE = """
-**What this shows.** A token of the answer was written by the column before it: the glow is where
-that column looked. The middle layers come first because on 500 drawn scenes their brightest patch
-lies in the named thing most often; `docs/pointing.md` has the table of all these views.
+**What this shows.** A token is predicted at the position before it; the map is the attention from
+that position to the patches of the picture. "Middle layers" comes first because its peak is in the
+named object most often, measured on 500 drawn scenes: see `docs/pointing.md`.
 
-**What it does not prove.** Where a model reads is not why it answers. The image tower has mixed the
-patches before the decoder sees them, the prompt's own tokens gather from the picture and hand on,
-and an answer may stay the same without its brightest patch. Patches that draw every token, whatever
-it says, are sinks: they are named, not hidden.
+**What it does not show.** Attention is not a reason. The vision tower has mixed the patches before
+the decoder reads them, the prompt's tokens pass on what they read, and an answer may stay the same
+without the patch of the peak. Patches with high attention for every token are attention sinks: they
+are listed, not hidden.
 """
 
 
-@dataclass(frozen=True)
-class Look:
-    """One explained answer: the picture's file, the prompt, the maps, and whose answer it is."""
-
-    path: str
-    prompt: str
-    seen: Explanation
-    by: ref[PaliGemma]
-
-    @property
-    def texts(self) -> list[str]:
-        return [token.text for token in self.seen.reply.tokens]
-
-    def worked_out(self, view: str) -> np.ndarray:
-        """A view's maps, one a token; ValueError if it was too dear for this answer."""
-        if view not in self.seen.maps:
-            raise ValueError(f"“{NAMES[view]}” is not worked out here: choose another way to look.")
-        return self.seen.maps[view]
-
-
-@dataclass(frozen=True)
-class Glow:
-    """A map [g, g] over a picture; `look` is the answer that it is of, None for a word's map."""
-
-    path: str
-    heat: np.ndarray
-    unit: str
-    by: ref[PaliGemma]
-    look: Look | None = None
-
-    def drawn(self, opacity: float) -> Image.Image:
-        """The picture is read anew: kept, it would fill the memory of every session."""
-        return draw_attention(fit(open_image(self.path)), self.heat, opacity)
-
-    def legend(self) -> gr.Image:
-        return gr.Image(attention_legend(float(self.heat.max()), 320, self.unit), visible=True)
-
-    def patch(self, where: gr.SelectData) -> tuple[int, int]:
-        """Row and column of the patch that was clicked in the drawing."""
-        grid, (x, y) = len(self.heat), where.index
-        width, height = fit(open_image(self.path)).size
-        return min(int(y / height * grid), grid - 1), min(int(x / width * grid), grid - 1)
-
-
-def the_same(page: Page, by: ref[PaliGemma]) -> PaliGemma:
-    """The model that answers now, if it is the one that was asked."""
-    if by() is not page.seat.current:
-        raise ValueError("Another model was loaded since: press Show attention again.")
-    return page.seat.current
-
-
 class AttentionTab:
+    key = "attention"
+
     def __init__(self, page: Page) -> None:
-        with gr.Tab("Attention", id="attention"):
+        with gr.Tab("Attention", id=self.key) as self.container:
             self.prompt = gr.Textbox(
-                label="A prompt, just as the model gets it", max_lines=3,
-                placeholder="for example: detect cat",
-            )  # fmt: skip
-            self.go, _, self.line = page.buttons("Show attention", "attention")
-            self.tokens = gr.Radio([], label="The answer, token by token", visible=False)
-            views = [(NAMES[name], name) for name in NAMES]
-            self.view = gr.Radio(views, value=DEFAULT_VIEW, label="How to look")
+                label="Raw prompt", max_lines=3, placeholder="For example: detect cat"
+            )
+            self.controls = page.run_controls("Show attention", self.key)
+            self.tokens = gr.Radio([], label="Answer, token by token", visible=False)
+            views = [(label, view) for view, label in VIEW_NAMES.items()]
+            self.view = gr.Radio(views, value=DEFAULT_VIEW, label="View")
             with gr.Row():
-                self.layer = gr.Slider(0, 1, 0, step=1, label="Layer (0: all)")
+                self.layer = gr.Slider(0, 1, 0, step=1, label="Layer (0 = all)")
                 self.opacity = gr.Slider(0, 1, 0.55, step=0.05, label="Opacity")
             self.word = gr.Textbox(
-                label="Or: how alike is each patch to a word, before any prompt is read?",
-                placeholder="for example: wheel", max_lines=1,
-            )  # fmt: skip
-            self.says = gr.Markdown(elem_classes="note")
-            self.heat = gr.Image(
-                label="Where it looked. Click a patch", format="png", interactive=False,
-                buttons=["fullscreen", "download"], elem_id="heat",
-            )  # fmt: skip
-            self.scale = gr.Image(
-                label="The scale of the colours", show_label=False, format="png",
-                interactive=False, buttons=[], container=False, elem_id="scale", visible=False,
-            )  # fmt: skip
+                label="Or compare the patches with a word",
+                max_lines=1,
+                placeholder="For example: wheel",
+            )
+            self.description = gr.Markdown(elem_classes="note")
+            self.drawing = _image("Attention map. Click a patch", "attention-map")
+            self.legend = gr.Image(
+                label="Colour scale",
+                show_label=False,
+                format="png",
+                interactive=False,
+                buttons=[],
+                container=False,
+                elem_id="legend",
+                visible=False,
+            )
             self.patch = gr.HTML(elem_id="patch")
-            with gr.Accordion("Every layer and head: click one to see it large", open=False):
-                self.sheet = gr.Image(
-                    label="A row each layer, a column each head", show_label=False, format="png",
-                    interactive=False, buttons=["fullscreen", "download"], elem_id="sheet",
-                )  # fmt: skip
-            with gr.Accordion("Where the clicked patch looks, inside the image tower", open=False):
-                self.tower = gr.Image(
-                    label="Each layer and head of the tower", show_label=False, format="png",
-                    interactive=False, buttons=["fullscreen", "download"], elem_id="tower",
-                )  # fmt: skip
-            with gr.Accordion("The whole answer, and the path through the prompt", open=False):
-                self.draw = gr.Button("Draw it", size="md")
-                self.film = gr.Image(
-                    label="Token by token", interactive=False, format="gif",
-                    buttons=["fullscreen", "download"], elem_id="film", visible=False,
-                )  # fmt: skip
-                self.strip = gr.Image(
-                    label="All tokens on one scale", interactive=False, format="png",
-                    buttons=["fullscreen", "download"], elem_id="tokens", visible=False,
-                )  # fmt: skip
-                self.matrix = gr.Image(
-                    label="Who reads whom among prompt and answer", interactive=False, format="png",
-                    buttons=["fullscreen", "download"], elem_id="matrix", visible=False,
-                )  # fmt: skip
+            with gr.Accordion("All layers and heads: click one to enlarge it", open=False):
+                self.heads = _image("Rows are layers, columns are heads", "heads", show_label=False)
+            with gr.Accordion("Attention of the clicked patch in the vision tower", open=False):
+                self.tower = _image("Layers and heads of the tower", "tower", show_label=False)
+            with gr.Accordion("The whole answer, and attention between tokens", open=False):
+                self.draw = gr.Button("Draw", size="md")
+                self.animation = _image("Animation", "animation", format="gif", visible=False)
+                self.strip = _image("All tokens on one scale", "token-strip", visible=False)
+                self.matrix = _image(
+                    "Attention between prompt and answer tokens", "token-matrix", visible=False
+                )
             gr.Markdown(NOTE, elem_classes="note")
-            self.looked = gr.State(time_to_live=KEPT_SECONDS)
-            self.glow = gr.State(time_to_live=KEPT_SECONDS)
+            self.answer = gr.State(time_to_live=STATE_SECONDS)  # ExplainedAnswer
+            self.shown_map = gr.State(time_to_live=STATE_SECONDS)  # ShownMap
 
     @property
-    def in_address(self) -> dict[str, gr.components.Component]:
-        """What the address bar keeps, by its name there."""
+    def url_params(self) -> dict[str, Component]:
         return {"attention": self.prompt, "attention.view": self.view}
 
+    @property
+    def outputs(self) -> list[Component]:
+        chosen: list[Component] = [self.answer, self.tokens, self.layer]
+        shown = [*self._shown, self.patch, self.tower, *self._whole]
+        return [*chosen, *shown, self.controls.status]
+
+    @property
+    def _map(self) -> list[Component]:
+        return [self.shown_map, self.drawing, self.legend, self.description]
+
+    @property
+    def _shown(self) -> list[Component]:
+        return [*self._map, self.heads]
+
+    @property
+    def _whole(self) -> list[Component]:
+        return [self.animation, self.strip, self.matrix]
+
+    def reset(self) -> Updates:
+        hidden = dict.fromkeys([self.legend, *self._whole], gr.Image(None, visible=False))
+        tokens = gr.Radio([], value=None, visible=False)
+        chosen = {self.tokens: tokens, self.layer: gr.Slider(value=0)}
+        return dict.fromkeys(self.outputs) | chosen | hidden
+
     def wire(self, page: Page) -> None:
-        named = {"picture": page.picture, "prompt": self.prompt, "view": self.view}
-        named |= {"opacity": self.opacity} | page.settings
-        over = [self.glow, self.heat, self.scale, self.says]
-        shown, chosen = [*over, self.sheet], [self.looked, self.tokens, self.view, self.layer]
-        whole = [self.film, self.strip, self.matrix]
-        fresh = [*shown, self.patch, self.tower, *whole, page.last]
-        page.on_enter(self.prompt, "attention")
-        page.run(
-            "attention", self.go, partial(look, page, self), named,
-            [self.looked, self.tokens, self.layer, *fresh, self.line],
-        )  # fmt: skip
-        for part in self.tokens, self.layer:
-            part.input(show, [*chosen, self.opacity], shown, preprocess=False, **LATEST)
-        self.opacity.input(fade, [self.glow, self.opacity], self.heat, **LATEST)
-        self.view.input(
-            on_gpu(partial(switch, page)), [*chosen, self.opacity],
-            [self.looked, self.layer, *shown, self.patch], preprocess=False,
-            concurrency_id="model", trigger_mode="always_last", **INNER,
-        )  # fmt: skip
-        self.sheet.select(show_head, [self.looked, self.tokens, self.opacity], over, **ASIDE)
-        self.heat.select(who_looked, [self.glow, self.view], self.patch, **ASIDE)
-        alike = [page.picture, self.word, self.opacity]
-        self.word.submit(
-            on_gpu(partial(like_word, page)), alike, [*over, self.patch, self.tower],
-            preprocess=False, concurrency_id="model", trigger_mode="always_last", **INNER,
-        )  # fmt: skip
-
-        def tower(glow: Glow | None, where: gr.SelectData):  # gradio asks a def for its hints
-            return inside_tower(page, glow, where)
-
-        self.heat.select(
-            on_gpu(tower), self.glow, self.tower,
-            concurrency_id="model", trigger_mode="multiple", **INNER,
-        )  # fmt: skip
-        self.draw.click(draw_whole, [self.looked, self.view, self.opacity], whole, **ASIDE)
-
-    def nothing(self) -> dict:
-        """What becomes of all that was explained; `None` would leave empty frames."""
-        hidden = gr.Image(None, visible=False)
-        parts = [self.scale, self.film, self.strip, self.matrix]
-        gone = [self.looked, self.glow, self.heat, self.says, self.sheet, self.patch, self.tower]
-        tokens = {self.tokens: gr.Radio([], value=None, visible=False)}
-        return tokens | dict.fromkeys(parts, hidden) | dict.fromkeys(gone)
-
-
-def look(
-    page: Page, tab: AttentionTab, picture: dict | None, prompt: str, view: str, opacity: float,
-    **options,
-) -> Iterator[dict]:  # fmt: skip
-    """Stream the answer, then explain it."""
-    pg = page.seat.current
-    with sentences():
-        path = picture_path(picture)
-        image, options, prompt = open_image(path), sampling(**options), written(prompt)
-        if view not in list(VIEWS):
-            raise ValueError(f"{view!r} is no way to look; choose {', '.join(VIEWS)}.")
-        yield tab.nothing() | {tab.line: WAITING}
-        with closing(pg.stream(image, prompt, options)) as replies:
-            for reply in replies:
-                yield {tab.line: f"{clock(reply)}…"}
-        if not reply.tokens:
-            yield {tab.line: EMPTY["text"]}
-            return
-        names = CHEAP_VIEWS if view in CHEAP_VIEWS else (*CHEAP_VIEWS, view)
-        looked = Look(path, prompt, pg.explain_reply(image, prompt, reply, names), ref(pg))
-    tokens = [(f"{n} {visible(text)}", n - 1) for n, text in enumerate(looked.texts, 1)]
-    shown = [tab.glow, tab.heat, tab.scale, tab.says, tab.sheet]
-    yield {
-        tab.looked: looked,
-        tab.tokens: gr.Radio(tokens, value=0, visible=True),
-        tab.layer: layers_of(looked, view),
-        page.last: (prompt, looked.texts),
-        tab.line: f"Done. {clock(reply)}",
-    } | dict(zip(shown, show(looked, 0, view, 0, opacity), strict=True))
-
-
-def layers_of(looked: Look, view: str, layer: int = 0) -> gr.Slider:
-    """The slider of the layers, at rest where a view has no more than one."""
-    count = len(looked.seen.layers[view])
-    value = layer if layer <= count > 1 else 0
-    return gr.Slider(value=value, maximum=max(count, 1), interactive=count > 1)
-
-
-def show(
-    looked: Look | None, token: int | None, view: str, layer: int, opacity: float
-) -> tuple[Glow | None, Image.Image | None, gr.Image, str, Image.Image | None]:
-    """One token in one view: the picture under its map, the scale, a sentence, all its heads."""
-    if looked is None:
-        return None, None, gr.Image(visible=False), "", None
-    token = token if token in range(len(looked.texts)) else 0  # it may be a former answer's
-    with sentences():
-        heat = looked.worked_out(view)[token]
-        seen, layers = looked.seen, looked.seen.layers[view]
-        if alone := 0 < layer <= len(layers) > 1:
-            heat = layers[layer - 1, token]
-        says = f"{VIEWS[view].description} " + (f"Here: layer {layer} alone. " if alone else "")
-        if view in ("middle", "mean"):
-            says += f"{heat.sum():.0%} of this token's attention is on the picture. "
-        if seen.sinks:
-            says += f"Sinks, which draw every token: {', '.join(map(str, seen.sinks[:4]))}."
-        glow = Glow(looked.path, heat, VIEWS[view].unit, looked.by, looked)
-        return glow, glow.drawn(opacity), glow.legend(), says, contact_sheet(_heads(seen, token))
-
-
-def fade(glow: Glow | None, opacity: float) -> Image.Image | None:
-    """What is shown, under another opacity."""
-    with sentences():
-        return glow and glow.drawn(opacity)
-
-
-def like_word(page: Page, picture: dict | None, word: str, opacity: float) -> tuple:
-    """How alike each patch, out of the connector, is to a word of the person's own."""
-    with sentences():
-        path, word, pg = picture_path(picture), str(word or ""), page.seat.current
-        heat = pg.similarity(open_image(path), word).clip(0)
-        glow = Glow(path, heat, VIEWS["similarity"].unit, ref(pg))
-        says = f"{VIEWS['similarity'].description} Here: alike to “{escape(word)}”."
-        return glow, glow.drawn(opacity), glow.legend(), says, None, None
-
-
-def _heads(seen: Explanation, token: int) -> np.ndarray:
-    return seen.heads[:, :, token]
-
-
-def switch(page: Page, looked: Look | None, token, view, layer, opacity) -> tuple:
-    """Another view, worked out first where it costs a backward pass."""
-    with sentences():
-        if looked is not None and view not in looked.seen.maps:
-            pg = the_same(page, looked.by)
-            more = pg.explain_reply(looked.path, looked.prompt, looked.seen.reply, (view,))
-            seen = replace(
-                looked.seen,
-                maps=looked.seen.maps | more.maps,
-                layers=looked.seen.layers | more.layers,
-            )
-            looked = replace(looked, seen=seen)
-    slider = gr.skip() if looked is None else layers_of(looked, view, layer)
-    return looked, slider, *show(looked, token, view, layer, opacity), None
-
-
-def show_head(looked: Look | None, token: int, opacity: float, where: gr.SelectData) -> tuple:
-    """The head that was clicked in the contact sheet, over the picture."""
-    if looked is None:
-        return None, None, gr.Image(visible=False), ""
-    heads = _heads(looked.seen, token)
-    cell = sheet_cell(*where.index, *heads.shape[:2])
-    if cell is None:
-        return (gr.skip(),) * 4
-    with sentences():
-        glow = Glow(looked.path, heads[cell], VIEWS["mean"].unit, looked.by, looked)
-        says = f"Layer {cell[0] + 1}, head {cell[1] + 1} alone."
-        return glow, glow.drawn(opacity), glow.legend(), says
-
-
-def who_looked(glow: Glow | None, view: str, where: gr.SelectData) -> str:
-    """The reverse: which tokens of the answer looked at the clicked patch most."""
-    if glow is None or glow.look is None:
-        return ""
-    with sentences():
-        row, column = glow.patch(where)
-        glow.look.worked_out(view)
-    ranked = glow.look.seen.rank_tokens(view, row, column)[:LISTED]
-    rows = "".join(
-        f"<li><code>{escape(visible(glow.look.texts[token]))}</code> {value:.2g}</li>"
-        for token, value in ranked
-    )
-    title = f"Row {row + 1}, column {column + 1}: who looked here most ({VIEWS[view].unit})"
-    return f"<p>{escape(title)}</p><ol>{rows}</ol>"
-
-
-def inside_tower(page: Page, glow: Glow | None, where: gr.SelectData) -> Image.Image | None:
-    """Where the clicked patch looks, in every layer and head of the vision tower."""
-    if glow is None:
-        return None
-    with sentences():
-        pg = the_same(page, glow.by)
-        return contact_sheet(pg.tower_attention(glow.path, *glow.patch(where)))
-
-
-def draw_whole(looked: Look | None, view: str, opacity: float) -> Iterator[tuple]:
-    """The film and the strip of the whole answer, and who reads whom among its tokens."""
-    with sentences(), TemporaryDirectory() as folder:
-        if looked is None:
-            raise ValueError("There is no answer yet: press Show attention first.")
-        image = fit(open_image(looked.path))
-        maps, texts = looked.worked_out(view)[:MOST_FRAMES], looked.texts[:MOST_FRAMES]
-        film = Path(folder) / "answer.gif"
-        film.write_bytes(to_gif(token_frames(image, maps, texts, opacity)))
-        yield (
-            gr.Image(str(film), visible=True),
-            gr.Image(token_strip(image, maps, texts, opacity, VIEWS[view].unit), visible=True),
-            gr.Image(token_matrix(looked.seen.between_tokens, looked.seen.positions), visible=True),
+        page.run_on_enter(self.prompt, self.key)
+        page.on_run(
+            self.key,
+            self.controls,
+            partial(self.explain, page),
+            {
+                "image": page.image,
+                "prompt": self.prompt,
+                "view": self.view,
+                "opacity": self.opacity,
+            },
+            [page.last_request, *self.outputs],
         )
+        chosen = [self.answer, self.tokens, self.view, self.layer, self.opacity]
+        for part in self.tokens, self.layer:
+            part.input(show_token, chosen, self._shown, preprocess=False, **LATEST)
+        self.opacity.input(change_opacity, [self.shown_map, self.opacity], self.drawing, **LATEST)
+        self.heads.select(
+            show_head, [self.answer, self.tokens, self.opacity], self._map, **PARALLEL
+        )
+        self.drawing.select(tokens_at_patch, [self.shown_map, self.view], self.patch, **PARALLEL)
+        self.draw.click(
+            draw_answer, [self.answer, self.view, self.opacity], self._whole, **PARALLEL
+        )
+        in_order = PRIVATE | {"preprocess": False, "trigger_mode": "always_last"}
+        self.view.input(
+            **in_model_queue(partial(change_view, page)),
+            inputs=chosen,
+            outputs=[self.answer, self.layer, *self._shown, self.patch],
+            **in_order,
+        )
+        self.word.submit(
+            **in_model_queue(partial(compare_word, page)),
+            inputs=[page.image, self.word, self.opacity],
+            outputs=[*self._map, self.patch, self.tower],
+            **in_order,
+        )
+
+        def show_tower(shown: ShownMap | None, click: gr.SelectData):  # its hints are needed
+            return tower_at_patch(page, shown, click)
+
+        self.drawing.select(
+            **in_model_queue(show_tower),
+            inputs=self.shown_map,
+            outputs=self.tower,
+            trigger_mode="multiple",
+            **PRIVATE,
+        )
+
+    def explain(
+        self, page: Page, image: dict | None, prompt: str, view: str, opacity: float, **settings
+    ) -> Iterator[dict]:
+        """Stream the answer, then explain it."""
+        model = page.model
+        with user_errors():
+            upload, options = open_upload(image), sampling_options(**settings)
+            prompt = raw_prompt(prompt)
+            if view not in list(VIEWS):
+                raise ValueError(f"There is no view {view!r}; choose {', '.join(VIEWS)}.")
+            yield self.reset() | {self.controls.status: WAITING}
+            with closing(model.stream(upload.image, prompt, options)) as replies:
+                for reply in replies:
+                    yield {self.controls.status: f"{timing_text(reply)}…"}
+            if not reply.tokens:
+                yield {self.controls.status: NO_TEXT}
+                return
+            views = CHEAP_VIEWS if view in CHEAP_VIEWS else (*CHEAP_VIEWS, view)
+            explanation = model.explain_reply(upload.image, prompt, reply, views)
+        answer = ExplainedAnswer(upload.path, prompt, explanation, ref(model))
+        texts = answer.token_texts
+        tokens = [(f"{n} {visible(text)}", n - 1) for n, text in enumerate(texts, 1)]
+        shown = show_token(answer, 0, view, 0, opacity, upload.image)
+        yield {
+            self.answer: answer,
+            self.tokens: gr.Radio(tokens, value=0, visible=True),
+            self.layer: layer_slider(answer, view),
+            page.last_request: LastRequest(prompt, texts),
+            self.controls.status: f"Done. {timing_text(reply)}",
+        } | dict(zip(self._shown, shown, strict=True))
+
+
+def change_view(page: Page, answer: ExplainedAnswer | None, token, view, layer, opacity) -> tuple:
+    """Another view, computed first where it costs a backward pass."""
+    image = None
+    with user_errors():
+        if answer is not None and view not in answer.explanation.maps:
+            model, image = same_model(page, answer.model), open_image(answer.path)
+            known = answer.explanation
+            more = model.explain_reply(image, answer.prompt, known.reply, (view,))
+            explanation = replace(
+                known, maps=known.maps | more.maps, layers=known.layers | more.layers
+            )
+            answer = replace(answer, explanation=explanation)
+    slider = gr.skip() if answer is None else layer_slider(answer, view, layer)
+    return answer, slider, *show_token(answer, token, view, layer, opacity, image), None
+
+
+def compare_word(page: Page, image: dict | None, word: str, opacity: float) -> tuple:
+    """The similarity of each patch, after the connector, and a word of the visitor's choice."""
+    with user_errors():
+        upload, word = open_upload(image), str(word or "")
+        values = page.model.similarity(upload.image, word).clip(0)
+        shown = ShownMap(upload.path, values, VIEWS["similarity"].unit, ref(page.model))
+        text = f"Cosine similarity of each patch and “{escape(word)}”, before any prompt is read."
+        return shown, shown.draw(upload.image, opacity), shown.legend(), text, None, None
+
+
+def tower_at_patch(page: Page, shown: ShownMap | None, click: gr.SelectData) -> Image.Image | None:
+    """The attention of the clicked patch in every layer and head of the vision tower."""
+    if shown is None:
+        return None
+    with user_errors():
+        model = same_model(page, shown.model)
+        return contact_sheet(model.tower_attention(shown.path, *shown.patch(click)))
+
+
+def same_model(page: Page, model: ref[PaliGemma]) -> PaliGemma:
+    """The current model; raises ValueError if it is not the one that gave the answer."""
+    if model() is not page.model:
+        raise ValueError("Another model was loaded since: press Show attention again.")
+    return page.model
+
+
+def _image(label: str, elem_id: str, **options: Any) -> gr.Image:
+    """A picture that is shown, with buttons to enlarge and to save it."""
+    return gr.Image(
+        label=label,
+        elem_id=elem_id,
+        interactive=False,
+        buttons=["fullscreen", "download"],
+        **{"format": "png", **options},
+    )

@@ -1,4 +1,4 @@
-"""Many pictures, one prompt: answers as they come, a gallery, and all of it in a zip."""
+"""Many images, one prompt: answers as they come, a gallery, and all of it in a zip."""
 
 import io
 import json
@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import NamedTuple
 
 import gradio as gr
 from PIL import Image
@@ -23,29 +24,42 @@ from paligemma.generation import SamplingOptions
 from paligemma.images import open_image
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
-from paligemma.ui.common import WAITING, Page, fit, picture_path, sampling, sentences, written
-from paligemma.ui.model_picker import bar
+from paligemma.ui.common import (
+    WAITING,
+    raw_prompt,
+    resize_for_display,
+    upload_path,
+    user_errors,
+)
+from paligemma.ui.model_picker import progress_bar
+from paligemma.ui.page import Component, Page, Updates
+from paligemma.ui.settings import sampling_options
 from visualize import draw_objects
 
-MOST_PICTURES = 200
-MOST_BYTES = 50 * 2**20  # of one picture, unpacked
-MOST_AT_ONCE = 300 * 2**20  # of all uploaded files
-SHOW_EVERY = 0.5  # seconds
-DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
+MAX_IMAGES = 200
+MAX_IMAGE_BYTES = 50 * 2**20  # of one file, unpacked
+MAX_UPLOAD_BYTES = 300 * 2**20  # of all files
+UPDATE_SECONDS = 0.5
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
 
-Picture = tuple[str, Callable[[], str | bytes]]  # its name, and its path or bytes when called
+
+class BatchImage(NamedTuple):
+    """The name of a file, and its path or bytes when called."""
+
+    name: str
+    read: Callable[[], str | bytes]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One picture's outcome: a reply and the drawing, or a sentence that says why there is none."""
+class BatchResult:
+    """One image's outcome: a reply and the drawing, or why there is none."""
 
     name: str
     reply: Reply | None = None
-    drawn: Image.Image | None = None
+    drawing: Image.Image | None = None
     error: str = ""
 
-    def as_json(self, prompt: str) -> str:
+    def to_json(self, prompt: str) -> str:
         if self.reply is None:
             return json.dumps({"image": self.name, "error": self.error}, ensure_ascii=False)
         sample = {"image": self.name, "prefix": prompt, "suffix": self.reply.text}
@@ -53,153 +67,182 @@ class Row:
 
 
 class BatchTab:
+    key = "batch"
+
     def __init__(self, page: Page) -> None:
-        with gr.Tab("Batch", id="batch"):
+        with gr.Tab("Batch", id=self.key) as self.container:
             self.files = gr.File(
-                label=f"Up to {MOST_PICTURES} pictures, or a zip of them", file_count="multiple",
-                height=140, elem_id="files",
-            )  # fmt: skip
+                label=f"Up to {MAX_IMAGES} pictures, or a zip of them",
+                file_count="multiple",
+                height=140,
+                elem_id="files",
+            )
             self.prompt = gr.Textbox(
-                label="The prompt for each, just as the model gets it", max_lines=3,
-                placeholder="for example: detect cat ; umbrella",
-            )  # fmt: skip
-            self.go, _, self.line = page.buttons("Ask them all", "batch")
+                label="Raw prompt for each picture",
+                max_lines=3,
+                placeholder="For example: detect cat ; umbrella",
+            )
+            self.controls = page.run_controls("Run on all images", self.key)
             self.gallery = gr.Gallery(
-                label="Drawings", columns=4, height="auto", format="png", object_fit="contain",
-                visible=False, elem_id="drawings", buttons=["fullscreen", "download"],
-            )  # fmt: skip
+                label="Drawings",
+                columns=4,
+                height="auto",
+                format="png",
+                object_fit="contain",
+                visible=False,
+                elem_id="drawings",
+                buttons=["fullscreen", "download"],
+            )
             self.table = gr.HTML(label="Answers")
             self.save = gr.DownloadButton(
-                "Download answers.jsonl and the drawings", visible=False, elem_id="save-batch"
+                "Download answers.jsonl and the drawings", visible=False, elem_id="download-batch"
             )
 
     @property
-    def in_address(self) -> dict[str, gr.components.Component]:
-        """What the address bar keeps, by its name there."""
+    def url_params(self) -> dict[str, Component]:
         return {"batch": self.prompt}
 
+    @property
+    def outputs(self) -> list[Component]:
+        return [self.gallery, self.table, self.save, self.controls.status]
+
+    def reset(self) -> Updates:
+        return dict.fromkeys(self.outputs) | {
+            self.gallery: gr.Gallery([], visible=False),
+            self.save: gr.DownloadButton(visible=False),
+        }
+
     def wire(self, page: Page) -> None:
-        named = {"files": self.files, "prompt": self.prompt} | page.settings
-        outputs = [self.gallery, self.table, self.save, self.line]
-        page.on_enter(self.prompt, "batch")
-        page.run("batch", self.go, partial(answer_all, page), named, outputs)
+        page.run_on_enter(self.prompt, self.key)
+        inputs = {"files": self.files, "prompt": self.prompt}
+        page.on_run(self.key, self.controls, partial(run_batch, page), inputs, self.outputs)
 
 
-def answer_all(page: Page, files: list | None, prompt: str, **options) -> Iterator[tuple]:
-    """Stream the table and the bar; at the end, the gallery and the zip.
+def run_batch(page: Page, files: list | None, prompt: str, **settings) -> Iterator[tuple]:
+    """Stream the table and a progress bar; at the end, the gallery and the zip.
 
-    A picture that cannot be read has its sentence in the table and stops nobody.
+    An image that cannot be read has its error in the table and does not stop the others.
     """
-    same, rows, shown = gr.skip(), [], perf_counter()
-    with sentences(), TemporaryDirectory() as folder:
-        options, paths = sampling(**options), [picture_path(file) for file in files or []]
-        prompt, pictures = written(prompt), unpack(paths)
+    unchanged, updated = gr.skip(), perf_counter()
+    results: list[BatchResult] = []
+    with user_errors(), TemporaryDirectory() as folder:
+        options, paths = sampling_options(**settings), [upload_path(file) for file in files or []]
+        prompt, images = raw_prompt(prompt), unpack(paths)
         yield gr.Gallery([], visible=False), "", gr.DownloadButton(visible=False), WAITING
-        for number, picture in enumerate(pictures):
-            for row in _answer(page.seat.current, picture, prompt, options):
-                if perf_counter() - shown > SHOW_EVERY:
-                    words = f"{escape(row.name)}, {number + 1} of {len(pictures)}"
-                    yield same, table(rows), same, bar(number / len(pictures), words)
-                    shown = perf_counter()
-            rows.append(row)
-        drawings = [(row.drawn, row.name) for row in rows if row.drawn]
+        for number, image in enumerate(images):
+            for result in stream_result(page.model, image, prompt, options):
+                if result.drawing or result.error:
+                    results.append(result)
+                elif perf_counter() - updated > UPDATE_SECONDS:
+                    text = f"{escape(result.name)}, {number + 1} of {len(images)}"
+                    bar = progress_bar(number / len(images), text)
+                    yield unchanged, results_table(results), unchanged, bar
+                    updated = perf_counter()
+        drawings = [(result.drawing, result.name) for result in results if result.drawing]
         packed = Path(folder) / "answers.zip"
-        packed.write_bytes(pack(rows, prompt))
-        failed = sum(row.reply is None for row in rows)
-        line = f"Done: {len(rows) - failed} answered" + f", {failed} not readable" * bool(failed)
-        gallery = gr.Gallery(drawings, visible=bool(drawings))
-        yield gallery, table(rows), gr.DownloadButton(value=str(packed), visible=True), line + "."
+        packed.write_bytes(results_zip(results, prompt))
+        failed = sum(result.reply is None for result in results)
+        status = f"Done: {len(results) - failed} answered" + f", {failed} not readable" * bool(
+            failed
+        )
+        yield (
+            gr.Gallery(drawings, visible=bool(drawings)),
+            results_table(results),
+            gr.DownloadButton(value=str(packed), visible=True),
+            status + ".",
+        )
 
 
-def unpack(paths: Sequence[str]) -> list[Picture]:
-    """Uploaded files -> the name of each picture and how to read it, zips taken apart.
+def unpack(paths: Sequence[str]) -> list[BatchImage]:
+    """The images in the uploaded files and in the zips among them, not read yet.
 
-    ValueError for no picture at all, more than MOST_PICTURES, and a zip that cannot be read.
+    Raises ValueError for no image at all, more than MAX_IMAGES, and a zip that cannot be read.
     """
-    pictures: list[Picture] = []
-    if sum(os.path.getsize(path) for path in paths) > MOST_AT_ONCE:
-        raise ValueError(f"At most {MOST_AT_ONCE >> 20} MB of pictures at once.")
+    images: list[BatchImage] = []
+    if sum(os.path.getsize(path) for path in paths) > MAX_UPLOAD_BYTES:
+        raise ValueError(f"At most {MAX_UPLOAD_BYTES >> 20} MB of pictures at once.")
     for path in paths:
         if not zipfile.is_zipfile(path):
-            pictures.append((Path(path).name, partial(_file, path)))
+            images.append(BatchImage(Path(path).name, partial(_plain_file, path)))
             continue
         try:
             with zipfile.ZipFile(path) as archive:
-                pictures += [
-                    (member.filename, partial(_read, path, member))
+                images += [
+                    BatchImage(member.filename, partial(_read_member, path, member))
                     for member in archive.infolist()
-                    if _is_picture(member)
+                    if _is_image(member)
                 ]
         except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
             raise ValueError(f"The zip {Path(path).name!r} cannot be read: {error}.") from error
-    if not pictures:
+    if not images:
         raise ValueError("There are no pictures yet: add some, or a zip of them.")
-    if len(pictures) > MOST_PICTURES:
-        raise ValueError(f"At most {MOST_PICTURES} pictures at once, not {len(pictures)}.")
-    return pictures
+    if len(images) > MAX_IMAGES:
+        raise ValueError(f"At most {MAX_IMAGES} pictures at once, not {len(images)}.")
+    return images
 
 
-def _is_picture(member: zipfile.ZipInfo) -> bool:
+def _is_image(member: zipfile.ZipInfo) -> bool:
     path = PurePosixPath(member.filename)
     kind = mimetypes.guess_type(path.name)[0] or "image/unknown"
-    aside = member.is_dir() or path.name.startswith(".") or "__MACOSX" in path.parts
-    return kind.startswith("image/") and not aside
+    ignored = member.is_dir() or path.name.startswith(".") or "__MACOSX" in path.parts
+    return kind.startswith("image/") and not ignored
 
 
-def _file(path: str) -> str:
-    """A file that is not taken apart; ValueError for a zip that is cut short."""
+def _plain_file(path: str) -> str:
+    """The path of a file that is not unpacked; raises ValueError for a zip that is cut short."""
     if path.lower().endswith(".zip"):
         raise ValueError(f"The zip {Path(path).name!r} is damaged: pack it again.")
     return path
 
 
-def _read(path: str, member: zipfile.ZipInfo) -> bytes:
-    """A member's bytes; ValueError where it is damaged, locked or too large."""
+def _read_member(path: str, member: zipfile.ZipInfo) -> bytes:
+    """A member's bytes; raises ValueError where it is damaged, locked or too large."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-            data = file.read(MOST_BYTES + 1)
-    except DAMAGES as error:
+            data = file.read(MAX_IMAGE_BYTES + 1)
+    except ZIP_ERRORS as error:
         raise ValueError(f"{member.filename!r} cannot be unpacked: {error!r}.") from error
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"{member.filename!r} has more than {MOST_BYTES >> 20} MB unpacked.")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ValueError(f"{member.filename!r} has more than {MAX_IMAGE_BYTES >> 20} MB unpacked.")
     return data
 
 
-def _answer(
-    pg: PaliGemma, picture: Picture, prompt: str, options: SamplingOptions
-) -> Iterator[Row]:
-    """A row a token, the last one whole."""
-    name, read = picture
+def stream_result(
+    model: PaliGemma, batch_image: BatchImage, prompt: str, options: SamplingOptions
+) -> Iterator[BatchResult]:
+    """A result a token; the last one has the drawing, or an error."""
+    name = batch_image.name
     try:
-        image = open_image(read())
+        image = open_image(batch_image.read())
     except ValueError as error:
-        yield Row(name, error=str(error))
+        yield BatchResult(name, error=str(error))
         return
-    with closing(pg.stream(image, prompt, options)) as replies:
+    with closing(model.stream(image, prompt, options)) as replies:
         for reply in replies:
-            if not reply.finished:
-                yield Row(name, reply)
-    drawn = draw_objects(fit(image), reply.detections, pg.masks(reply.detections))
-    yield Row(name, reply, drawn)
+            drawing = None
+            if reply.finished:
+                masks = model.masks(reply.detections)
+                drawing = draw_objects(resize_for_display(image), reply.detections, masks)
+            yield BatchResult(name, reply, drawing)
 
 
-def table(rows: Sequence[Row]) -> str:
-    lines = (
-        f"<tr><td>{escape(row.name)}</td>"
-        f"<td>{escape(row.reply.text if row.reply else row.error) or '…'}</td></tr>"
-        for row in rows
+def results_table(results: Sequence[BatchResult]) -> str:
+    rows = (
+        f"<tr><td>{escape(each.name)}</td>"
+        f"<td>{escape(each.reply.text if each.reply else each.error) or '…'}</td></tr>"
+        for each in results
     )
-    return f'<table class="batch">{"".join(lines)}</table>' if rows else ""
+    return f'<table class="batch">{"".join(rows)}</table>' if results else ""
 
 
-def pack(rows: Sequence[Row], prompt: str) -> bytes:
-    """A zip: answers.jsonl, a row a picture, and the drawing of each."""
-    whole = io.BytesIO()
-    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
-        lines = "".join(row.as_json(prompt) + "\n" for row in rows)
+def results_zip(results: Sequence[BatchResult], prompt: str) -> bytes:
+    """A zip: answers.jsonl, a line for each image, and their drawings."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        lines = "".join(result.to_json(prompt) + "\n" for result in results)
         archive.writestr("answers.jsonl", lines)
-        for number, row in enumerate(rows, 1):
-            if row.drawn:
-                with archive.open(f"{number:03d}-{Path(row.name).stem}.png", "w") as file:
-                    row.drawn.save(file, "PNG")
-    return whole.getvalue()
+        for number, result in enumerate(results, 1):
+            if result.drawing:
+                with archive.open(f"{number:03d}-{Path(result.name).stem}.png", "w") as file:
+                    result.drawing.save(file, "PNG")
+    return packed.getvalue()

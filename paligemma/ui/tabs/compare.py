@@ -11,129 +11,172 @@ from PIL import Image
 
 from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.generation import SamplingOptions
-from paligemma.images import open_image
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
 from paligemma.ui.common import (
     WAITING,
-    Page,
-    clock,
-    fit,
-    picture_path,
-    sampling,
-    sentences,
-    written,
+    open_upload,
+    raw_prompt,
+    resize_for_display,
+    timing_text,
+    upload_path,
+    user_errors,
 )
-from paligemma.ui.model_picker import choices, fetch
+from paligemma.ui.model_picker import model_choices, resolve_with_progress
+from paligemma.ui.page import Component, Page, Updates
+from paligemma.ui.settings import sampling_options
 from visualize import draw_objects
 
 DTYPES = ["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
-class Side:
-    """What one model made of the prompt."""
+class ModelAnswer:
+    """One model's answer."""
 
     name: str
     facts: str
     reply: Reply
-    drawn: Image.Image
+    drawing: Image.Image
 
 
 class CompareTab:
-    """`own`: a folder or a model that is not in the list may be named too."""
+    key = "compare"
 
-    def __init__(self, page: Page, own: bool) -> None:
-        with gr.Tab("Compare", id="compare"):
+    def __init__(self, page: Page) -> None:
+        with gr.Tab("Compare", id=self.key) as self.container:
             self.prompt = gr.Textbox(
-                label="A prompt, just as the model gets it", max_lines=3,
-                placeholder="for example: detect cat",
-            )  # fmt: skip
+                label="Raw prompt", max_lines=3, placeholder="For example: detect cat"
+            )
             with gr.Row():
                 self.source = gr.Dropdown(
-                    choices(), value="built-in", label="The model that answers now, against",
-                    allow_custom_value=own, scale=3, min_width=200,
-                )  # fmt: skip
-                self.dtype = gr.Dropdown(
-                    DTYPES, value="bfloat16", label="in", scale=1, min_width=160
+                    model_choices(),
+                    value="built-in",
+                    label="Compare the current model with",
+                    allow_custom_value=page.any_model,
+                    scale=3,
+                    min_width=200,
                 )
-            self.go, _, self.line = page.buttons("Compare", "compare")
-            self.table = gr.HTML(label="Side by side", elem_classes="sides")
+                self.dtype = gr.Dropdown(
+                    DTYPES, value="bfloat16", label="Precision", scale=1, min_width=160
+                )
+            self.controls = page.run_controls("Compare", self.key)
+            self.table = gr.HTML(label="Side by side")
             self.slider = gr.ImageSlider(
-                label="Left: the one that answers now", format="png",
-                interactive=False, visible=False, elem_id="sides",
-            )  # fmt: skip
-            self.found = gr.State()
+                label="Left: the current model",
+                format="png",
+                interactive=False,
+                visible=False,
+                elem_id="comparison",
+            )
+            self.checkpoint = gr.State()
 
     @property
-    def in_address(self) -> dict[str, gr.components.Component]:
-        """What the address bar keeps, by its name there."""
-        parts = {"model": self.source, "dtype": self.dtype}
-        return {"compare": self.prompt} | {f"compare.{name}": part for name, part in parts.items()}
+    def url_params(self) -> dict[str, Component]:
+        return {
+            "compare": self.prompt,
+            "compare.model": self.source,
+            "compare.dtype": self.dtype,
+        }
+
+    @property
+    def outputs(self) -> list[Component]:
+        return [self.table, self.slider, self.controls.status]
+
+    def reset(self) -> Updates:
+        return dict.fromkeys(self.outputs) | {self.slider: gr.ImageSlider(None, visible=False)}
 
     def wire(self, page: Page) -> None:
-        named = {"picture": page.picture, "prompt": self.prompt, "found": self.found}
-        named |= {"dtype": self.dtype} | page.settings
-        outputs = [self.table, self.slider, self.line]
-        asked = [self.source, page.picture, self.prompt]
-        fetching = partial(fetch_guest, page), asked, [self.found, self.line]
-        page.on_enter(self.prompt, "compare")
-        page.run("compare", self.go, partial(compare, page), named, outputs, before=fetching)
+        page.run_on_enter(self.prompt, self.key)
+        page.on_run(
+            self.key,
+            self.controls,
+            partial(compare, page),
+            {
+                "image": page.image,
+                "prompt": self.prompt,
+                "checkpoint": self.checkpoint,
+                "dtype": self.dtype,
+            },
+            self.outputs,
+            prepare=(
+                partial(resolve_comparison, page),
+                [self.source, page.image, self.prompt],
+                [self.checkpoint, self.controls.status],
+            ),
+        )
 
 
-def fetch_guest(page: Page, source: str | None, picture: dict | None, prompt: str) -> Iterator:
-    """`fetch` the other model, once there is something to ask it."""
-    with sentences():
-        picture_path(picture), written(prompt)
-    yield from fetch(page.seat.resolve_comparison, source)
+def resolve_comparison(
+    page: Page, source: str | None, image: dict | None, prompt: str
+) -> Iterator[tuple]:
+    """Resolve the other model, once there are an image and a prompt."""
+    with user_errors():
+        upload_path(image)
+        raw_prompt(prompt)
+    yield from resolve_with_progress(page.models.resolve_comparison, source)
 
 
 def compare(
-    page: Page, picture: dict | None, prompt: str, found: Checkpoint, dtype: str, **options
+    page: Page,
+    image: dict | None,
+    prompt: str,
+    checkpoint: Checkpoint | None,
+    dtype: str,
+    **settings,
 ) -> Iterator[tuple]:
-    """Stream the left answer, the loading of the other model, and its answer."""
-    seat, same = page.seat, gr.skip()
-    with sentences():
-        image, options = open_image(picture_path(picture)), sampling(**options)
-        prompt = written(prompt)
-        if found is None:
+    """Stream the current model's answer, the loading of the other model, and its answer."""
+    unchanged = gr.skip()
+    with user_errors():
+        upload, options, prompt = (
+            open_upload(image),
+            sampling_options(**settings),
+            raw_prompt(prompt),
+        )
+        if checkpoint is None:
             raise ValueError("The other model is not there yet: press Compare.")
         yield "", gr.ImageSlider(visible=False), WAITING
-        sides = []
-        for side in _answer(seat.current, image, prompt, options):
-            yield table([side]), same, f"{escape(side.name)}: {clock(side.reply)}…"
-        sides.append(side)
-        yield same, same, "Loading the other model…"
-        for side in _answer(seat.load_comparison(found, dtype), image, prompt, options):
-            yield table([*sides, side]), same, f"{escape(side.name)}: {clock(side.reply)}…"
-        sides.append(side)
-        left, right = (side.drawn for side in sides)
-        seen = any(side.reply.detections for side in sides)
-        alike = sides[0].reply.text == sides[1].reply.text
-        verdict = "Both say the same." if alike else "They differ."
-        yield table(sides), gr.ImageSlider((left, right), visible=seen), verdict
+        left = right = None
+        for left in stream_answer(page.model, upload.image, prompt, options):
+            yield comparison_table([left]), unchanged, status_text(left)
+        assert left
+        yield unchanged, unchanged, "Loading the other model…"
+        other = page.models.load_comparison(checkpoint, dtype)
+        for right in stream_answer(other, upload.image, prompt, options):
+            yield comparison_table([left, right]), unchanged, status_text(right)
+        assert right
+        has_objects = bool(left.reply.detections or right.reply.detections)
+        slider = gr.ImageSlider((left.drawing, right.drawing), visible=has_objects)
+        summary = "Same answer." if left.reply.text == right.reply.text else "Different answers."
+        yield comparison_table([left, right]), slider, summary
 
 
-def _answer(pg: PaliGemma, image, prompt: str, options: SamplingOptions) -> Iterator[Side]:
-    shown = fit(image)
-    with closing(pg.stream(image, prompt, options)) as replies:
+def stream_answer(
+    model: PaliGemma, image: Image.Image, prompt: str, options: SamplingOptions
+) -> Iterator[ModelAnswer]:
+    shown = resize_for_display(image)
+    with closing(model.stream(image, prompt, options)) as replies:
         for reply in replies:
-            drawn = shown
+            drawing = shown
             if reply.finished and reply.detections:
-                drawn = draw_objects(shown, reply.detections, pg.masks(reply.detections))
-            yield Side(pg.name, pg.facts, reply, drawn)
+                drawing = draw_objects(shown, reply.detections, model.masks(reply.detections))
+            yield ModelAnswer(model.name, model.facts, reply, drawing)
 
 
-def table(sides: list[Side]) -> str:
-    """Models in columns: size, time, tokens, words."""
+def status_text(answer: ModelAnswer) -> str:
+    return f"{escape(answer.name)}: {timing_text(answer.reply)}…"
+
+
+def comparison_table(answers: list[ModelAnswer]) -> str:
+    """A column for each model, as HTML."""
     rows = {
-        "model": [f"<b>{escape(side.name)}</b>" for side in sides],
-        "size": [escape(side.facts) for side in sides],
-        "time": [clock(side.reply) for side in sides],
-        "words": [escape(side.reply.text) or "…" for side in sides],
+        "model": [f"<b>{escape(answer.name)}</b>" for answer in answers],
+        "size": [escape(answer.facts) for answer in answers],
+        "time": [timing_text(answer.reply) for answer in answers],
+        "output": [escape(answer.reply.text) or "…" for answer in answers],
     }
     lines = (
         f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
         for name, cells in rows.items()
     )
-    return f'<table class="sides">{"".join(lines)}</table>'
+    return f'<table class="comparison">{"".join(lines)}</table>'

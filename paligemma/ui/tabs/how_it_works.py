@@ -1,71 +1,95 @@
-"""How it works: the loaded model as a drawing, the last request token by token, and its mask."""
+"""How it works: the model as a diagram, the last request token by token, and its mask."""
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from paligemma.interpret.anatomy import model_components, request_mask, request_tokens
-from paligemma.ui.common import QUICK, Page, sentences
+from paligemma.ui.common import UNQUEUED, user_errors
 from paligemma.ui.model_manager import ModelManager
+from paligemma.ui.page import Component, LastRequest, Page, Updates
 from visualize.anatomy import draw_attention_mask, draw_model, draw_tokens
 
-SOURCES = Path(__file__).parents[2]
-FIRST = "models/siglip.py"
-NOTE = """**The last request, token by token.** Ask something in another tab and come back. Image
-and prompt see each other in both directions; the answer sees them, and itself up to where it is.
+PACKAGE = Path(__file__).parents[2]
+FIRST_FILE = "models/siglip.py"
+NOTE = """**The last request, token by token.** Run another tab, then come back. Image and prompt
+attend to each other in both directions; the answer attends to them and to its own earlier tokens.
 """
 
 
-class InsideTab:
+class HowItWorksTab:
+    key = "how-it-works"
+
     def __init__(self, page: Page) -> None:
-        with gr.Tab("How it works", id="inside") as self.tab:
+        with gr.Tab("How it works", id=self.key) as self.container:
             with gr.Row():
                 with gr.Column(scale=1, min_width=420):
-                    gr.Markdown("**The model that answers now.** Press a part to read its source.")
-                    self.drawing = gr.HTML(
-                        js_on_load="openSourceOnClick(element, trigger)", elem_id="anatomy"
+                    gr.Markdown("**The current model.** Press a part to read its source.")
+                    self.diagram = gr.HTML(
+                        js_on_load="openSourceOnClick(element, trigger)", elem_id="model-diagram"
                     )
                 with gr.Column(scale=1, min_width=420):
                     gr.Markdown(NOTE)
-                    self.strip = gr.HTML(elem_id="strip")
+                    self.tokens = gr.HTML(elem_id="sequence")
                     self.mask = gr.Image(
-                        label="Its mask: a row looks, a column is seen",
-                        interactive=False, visible=False, buttons=["fullscreen"], format="png",
-                        elem_id="mask",
-                    )  # fmt: skip
+                        label="Attention mask: rows are queries, columns are keys",
+                        interactive=False,
+                        visible=False,
+                        buttons=["fullscreen"],
+                        format="png",
+                        elem_id="attention-mask",
+                    )
             self.code = gr.Code(
-                read(FIRST), language="python", label=f"paligemma/{FIRST}", interactive=False,
-                max_lines=40, elem_id="source",
-            )  # fmt: skip
+                read_source(FIRST_FILE),
+                language="python",
+                label=f"paligemma/{FIRST_FILE}",
+                interactive=False,
+                max_lines=40,
+                elem_id="source",
+            )
+
+    @property
+    def url_params(self) -> dict[str, Component]:
+        return {}
+
+    @property
+    def outputs(self) -> list[Component]:
+        return []  # the tab is filled whenever it is opened
+
+    def reset(self) -> Updates:
+        return {}
 
     def wire(self, page: Page) -> None:
-        shown = [self.drawing, self.strip, self.mask]
-        self.tab.select(partial(show, page.seat), page.last, shown, **QUICK)
-        self.drawing.click(open_source, None, self.code, **QUICK)
+        shown = [self.diagram, self.tokens, self.mask]
+        self.container.select(
+            partial(show_model, page.models), page.last_request, shown, **UNQUEUED
+        )
+        self.diagram.click(open_source, None, self.code, **UNQUEUED)
 
 
-def show(seat: ModelManager, last: tuple[str, list[str]] | None) -> tuple:
-    """The model, and the strip and the mask of the last request."""
-    pg = seat.current
-    if pg is None:
+def show_model(models: ModelManager, last_request: LastRequest | None) -> tuple:
+    """The model's diagram, and the tokens and the mask of the last request."""
+    model = models.current
+    if model is None:
         return "Another model is being loaded.", "", gr.Image(visible=False)
-    drawing = draw_model(model_components(pg.config))
-    if last is None:
-        return drawing, "Nothing was asked yet.", gr.Image(visible=False)
-    with sentences():
-        tokens = request_tokens(pg.processor, *last)
+    diagram = draw_model(model_components(model.config))
+    if last_request is None:
+        return diagram, "There was no request yet.", gr.Image(visible=False)
+    with user_errors():
+        tokens = request_tokens(model.processor, *last_request)
     mask, kinds = request_mask([kind for kind, _ in tokens])
-    return drawing, draw_tokens(tokens), gr.Image(draw_attention_mask(mask, kinds), visible=True)
+    return diagram, draw_tokens(tokens), gr.Image(draw_attention_mask(mask, kinds), visible=True)
 
 
-def open_source(event: gr.EventData) -> gr.Code:
-    """The file behind the pressed part."""
+def open_source(event: gr.EventData) -> Any:
+    """The file behind the part that was pressed."""
     file = getattr(event, "file", None)
-    if file not in {path.relative_to(SOURCES).as_posix() for path in SOURCES.rglob("*.py")}:
+    if file not in {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}:
         return gr.skip()
-    return gr.Code(read(file), label=f"paligemma/{file}")
+    return gr.Code(read_source(file), label=f"paligemma/{file}")
 
 
-def read(file: str) -> str:
-    return (SOURCES / file).read_text(encoding="utf-8")
+def read_source(file: str) -> str:
+    return (PACKAGE / file).read_text(encoding="utf-8")

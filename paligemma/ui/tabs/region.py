@@ -1,6 +1,6 @@
-"""A part of the picture: two clicks make a box; what is in it, or the question to an answer.
+"""A part of the image: two clicks, or four numbers, make a box to describe.
 
-The box can be written too, for whoever has no mouse; what is written is what is asked about.
+Also the question to an answer, which needs no box.
 """
 
 import re
@@ -12,103 +12,137 @@ import gradio as gr
 from PIL import Image, ImageDraw
 
 from paligemma.detections import Box, Detection, format_box, snap
-from paligemma.images import open_image
 from paligemma.tasks import QUESTION, REGION
 from paligemma.ui.common import (
-    ASIDE,
     LATEST,
-    QUICK,
+    NO_TEXT,
+    PARALLEL,
+    UNQUEUED,
     WAITING,
-    Page,
-    clock,
-    fit,
-    picture_path,
-    sampling,
-    sentences,
+    open_upload,
+    resize_for_display,
+    timing_text,
+    user_errors,
 )
-from paligemma.ui.tabs.task import EMPTY, language_picker
+from paligemma.ui.page import Component, LastRequest, Page, Updates
+from paligemma.ui.settings import sampling_options
+from paligemma.ui.tabs.task import language_picker
 from visualize import draw_boxes
 
-WAYS = [("What is in the box?", "region"), ("Which question has this answer?", "question")]
+MODES = [("Describe the box", "region"), ("Find the question to an answer", "question")]
 CLICK = "Click two opposite corners of a box in the picture."
-SMALLEST = 0.01  # of a side: a box thinner than that was a slip
+MIN_SIDE = 0.01  # of the image: a thinner box was a slip
 NUMBER = re.compile(r"(?<!\d)-?\d+(?:\.\d*)?")  # 10-20 are two numbers, neither below 0
 Corner = tuple[float, float]
 
 
 class RegionTab:
+    key = "region"
+
     def __init__(self, page: Page) -> None:
-        with gr.Tab("Region", id="region"):
-            self.way = gr.Radio(WAYS, value="region", label="Ask", show_label=False)
-            self.area = gr.Image(
-                label=CLICK, format="png", interactive=False, height=420, elem_id="area",
+        with gr.Tab("Region", id=self.key) as self.container:
+            self.mode = gr.Radio(MODES, value="region", label="Mode", show_label=False)
+            self.image = gr.Image(
+                label=CLICK,
+                format="png",
+                interactive=False,
+                height=420,
+                elem_id="region-image",
                 buttons=[],
-            )  # fmt: skip
+            )
             self.box = gr.Textbox(
-                label="The box: left, top, right, bottom, in per cent", max_lines=1,
-                placeholder="click above, or write: 10, 20, 60, 80",
-            )  # fmt: skip
-            self.reply = gr.Textbox(
-                label="The answer whose question is wanted", visible=False, max_lines=3,
-                placeholder="for example: two",
-            )  # fmt: skip
+                label="Box: left, top, right, bottom, in per cent",
+                max_lines=1,
+                placeholder="Click in the picture, or write: 10, 20, 60, 80",
+            )
+            self.text = gr.Textbox(
+                label="Answer", visible=False, max_lines=3, placeholder="For example: two"
+            )
             self.note = gr.Markdown(
-                "The built-in model never learned to ask questions: this needs a published one.",
-                visible=False, elem_classes="note",
-            )  # fmt: skip
+                "The built-in model was not trained for this: load a published model.",
+                visible=False,
+                elem_classes="note",
+            )
             self.language = language_picker()
-            self.go, _, self.line = page.buttons("Tell", "region")
+            self.controls = page.run_controls("Run", self.key)
             self.raw = gr.Textbox(
-                label="The model's words", lines=2, interactive=False, elem_classes=["raw", "text"],
-            )  # fmt: skip
-            self.first = gr.State()
+                label="Raw output", lines=2, interactive=False, elem_classes=["raw", "text"]
+            )
+            self.first_corner = gr.State()
 
     @property
-    def in_address(self) -> dict[str, gr.components.Component]:
-        """What the address bar keeps, by its name there."""
-        parts = {"way": self.way, "reply": self.reply, "language": self.language}
-        return {"region": self.box} | {f"region.{name}": part for name, part in parts.items()}
+    def url_params(self) -> dict[str, Component]:
+        return {
+            "region": self.box,
+            "region.mode": self.mode,
+            "region.answer": self.text,
+            "region.language": self.language,
+        }
+
+    @property
+    def outputs(self) -> list[Component]:
+        return [self.raw, self.controls.status]
+
+    def reset(self) -> Updates:
+        return dict.fromkeys(self.outputs)
 
     def wire(self, page: Page) -> None:
-        shown, boxed = [self.area, self.first, self.box], [page.picture, self.box]
-        page.picture.change(begin, boxed, shown[:2], preprocess=False, **ASIDE)
-        self.area.select(corner, [page.picture, self.first], shown, preprocess=False, **ASIDE)
-        self.box.input(begin, boxed, shown[:2], preprocess=False, **LATEST)
-        of = ("region", "region", "question", "question")
-        self.way.change(
-            lambda way: [gr.update(visible=(way == each)) for each in of],
-            self.way, [self.area, self.box, self.reply, self.note], **QUICK,
-        )  # fmt: skip
-        named = {"picture": page.picture, "box": self.box, "way": self.way}
-        named |= {"reply": self.reply, "language": self.language} | page.settings
-        outputs = [self.raw, page.last, self.line]
-        for text in self.box, self.reply:
-            page.on_enter(text, "region")
-        page.run("region", self.go, partial(tell, page), named, outputs)
+        shown = [self.image, self.first_corner]
+        page.image.change(start_box, [page.image, self.box], shown, preprocess=False, **PARALLEL)
+        self.box.input(start_box, [page.image, self.box], shown, preprocess=False, **LATEST)
+        self.image.select(
+            add_corner,
+            [page.image, self.first_corner],
+            [*shown, self.box],
+            preprocess=False,
+            **PARALLEL,
+        )
+        self.mode.change(
+            lambda mode: [
+                *[gr.update(visible=mode == "region")] * 2,
+                *[gr.update(visible=mode == "question")] * 2,
+            ],
+            self.mode,
+            [self.image, self.box, self.text, self.note],
+            **UNQUEUED,
+        )
+        for text in self.box, self.text:
+            page.run_on_enter(text, self.key)
+        inputs = {"image": page.image, "box": self.box, "mode": self.mode, "answer": self.text}
+        page.on_run(
+            self.key,
+            self.controls,
+            partial(run_region, page),
+            inputs | {"language": self.language},
+            [self.raw, page.last_request, self.controls.status],
+        )
 
 
-def begin(picture: dict | None, box: str) -> tuple:
-    """The picture under the box, as far as it is written, and no corner clicked yet."""
+def start_box(file: dict | None, text: str) -> tuple[Image.Image | None, None]:
+    """The image under the box, if one is written, and no corner clicked yet."""
     try:
-        open_image(picture_path(picture))
-    except ValueError:  # said already, where it was uploaded
+        image = open_upload(file).image
+    except ValueError:  # reported where it was uploaded
         return None, None
-    return outline(picture, box), None
+    return draw_box(resize_for_display(image), text), None
 
 
-def corner(picture: dict | None, first: Corner | None, where: gr.SelectData) -> tuple:
-    """A click: the first corner of a new box, or the second, which makes it whole."""
-    with sentences():
-        image = fit(open_image(picture_path(picture)))
-    x, y = where.index
-    clicked = (min(x / image.width, 1.0), min(y / image.height, 1.0))
+def add_corner(file: dict | None, first: Corner | None, click: gr.SelectData) -> tuple:
+    """A click: the first corner of a new box, or the second, which completes it.
+
+    Returns the image, the first corner while it is alone, and the box as text.
+    """
+    with user_errors():
+        image = resize_for_display(open_upload(file).image)
+    x, y = click.index
+    corner = (min(x / image.width, 1.0), min(y / image.height, 1.0))
     if first is None:
-        return dot(image, clicked), clicked, ""
-    box = ", ".join(f"{100 * edge:.1f}" for edge in between(first, clicked))
-    return outline(picture, box), None, box
+        return draw_dot(image, corner), corner, ""
+    text = ", ".join(f"{100 * edge:.1f}" for edge in box_of_corners(first, corner))
+    return draw_box(image, text), None, text
 
 
-def dot(image: Image.Image, at: Corner) -> Image.Image:
+def draw_dot(image: Image.Image, at: Corner) -> Image.Image:
     canvas, radius = image.copy(), 10
     x, y = at[0] * image.width, at[1] * image.height
     around = (x - radius, y - radius, x + radius, y + radius)
@@ -116,50 +150,50 @@ def dot(image: Image.Image, at: Corner) -> Image.Image:
     return canvas
 
 
-def outline(picture: dict | None, words: str) -> Image.Image:
-    """The picture under the box, as far as it is written."""
-    with sentences():
-        image = fit(open_image(picture_path(picture)))
+def draw_box(image: Image.Image, text: str) -> Image.Image:
+    """The image under the box that is written; without one, the image."""
     try:
-        return draw_boxes(image, [Detection("", read_box(words))])
+        return draw_boxes(image, [Detection("", read_box(text))])
     except ValueError:
         return image
 
 
-def between(one: Corner, other: Corner) -> Box:
+def box_of_corners(one: Corner, other: Corner) -> Box:
     """The box of two opposite corners, in any order."""
     (x1, x2), (y1, y2) = (sorted(sides) for sides in zip(one, other, strict=True))
     return x1, y1, x2, y2
 
 
-def read_box(words: str | None) -> Box:
-    """A box as it is written, in per cent; ValueError where it is none."""
-    edges = [float(number) / 100 for number in NUMBER.findall(str(words or ""))]
+def read_box(text: str | None) -> Box:
+    """The box written in per cent, as fractions. Raises ValueError if there is none."""
+    edges = [float(number) / 100 for number in NUMBER.findall(str(text or ""))]
     if len(edges) != 4:
         raise ValueError(f"There is no box yet. {CLICK} Or write it: 10, 20, 60, 80.")
     if not all(0 <= edge <= 1 for edge in edges):
         raise ValueError("A box lies within the picture: its edges are 0 to 100 per cent.")
-    x1, y1, x2, y2 = between(tuple(edges[:2]), tuple(edges[2:]))
-    if min(x2 - x1, y2 - y1) < SMALLEST:
+    x1, y1, x2, y2 = box_of_corners((edges[0], edges[1]), (edges[2], edges[3]))
+    if min(x2 - x1, y2 - y1) < MIN_SIDE:
         raise ValueError("That box is too thin to hold anything: give two opposite corners.")
     return x1, y1, x2, y2
 
 
-def tell(
-    page: Page, picture: dict | None, box: str, way: str, reply: str, language: str, **options
+def run_region(
+    page: Page, image: dict | None, box: str, mode: str, answer: str, language: str, **settings
 ) -> Iterator[tuple]:
-    """Stream what is in the box, or the question to `reply`."""
-    with sentences():
-        image, options = open_image(picture_path(picture)), sampling(**options)
-        if way == "region":
-            edges = snap(read_box(box), page.seat.current.resolution)
+    """Stream a description of the box, or the question to `answer`."""
+    with user_errors():
+        upload, options = open_upload(image), sampling_options(**settings)
+        if mode == "region":
+            edges = snap(read_box(box), page.model.resolution)
             prompt = REGION.prompt(format_box(edges), language)
         else:
-            prompt = QUESTION.prompt(str(reply or ""), language)
+            prompt = QUESTION.prompt(str(answer or ""), language)
         yield "", gr.skip(), WAITING
-        with closing(page.seat.current.stream(image, prompt, options)) as replies:
-            for said in replies:
-                yield said.text, gr.skip(), f"{clock(said)}…"
-        verdict = "Done." if said.text.strip() else EMPTY["text"]
-        last = prompt, [token.text for token in said.tokens]
-        yield said.text, last, f"{verdict} {clock(said)}"
+        with closing(page.model.stream(upload.image, prompt, options)) as replies:
+            for reply in replies:
+                if reply.finished:
+                    summary = "Done." if reply.text.strip() else NO_TEXT
+                    request = LastRequest(prompt, [token.text for token in reply.tokens])
+                    yield reply.text, request, f"{summary} {timing_text(reply)}"
+                else:
+                    yield reply.text, gr.skip(), f"{timing_text(reply)}…"

@@ -1,228 +1,260 @@
-"""A tab for each row of `TASKS`: what it asks for, the streamed answer, and what it found."""
+"""A tab for each task of `TASKS`: its inputs, the streamed answer, and the objects in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from html import escape
 from time import perf_counter
 
 import gradio as gr
+import numpy as np
 
-from paligemma.detections import parse_tokens
+from paligemma.detections import Detection, parse_tokens
 from paligemma.images import open_image
+from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
 from paligemma.tasks import LANGUAGES, TASKS, Task
 from paligemma.ui.common import (
-    ASIDE,
-    INNER,
-    QUICK,
+    NO_TEXT,
+    PRIVATE,
+    UNQUEUED,
     WAITING,
-    Page,
-    clock,
-    fit,
-    picture_path,
-    sampling,
-    sentences,
+    Upload,
+    open_upload,
+    resize_for_display,
+    timing_text,
+    user_errors,
 )
-from paligemma.ui.results import Objects, annotate, objects_panel, show_found
+from paligemma.ui.image_input import GalleryExample
+from paligemma.ui.page import Component, LastRequest, Page, Updates
+from paligemma.ui.results import AnswerObjects, DisplayOptions, ObjectsPanel, annotated_image
+from paligemma.ui.settings import sampling_options
 
-DRAWING_SHARE = 0.05  # of the time an answer takes, that drawing it on the way may take
-EMPTY = {
-    "text": "The model stayed silent: it finds nothing to say or to read here.",
-    "boxes": "Nothing found: the model sees none of that in this picture.",
-    "masks": "Nothing found: the model sees none of that in this picture.",
-}
-KEPT = "A kept answer of the built-in model. Press {label} to ask again."
+DRAWING_SHARE = 0.05  # of the time of an answer, that may go into drawing it while it grows
+MAX_HISTORY = 8  # questions
+SAVED_ANSWER = "Saved example answer. Press {label} to run it live."
 STYLES = {"caption": "usual", "cap": "short", "describe": "detailed"}
 
 
-@dataclass(frozen=True)
 class TaskTab:
-    """One task's tab; a part that the task has no use for is None."""
+    """One task's tab; a component that the task has no use for is None."""
 
-    task: Task
-    text: gr.Textbox | None
-    language: gr.Dropdown | None
-    style: gr.Radio | None
-    hints: list[gr.Button]
-    go: gr.Button
-    line: gr.Markdown
-    raw: gr.Textbox
-    objects: Objects | None
-    earlier: gr.State | None
-    told: gr.HTML | None
-
-    @property
-    def inputs(self) -> dict[str, gr.components.Component]:
-        """What the prompt is made of, by the names of `Task.prompt`."""
-        parts = {"text": self.text, "language": self.language, "style": self.style}
-        return {name: part for name, part in parts.items() if part}
-
-    @property
-    def in_address(self) -> dict[str, gr.components.Component]:
-        """What the address bar keeps, by its name there."""
-        key = self.task.key
-        return {key if name == "text" else f"{key}.{name}": p for name, p in self.inputs.items()}
-
-    @property
-    def outputs(self) -> list[gr.components.Component]:
-        """What one answer fills."""
-        found = [self.objects.found, *self.objects.shown] if self.objects else []
-        return [self.raw, *found, self.line]
-
-    def wire(self, page: Page) -> None:
-        if self.text:
-            page.on_enter(self.text, self.task.key)
-        named = {"picture": page.picture} | self.inputs | page.settings
-        told = [self.earlier, self.told] if self.earlier else []
-        if self.earlier:
-            named["earlier"] = self.earlier
-        outputs = [*self.outputs[:-1], page.last, *told, self.line]
-        ran = page.run(self.task.key, self.go, partial(self.answer, page), named, outputs)
-        if self.objects:
-            objects = self.objects
-            objects.wire()
-            ran.success(show_found, objects.chosen, objects.shown, **ASIDE)
-        for hint in self.hints:
-            press = f'() => pressRun("{self.task.key}")'
-            hint.click(lambda words=hint.value: words, None, self.text, **QUICK).then(
-                None, js=press, **INNER
-            )
-
-    def answer(self, page: Page, picture: dict | None = None, **asked) -> Iterator[dict]:
-        """Stream one answer, an object at a time as soon as it is whole.
-
-        The whole answer's drawing is left to `show_found`, which knows what the sliders let by.
-        """
-        objects, earlier = self.objects, asked.pop("earlier", None)
-        with sentences():
-            path = picture_path(picture)
-            image = open_image(path)
-            parts = {name: asked.pop(name) or "" for name in self.inputs}
-            prompt, options = self.task.prompt(**parts), sampling(**asked)
-            pg = page.seat.current
-            yield {self.raw: "", self.line: WAITING} | self.nothing()
-            shown, drawn, start = fit(image), 0, perf_counter()
-            spent, each = 0.0, 0.02  # seconds: on drawing so far, and an object's share of one
-            # once the stream is closed, the model stops
-            with closing(pg.stream(image, prompt, options)) as replies:
-                for reply in replies:
-                    now = perf_counter()
-                    update = {self.raw: reply.text, self.line: f"{clock(reply)}…"}
-                    whole = reply.detections[:-1]
-                    draws = (
-                        objects
-                        and len(whole) > drawn
-                        and not reply.finished
-                        and spent + each * len(whole) < DRAWING_SHARE * (now - start)
+    def __init__(self, page: Page, task: Task) -> None:
+        self.task, self.key = task, task.key
+        self.objects: ObjectsPanel | None = None
+        self.history: gr.State | None = None  # questions and answers about this image
+        self.history_list: gr.HTML | None = None
+        with gr.Tab(task.label, id=task.key) as self.container:
+            self._create_inputs()
+            self.controls = page.run_controls(task.label, task.key)
+            with gr.Row():
+                if task.answers != "text":
+                    drawing = gr.AnnotatedImage(
+                        label="Result", elem_classes="result", scale=3, min_width=280, buttons=[]
                     )
-                    if draws:
-                        update[objects.seen] = annotate(shown, whole, self.masks(pg, whole))
-                        drawn = len(whole)
-                    if reply.finished:
-                        update |= self.finished(pg, path, reply)
-                        update[page.last] = prompt, [token.text for token in reply.tokens]
-                    if reply.finished and self.earlier:
-                        said = [*(earlier or []), (parts["text"], reply.text)][-8:]
-                        update |= {self.earlier: said, self.told: told_before(said[:-1])}
-                    yield update
-                    if draws:  # by now the page has it: this is what it cost in all
-                        cost = perf_counter() - now
-                        spent, each = spent + cost, cost / drawn
+                self.raw = gr.Textbox(
+                    label="Raw output",
+                    lines=3,
+                    max_lines=12,
+                    scale=2,
+                    min_width=200,
+                    interactive=False,
+                    elem_classes=["raw", task.answers],
+                )
+            if task.answers != "text":
+                self.objects = ObjectsPanel(drawing, task.answers == "masks")
+            if task is TASKS["ask"]:
+                self.history, self.history_list = gr.State([]), gr.HTML(elem_classes="history")
 
-    def masks(self, pg, detections: tuple) -> list:
-        return pg.masks(detections) if self.task.answers == "masks" else [None] * len(detections)
-
-    def finished(self, pg, path: str, reply: Reply) -> dict:
-        update = {self.line: f"{self.verdict(reply)} {clock(reply)}"}
-        if self.objects:
-            found = path, reply.detections, self.masks(pg, reply.detections)
-            update[self.objects.found] = found
-        return update
-
-    def verdict(self, reply: Reply) -> str:
-        """A word for the person, once the answer is complete."""
-        if not reply.text.strip():
-            return EMPTY[self.task.answers]
-        if self.task.answers == "text":
-            return "Done."
-        count = len(reply.detections)
-        found = f"Found {count} thing{'s' * (count != 1)}."
-        return found if count else "There is no whole box in the answer: see the model's own words."
-
-    @property
-    def kept_outputs(self) -> list[gr.components.Component]:
-        """What `kept` fills."""
-        of = self.objects
-        return [self.raw, self.line, *([*of.chosen, *of.shown] if of else [])]
-
-    def kept(self, pg, row: dict) -> dict:
-        """The answer that an example of the gallery was given when it was drawn."""
-        text = "".join(piece for piece, _ in row["tokens"])
-        updates = {self.raw: text, self.line: KEPT.format(label=self.task.label)}
-        if of := self.objects:
-            detections = tuple(parse_tokens(row["tokens"]))
-            updates |= of.at_rest((row["image"], detections, self.masks(pg, detections)))
-        return updates
-
-    def nothing(self) -> dict:
-        """What the parts become, beside the words, while there is no whole answer."""
-        return self.objects.emptied() if self.objects else {}
-
-
-def told_before(earlier: list[tuple[str, str]]) -> str:
-    """Earlier questions about this picture and their answers, the latest first."""
-    rows = [
-        f"<li><q>{escape(question)}</q> <b>{escape(answer) or '…'}</b></li>"
-        for question, answer in reversed(earlier)
-    ]
-    return f"<p>Asked before about this picture</p><ul>{''.join(rows)}</ul>" if rows else ""
-
-
-def task_tab(page: Page, task: Task) -> TaskTab:
-    """Draw one task's tab."""
-    text = language = style = objects = earlier = told = None
-    hints: list[gr.Button] = []
-    with gr.Tab(task.label, id=task.key):
+    def _create_inputs(self) -> None:
+        task = self.task
+        self.text = self.language = self.style = None
         if task.needs:
-            text = gr.Textbox(
-                label=task.needs[0].upper() + task.needs[1:], max_lines=3,
-                placeholder=f"for example: {task.hints[0]}",
-            )  # fmt: skip
+            self.text = gr.Textbox(
+                label=task.needs[0].upper() + task.needs[1:],
+                max_lines=3,
+                placeholder=f"For example: {task.hints[0]}",
+            )
         if task.has_language:
             with gr.Row():
                 if len(task.styles) > 1:
-                    ways = [(STYLES[each], each) for each in task.styles]
-                    style = gr.Radio(ways, value=ways[0][1], label="Style", min_width=220)
-                language = language_picker()
+                    self.style = gr.Radio(
+                        [(STYLES[style], style) for style in task.styles],
+                        value=task.styles[0],
+                        label="Style",
+                        min_width=220,
+                    )
+                self.language = language_picker()
+        self.hints: list[gr.Button] = []
         if len(task.hints) > 1:
             with gr.Row(elem_classes="hints"):
-                hints = [gr.Button(hint, size="sm", min_width=60) for hint in task.hints]
-        go, _, line = page.buttons(task.label, task.key)
-        with gr.Row():
-            if task.answers != "text":
-                seen = gr.AnnotatedImage(
-                    label="In the picture",
-                    elem_classes="seen",
-                    scale=3,
-                    min_width=280,
-                    buttons=[],
-                )
-            raw = gr.Textbox(
-                label="The model's words", lines=3, max_lines=12, scale=2, min_width=200,
-                interactive=False, elem_classes=["raw", task.answers],
-            )  # fmt: skip
-        if task.answers != "text":
-            objects = objects_panel(seen, task.answers == "masks")
-        if task is TASKS["ask"]:
-            earlier, told = gr.State([]), gr.HTML(elem_classes="told")
-    return TaskTab(task, text, language, style, hints, go, line, raw, objects, earlier, told)
+                self.hints = [gr.Button(hint, size="sm", min_width=60) for hint in task.hints]
+
+    @property
+    def inputs(self) -> dict[str, Component]:
+        """The components of the prompt, by the parameters of `Task.prompt`."""
+        inputs = {"text": self.text, "language": self.language, "style": self.style}
+        return {name: component for name, component in inputs.items() if component}
+
+    @property
+    def url_params(self) -> dict[str, Component]:
+        key = self.key
+        return {
+            key if name == "text" else f"{key}.{name}": component
+            for name, component in self.inputs.items()
+        }
+
+    @property
+    def outputs(self) -> list[Component]:
+        objects = self.objects.outputs if self.objects else []
+        history = [self.history, self.history_list] if self.history and self.history_list else []
+        return [self.raw, *objects, *history, self.controls.status]
+
+    def reset(self) -> Updates:
+        return dict.fromkeys(self.outputs) | (self.objects.reset() if self.objects else {})
+
+    def wire(self, page: Page) -> None:
+        if self.text:
+            page.run_on_enter(self.text, self.key)
+        inputs = {"image": page.image} | self.inputs
+        if self.history:
+            inputs["history"] = self.history
+        if self.objects:
+            inputs |= self.objects.display
+        run = page.on_run(
+            self.key,
+            self.controls,
+            partial(self.answer, page),
+            inputs,
+            [page.last_request, *self.outputs],
+        )
+        if self.objects:
+            self.objects.wire()
+            self.objects.redraw_after(run)
+        for hint in self.hints:
+            chosen = hint.click(lambda text=hint.value: text, None, self.text, **UNQUEUED)
+            chosen.then(None, js=f'() => pressRun("{self.key}")', **PRIVATE)
+
+    def answer(self, page: Page, image: dict | None = None, **values) -> Iterator[dict]:
+        """Stream one answer; an object is drawn as soon as it is complete."""
+        history = values.pop("history", None) or []
+        with user_errors():
+            upload = open_upload(image)
+            parts = {name: values.pop(name) or "" for name in self.inputs}
+            names = self.objects.display if self.objects else ()
+            display = DisplayOptions.of(*(values.pop(name) for name in names))
+            prompt, options = self.task.prompt(**parts), sampling_options(**values)
+            model = page.model
+            yield self._start()
+            shown, budget = resize_for_display(upload.image), DrawingBudget()
+            # closing the stream stops the model
+            with closing(model.stream(upload.image, prompt, options)) as replies:
+                for reply in replies:
+                    if reply.finished:
+                        request = LastRequest(prompt, [token.text for token in reply.tokens])
+                        answer: Updates = {page.last_request: request}
+                        answer |= self._show_answer(model, upload, reply, display)
+                        if self.history:
+                            answer |= self._add_to_history(history, parts["text"], reply.text)
+                        yield answer
+                        continue
+                    started, complete = perf_counter(), reply.detections[:-1]
+                    update: Updates = {
+                        self.raw: reply.text,
+                        self.controls.status: f"{timing_text(reply)}…",
+                    }
+                    if self.objects and (draws := budget.allows(len(complete))):
+                        masks = self._masks(model, complete)
+                        drawing = annotated_image(shown, complete, masks, display)
+                        update[self.objects.drawing] = drawing
+                    yield update
+                    if self.objects and draws:  # by now the page has it: this is its whole cost
+                        budget.add(perf_counter() - started, len(complete))
+
+    def show_saved_answer(self, model: PaliGemma, example: GalleryExample) -> Updates:
+        """The answer that the built-in model gave when the example was made."""
+        text = "".join(text for text, _ in example.tokens)
+        status = SAVED_ANSWER.format(label=self.task.label)
+        updates: Updates = {self.raw: text, self.controls.status: status}
+        if self.objects:
+            detections = parse_tokens(example.tokens)
+            objects = AnswerObjects(example.image, detections, self._masks(model, detections))
+            updates |= self.objects.reset_display()
+            updates |= self.objects.show(open_image(example.image), objects)
+        return updates
+
+    @property
+    def saved_outputs(self) -> list[Component]:
+        return [*self.outputs, *(self.objects.display.values() if self.objects else ())]
+
+    def _start(self) -> Updates:
+        """The outputs when a run starts: the history stays."""
+        started: Updates = {self.raw: "", self.controls.status: WAITING}
+        return started | (self.objects.reset() if self.objects else {})
+
+    def _show_answer(
+        self, model: PaliGemma, upload: Upload, reply: Reply, display: DisplayOptions
+    ) -> Updates:
+        """The outputs for a complete answer."""
+        status = f"{self._summary(reply)} {timing_text(reply)}"
+        shown: Updates = {self.raw: reply.text, self.controls.status: status}
+        if self.objects:
+            masks = self._masks(model, reply.detections)
+            objects = AnswerObjects(upload.path, reply.detections, masks, display)
+            shown |= self.objects.show(upload.image, objects)
+        return shown
+
+    def _add_to_history(self, history: list, question: str, answer: str) -> Updates:
+        assert self.history and self.history_list
+        history = [*history, (question, answer)][-MAX_HISTORY:]
+        return {self.history: history, self.history_list: history_html(history[:-1])}
+
+    def _masks(
+        self, model: PaliGemma, detections: Sequence[Detection]
+    ) -> Sequence[np.ndarray | None]:
+        has_masks = self.task.answers == "masks"
+        return model.masks(detections) if has_masks else [None] * len(detections)
+
+    def _summary(self, reply: Reply) -> str:
+        count, is_empty = len(reply.detections), not reply.text.strip()
+        if self.task.answers == "text":
+            return NO_TEXT if is_empty else "Done."
+        if count:
+            return f"Found {count} object{'s' * (count != 1)}."
+        return "No objects found." if is_empty else "No complete box: see the raw output."
+
+
+class DrawingBudget:
+    """Lets the drawings of an unfinished answer take DRAWING_SHARE of its time."""
+
+    def __init__(self) -> None:
+        self._start, self._drawn = perf_counter(), 0
+        self._spent, self._each = 0.0, 0.02  # seconds: so far, and an object's share of a drawing
+
+    def allows(self, count: int) -> bool:
+        """Whether a drawing of `count` objects would show more than the last, and fits."""
+        cost, elapsed = self._spent + self._each * count, perf_counter() - self._start
+        return count > self._drawn and cost < DRAWING_SHARE * elapsed
+
+    def add(self, seconds: float, count: int) -> None:
+        """Count what a drawing of `count` objects cost."""
+        self._drawn, self._spent, self._each = count, self._spent + seconds, seconds / count
+
+
+def history_html(history: list[tuple[str, str]]) -> str:
+    """Questions about this image and their answers, the latest first."""
+    items = [
+        f"<li><q>{escape(question)}</q> <b>{escape(answer) or '…'}</b></li>"
+        for question, answer in reversed(history)
+    ]
+    return f"<p>Earlier questions</p><ul>{''.join(items)}</ul>" if items else ""
 
 
 def language_picker() -> gr.Dropdown:
-    named = sorted((name, code) for code, name in LANGUAGES.items())
     return gr.Dropdown(
-        named, value="en", label="Language of the answer", min_width=180,
+        sorted((name, code) for code, name in LANGUAGES.items()),
+        value="en",
+        label="Language of the answer",
         info="The built-in model knows English only.",
-    )  # fmt: skip
+        min_width=180,
+    )

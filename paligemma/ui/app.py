@@ -1,0 +1,68 @@
+"""The web app as a program: `python app.py`, or `paligemma app`.
+
+    python app.py [--model M] [--dtype D] [--device D] [--host 127.0.0.1] [--port 7860] [--share] [--mcp]
+
+Environment variables: PALIGEMMA_MODEL, PALIGEMMA_DTYPE and PALIGEMMA_DEVICE are the defaults of
+those options, GRADIO_SERVER_NAME and GRADIO_SERVER_PORT of host and port.
+"""  # noqa: E501
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from paligemma.pipeline import PaliGemma
+from paligemma.ui.layout import ON_SPACE, build_app
+from paligemma.ui.model_manager import ModelManager
+from paligemma.ui.temp_files import start_cleanup
+from paligemma.ui.theme import LAUNCH_OPTIONS
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load a model and serve the app until the program is stopped."""
+    parser = create_parser()
+    args = parser.parse_args(argv)
+    try:
+        model = PaliGemma.load(args.model, args.device, args.dtype, args.tokenizer, args.mask_codec)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    is_private = args.host in ("127.0.0.1", "localhost") and not args.share and not ON_SPACE
+    models = ModelManager(model, args.device, args.dtype, args.mask_codec)
+    demo = build_app(models, any_model=is_private)
+    start_cleanup(demo)
+    demo.launch(
+        server_name=args.host,
+        server_port=args.port,
+        share=args.share,
+        mcp_server=args.mcp,
+        **LAUNCH_OPTIONS,
+    )
+
+
+def create_parser() -> argparse.ArgumentParser:
+    environment = {name: os.environ.get(f"PALIGEMMA_{name}") or None for name in _VARIABLES}
+    parser = argparse.ArgumentParser(description="Serve the PaliGemma app.")
+    parser.add_argument(
+        "--model",
+        default=environment["MODEL"],
+        help="a folder, an .npz or owner/model of the hub (default: the built-in model)",
+    )
+    parser.add_argument(
+        "--dtype", default=environment["DTYPE"], help="float32, bfloat16 or float16"
+    )
+    parser.add_argument(
+        "--device", default=environment["DEVICE"], help="cpu, cuda, cuda:1, mps or auto"
+    )
+    parser.add_argument("--tokenizer", help="a tokenizer.json, where the weights have none")
+    parser.add_argument(
+        "--mask-codec", help="the .npz of the mask codec, where the weights have none"
+    )
+    host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    port = int(os.environ.get("GRADIO_SERVER_PORT") or 7860)
+    parser.add_argument("--host", default=host, help="0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=port)
+    parser.add_argument("--share", action="store_true", help="a public link through gradio.live")
+    parser.add_argument("--mcp", action="store_true", help="serve the tasks as MCP tools too")
+    return parser
+
+
+_VARIABLES = ("MODEL", "DTYPE", "DEVICE")

@@ -1,0 +1,162 @@
+"""The parts of the page that all tabs use, what a tab is, and how its run button works."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any, NamedTuple, Protocol
+
+import gradio as gr
+from gradio.components import Component
+
+from paligemma.pipeline import PaliGemma
+from paligemma.ui.common import PRIVATE, UNQUEUED, WAITING, in_model_queue
+from paligemma.ui.model_manager import ModelManager
+
+Updates = dict[Any, Any]  # a component, and its new value or a component with new options
+DECORATION = zip("☀☂⚓❀♜☎☘", (48, 275, 220, 325, 25, 3, 125), strict=True)  # symbol, hue
+SYMBOLS = "".join(f'<i style="--hue:{hue}">{symbol}\ufe0e</i>' for symbol, hue in DECORATION)
+
+
+class LastRequest(NamedTuple):
+    """A visitor's last request, for the How it works tab."""
+
+    prompt: str
+    tokens: list[str]  # the texts of the answer's tokens
+
+
+class RunControls(NamedTuple):
+    """A tab's run and stop button and its status line."""
+
+    run: gr.Button
+    stop: gr.Button
+    status: gr.Markdown
+
+
+class Tab(Protocol):
+    """A tab of the page. Its components are created by its constructor, its events by `wire`."""
+
+    key: str  # its name in the address and in element ids
+    container: gr.Tab
+
+    @property
+    def url_params(self) -> dict[str, Component]:
+        """The components that the address keeps, by their names there."""
+        ...
+
+    @property
+    def outputs(self) -> list[Component]:
+        """The components that show an answer."""
+        ...
+
+    def reset(self) -> Updates:
+        """The outputs' values without an answer: for a new image, or another model."""
+        ...
+
+    def wire(self, page: "Page") -> None:
+        """Connect the events, once all tabs exist."""
+        ...
+
+
+@dataclass
+class Page:
+    """The shared components, and the buttons and events of all runs: one run at a time.
+
+    `last_request` is the State of a `LastRequest`. `any_model`: visitors may load models that are
+    not in the catalog, from this machine too.
+    """
+
+    models: ModelManager
+    header: gr.HTML
+    image: gr.Image
+    last_request: gr.State
+    settings: dict[str, Component]
+    any_model: bool = True
+    run_buttons: list[gr.Button] = field(default_factory=list)
+    stop_buttons: list[gr.Button] = field(default_factory=list)
+    run_events: list = field(default_factory=list)
+
+    @property
+    def model(self) -> PaliGemma:
+        """The current model, for handlers in its queue: no switch is under way meanwhile."""
+        assert self.models.current is not None
+        return self.models.current
+
+    def run_controls(self, label: str, key: str) -> RunControls:
+        """Create a tab's buttons and status line; `key` is the tab's."""
+        with gr.Row():
+            run = gr.Button(label, variant="primary", scale=3, min_width=120, elem_id=f"run-{key}")
+            stop = gr.Button("Stop", variant="stop", scale=1, min_width=80, interactive=False)
+        self.run_buttons.append(run)
+        self.stop_buttons.append(stop)
+        return RunControls(run, stop, gr.Markdown(elem_classes="status", label="Status"))
+
+    def on_run(
+        self,
+        key: str,
+        controls: RunControls,
+        handler: Callable,
+        inputs: Mapping[str, Component],
+        outputs: list[Component],
+        prepare: tuple[Callable, list[Component], list[Component]] | None = None,
+    ):
+        """Call the model when the tab's run button is pressed; returns the event.
+
+        `handler` gets `inputs` and the settings by name, and the raw value of files. `prepare`:
+        handler, inputs and outputs of a step before, outside the queue of the model. All buttons
+        must exist by now.
+        """
+        status = controls.status
+        buttons = [*self.run_buttons, *self.stop_buttons]
+        settle = {"fn": self._settle, "inputs": status, "outputs": [self.header, status, *buttons]}
+        event = controls.run.click(self._start, None, [status, *buttons], **UNQUEUED)
+        if prepare:
+            event = event.then(*prepare, preprocess=False, concurrency_limit=4, **PRIVATE)
+            event.failure(**settle, **UNQUEUED)
+            self.run_events.append(event)
+        event = (event.success if prepare else event.then)(
+            **in_model_queue(handler),
+            inputs_kwargs={**inputs, **self.settings},
+            outputs=outputs,
+            preprocess=False,
+            show_progress="minimal",
+            show_progress_on=status,
+            api_visibility="undocumented",
+            api_name=f"tab_{key}",
+        )
+        for ended in event.success, event.failure:  # gradio 6.31: .then skips failed events
+            ended(**settle, **UNQUEUED)
+        self.run_events.append(event)
+        return event
+
+    def run_on_enter(self, text: gr.Textbox, key: str) -> None:
+        """Let Enter press the tab's run button, unless that is disabled."""
+        text.submit(None, js=f'() => pressRun("{key}", 0)', **PRIVATE)
+
+    def wire_stop_buttons(self) -> None:
+        for button in self.stop_buttons:
+            button.click(None, cancels=self.run_events, **PRIVATE)
+
+    def _start(self) -> list:
+        return [WAITING, *self._button_states(running=True)]
+
+    def _settle(self, status: str | None) -> list:
+        """After every run: a status that still ends in … is of a run that was stopped."""
+        status = (status or "").removeprefix(WAITING)
+        status = f"Stopped. {status[:-1]}" if status.endswith("…") else status
+        return [header_html(self.models), status, *self._button_states(running=False)]
+
+    def _button_states(self, running: bool) -> list[gr.Button]:
+        run, stop = gr.Button(interactive=not running), gr.Button(interactive=running)
+        return [run] * len(self.run_buttons) + [stop] * len(self.stop_buttons)
+
+
+def header_html(models: ModelManager) -> str:
+    """What the app does, and which model is loaded."""
+    if (model := models.current) is None:
+        return "<h1>PaliGemma</h1><p>Another model is being loaded.</p>"
+    return (
+        f'<div class="symbols" aria-hidden="true">{SYMBOLS}</div><h1>PaliGemma</h1>'
+        f"<p>Choose a picture, then ask about it or find objects in it. "
+        f"Loaded: <b>{escape(model.name)}</b>. {escape(model.description)}"
+        f"<br><small>{escape(model.facts)}</small></p>"
+    )
