@@ -3,7 +3,7 @@
     file = read_instances(Path("instances_val2017.json"))
     for image in file.images.values():
         for annotation in file.annotations[image.id]:
-            box = pixels_to_box(annotation.bbox, image.width, image.height)
+            box = pixels_to_box(annotation.bbox, image.size)
 
 Format: https://cocodataset.org/#format-data. `bbox` is x, y, width, height in pixels.
 """
@@ -19,7 +19,7 @@ from pycocotools import mask as pycocotools_mask
 from pydantic import BeforeValidator, Field
 
 from paligemma.detections import Box, invalid_label
-from paligemma.formats.files import FileRecord, check_record, parse_json, read_bytes, read_json
+from paligemma.formats.files import FileRecord, check_record, parse_record, read_bytes, read_record
 
 # A polygon's corner may lie outside the image by this many image sides. pycocotools draws a polygon
 # pixel by pixel, so that a damaged coordinate would take all memory there is.
@@ -117,7 +117,7 @@ def read_instances(path: Path) -> CocoInstances:
     """
     source = read_bytes(path)
     try:
-        values = parse_json(_InstancesFile, source)
+        values = parse_record(_InstancesFile, source)
     except ValueError as error:
         hint = ""
         if str(error).startswith("it is a list"):
@@ -313,11 +313,11 @@ class RefCocoReference(FileRecord):
 
 def read_captions(path: Path) -> CocoCaptions:
     """Raises ValueError for a file that cannot be read or is of another form."""
-    return read_json(CocoCaptions, path)
+    return read_record(CocoCaptions, path)
 
 
 def read_references(path: Path) -> list[RefCocoReference]:
     """RefCOCO's `refs(unc).json`. Raises ValueError for another form, and for a pickle."""
     if path.suffix == ".p":
         raise ValueError(f"{path} is a pickle, which is never loaded: write its list as JSON.")
-    return read_json(list[RefCocoReference], path)
+    return read_record(list[RefCocoReference], path)

@@ -1,10 +1,12 @@
 """JSON files checked against pydantic models, so that every mistake is one sentence with its place.
 
-class Caption(FileRecord):
-    image_id: int
-    caption: str
+    class Caption(FileRecord):
+        image_id: int
+        caption: str
 
-captions = read_json_lines(Caption, path)  # ValueError: "path, line 3: it has no caption."
+    captions = read_record_lines(Caption, path)
+
+Raises ValueError, for instance "captions.jsonl, line 3: it has no caption."
 """
 
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ class FileRecord(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
-def read_json(kind: type[T], path: Path) -> T:
+def read_record(kind: type[T], path: Path) -> T:
     """The JSON of a file as `kind`.
 
     Raises ValueError, in one sentence that names the file and the place in it, for a file that
@@ -31,17 +33,17 @@ def read_json(kind: type[T], path: Path) -> T:
     """
     source = read_bytes(path)
     try:
-        return parse_json(kind, source)
+        return parse_record(kind, source)
     except ValueError as error:
         raise ValueError(f"{path}: {error}.") from None
 
 
-def read_json_lines(kind: type[T], path: Path) -> list[T]:
-    """Each line of a file as `kind`, without the empty lines; raises ValueError as `read_json`."""
+def read_record_lines(kind: type[T], path: Path) -> list[T]:
+    """Each line of a file as `kind`, without the empty ones. Raises ValueError as `read_record`."""
     records = []
     for number, _, line in iter_lines(path):
         try:
-            records.append(parse_json(kind, line))
+            records.append(parse_record(kind, line))
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}.") from None
     return records
@@ -67,7 +69,7 @@ def read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def parse_json(kind: type[T], source: bytes) -> T:
+def parse_record(kind: type[T], source: bytes) -> T:
     """`source` as `kind`. Raises ValueError with a reason, such as "it has no caption"."""
     try:
         return _adapter(kind).validate_json(source)
@@ -76,7 +78,7 @@ def parse_json(kind: type[T], source: bytes) -> T:
 
 
 def check_record(kind: type[T], value: Any) -> T:
-    """A value of parsed JSON as `kind`. Raises ValueError with a reason, as `parse_json`."""
+    """A value of parsed JSON as `kind`. Raises ValueError with a reason, as `parse_record`."""
     try:
         return _adapter(kind).validate_python(value)
     except ValidationError as error:

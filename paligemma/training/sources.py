@@ -27,7 +27,7 @@ from paligemma.formats.coco import (
     pixels_to_box,
     read_instances,
 )
-from paligemma.formats.files import iter_lines, parse_json
+from paligemma.formats.files import iter_lines, parse_record
 from paligemma.formats.image_files import image_path
 from paligemma.formats.samples import SampleRecord
 from paligemma.images import FORMATS, open_image, read_size
@@ -116,7 +116,7 @@ class JsonLines:
 
     def _read(self, line: bytes, number: int) -> Sample:
         try:
-            record = parse_json(SampleRecord, line)
+            record = parse_record(SampleRecord, line)
             image = image_path(self.images, record.image)
         except ValueError as error:
             raise InvalidSample(f"{self.path.name}, line {number}: {error}.") from None

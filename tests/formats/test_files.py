@@ -9,8 +9,8 @@ from paligemma.formats.files import (
     find_file,
     find_files,
     iter_lines,
-    read_json,
-    read_json_lines,
+    read_record,
+    read_record_lines,
 )
 from paligemma.formats.image_files import ImageFinder, image_path
 from paligemma.formats.samples import SampleRecord
@@ -29,9 +29,9 @@ class Page(FileRecord):
 
 def test_what_is_declared_is_read_and_the_rest_ignored(tmp_path):
     (tmp_path / "a.json").write_text('{"words": [{"text": "é", "page": 3, "font": 7}], "more": 1}')
-    assert read_json(Page, tmp_path / "a.json") == Page(words=[Word(text="é", page=3)])
+    assert read_record(Page, tmp_path / "a.json") == Page(words=[Word(text="é", page=3)])
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\r\n\n  \n{"text": "\xe2\x80\xa8b"}')
-    records = read_json_lines(Word, tmp_path / "a.jsonl")
+    records = read_record_lines(Word, tmp_path / "a.jsonl")
     assert [record.text for record in records] == ["a", "\u2028b"]
     lines = list(iter_lines(tmp_path / "a.jsonl"))
     assert [(number, offset) for number, offset, _ in lines] == [(1, 0), (4, 19)]
@@ -61,7 +61,7 @@ def test_what_does_not_fit_is_one_sentence(tmp_path, text, reason):
     path = tmp_path / "page.json"
     path.write_text(text)
     with pytest.raises(ValueError) as caught:
-        read_json(Page, path)
+        read_record(Page, path)
     message = str(caught.value)
     assert message.startswith(f"{path}: {reason}") and message.endswith(".")
     assert "\n" not in message and len(message) < len(str(path)) + 200
@@ -71,11 +71,11 @@ def test_a_bad_line_is_named_by_its_number(tmp_path):
     path = tmp_path / "words.jsonl"
     path.write_text('{"text": "a"}\n\n{"txt": "b"}\n')
     with pytest.raises(ValueError, match=r"words\.jsonl, line 3: it has no text\.$"):
-        read_json_lines(Word, path)
+        read_record_lines(Word, path)
 
 
 @pytest.mark.parametrize(
-    "read", [lambda path: read_json(Page, path), lambda path: read_json_lines(Word, path)]
+    "read", [lambda path: read_record(Page, path), lambda path: read_record_lines(Word, path)]
 )
 def test_a_file_that_cannot_be_read(tmp_path, read):
     with pytest.raises(ValueError, match=r"absent cannot be read: No such file"):

@@ -19,8 +19,8 @@ from paligemma.formats.files import (
     FileRecord,
     find_file,
     find_files,
-    read_json,
-    read_json_lines,
+    read_record,
+    read_record_lines,
 )
 from paligemma.formats.image_files import ImageFinder
 from paligemma.formats.samples import SampleRecord
@@ -65,8 +65,8 @@ def load_vqav2(data: Path, split: str) -> EvaluationDataset:
     source = find_file(data, f"*{split}*_questions.json")
     name = source.name.replace("OpenEnded_", "").replace("_questions", "_annotations")
     answers = find_file(source.parent if data.is_file() else data, name)
-    file, find_image = read_json(_VqaQuestions, source), ImageFinder(data, source)
-    records = read_json(_VqaAnnotations, answers).annotations
+    file, find_image = read_record(_VqaQuestions, source), ImageFinder(data, source)
+    records = read_record(_VqaAnnotations, answers).annotations
     annotations = {record.question_id: record for record in records if record.answers}
     folder = file.data_subtype
     return make_dataset(
@@ -103,7 +103,7 @@ class _TextVqaFile(BenchmarkRecord):
 def load_textvqa(data: Path, split: str) -> EvaluationDataset:
     """TextVQA's `TextVQA_0.5.1_val.json`; its images are `<image_id>.jpg`."""
     source = find_file(data, f"TextVQA*_{split}.json")
-    records, find_image = read_json(_TextVqaFile, source).data, ImageFinder(data, source)
+    records, find_image = read_record(_TextVqaFile, source).data, ImageFinder(data, source)
     questions = [
         (one.question_id, f"{one.image_id}.jpg", one.question, one.answers) for one in records
     ]
@@ -124,7 +124,7 @@ class _DocVqaFile(BenchmarkRecord):
 def load_docvqa(data: Path, split: str) -> EvaluationDataset:
     """DocVQA's `val_v1.0_withQT.json`, and ST-VQA or InfographicVQA files of the same form."""
     source = find_file(data, f"{split}_v*.json")
-    records, find_image = read_json(_DocVqaFile, source).data, ImageFinder(data, source)
+    records, find_image = read_record(_DocVqaFile, source).data, ImageFinder(data, source)
     questions = [(one.questionId, one.image, one.question, one.answers) for one in records]
     return _make_answered(questions, find_image, data)
 
@@ -155,7 +155,7 @@ def load_chartqa(data: Path, split: str) -> EvaluationDataset:
     examples = []
     for source in find_files(data, f"{split}_human.json", f"{split}_augmented.json"):
         find_image, group = ImageFinder(data, source), source.stem.rpartition("_")[2]
-        for number, record in enumerate(read_json(list[_ChartQuestion], source)):
+        for number, record in enumerate(read_record(list[_ChartQuestion], source)):
             image, target = find_image(f"png/{record.imgname}"), AnswerReferences((record.label,))
             examples.append(
                 EvaluationExample(f"{group}-{number}", image, record.query, target, group)
@@ -183,9 +183,9 @@ def load_mmmu(data: Path, split: str) -> EvaluationDataset:
     """
     source = find_file(data, f"*{split}*.json", f"*{split}*.jsonl")
     if source.suffix == ".jsonl":
-        records = read_json_lines(_MmmuQuestion, source)
+        records = read_record_lines(_MmmuQuestion, source)
     else:
-        records = read_json(list[_MmmuQuestion], source)
+        records = read_record(list[_MmmuQuestion], source)
     find_image = ImageFinder(data, source)
     closed = [one for one in records if one.question_type == "multiple-choice"]
     single = [one for one in closed if not one.image_2]
@@ -228,7 +228,7 @@ def _mmmu_example(
 def load_json_lines(data: Path, split: str) -> EvaluationDataset:
     """JSON lines of {"image": …, "prefix": …, "suffix": …}, the trainer's own format."""
     source = find_file(data, f"*{split}*.jsonl")
-    records, find_image = read_json_lines(SampleRecord, source), ImageFinder(data, source)
+    records, find_image = read_record_lines(SampleRecord, source), ImageFinder(data, source)
     return make_dataset(
         (
             EvaluationExample(

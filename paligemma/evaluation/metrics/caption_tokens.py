@@ -1,6 +1,8 @@
 """The words of captions that CIDEr-D counts: Stanford's PTB tokens without punctuation.
 
-tokenize_caption("A man's dog, isn't it?")  # ["a", "man", "'s", "dog", "is", "n't", "it"]
+    tokenize_caption("A man's dog, isn't it?")  # ["a", "man", "'s", "dog", "is", "n't", "it"]
+
+Source: pycocoevalcap's `PTBTokenizer`, which runs stanford-corenlp-3.4.1.jar.
 """
 
 import re
