@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
 from paligemma.config import PaliGemmaConfig, TextConfig
-from paligemma.detections import value_to_loc
+from paligemma.detections import LOC_TOKENS, value_to_loc
 from paligemma.models.gemma import GemmaDecoder, rope_table
 from paligemma.models.paligemma import (
     IGNORE_INDEX,
@@ -193,7 +193,7 @@ def soft_targets(
     shares = torch.zeros(vocabulary, len(offsets))
     shares[:, given.reach] = 1
     grid = given.grid or processor.image_size
-    locs = [processor.tokenizer.token_to_id(f"<loc{n:04d}>") for n in range(1024)]
+    locs = [processor.tokenizer.token_to_id(token) for token in LOC_TOKENS]
     for pixel in range(grid + 1):
         near = (pixel + offsets).clamp(0, grid).tolist()
         row = locs[value_to_loc(pixel / grid)]

@@ -14,6 +14,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 from paligemma.checkpoints.io import write_text
+from paligemma.detections import LOC_TOKENS, SEG_TOKENS
 from paligemma.synthetic.world import World, open_world
 from paligemma.training.config import Run
 
@@ -60,7 +61,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     model = BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True)
     tokenizer = _with_layout(Tokenizer(model))
     tokenizer.add_special_tokens(list(CONTROL))
-    extra = ["\n", *(f"<loc{n:04d}>" for n in range(1024)), *(f"<seg{n:03d}>" for n in range(128))]
+    extra = ["\n", *LOC_TOKENS, *SEG_TOKENS]
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in extra])
     tokenizer.add_special_tokens(["<image>"])
     return tokenizer
