@@ -102,9 +102,9 @@ def folder(tmp_path, monkeypatch) -> Path:
         {"image": "zoo.png", "prefix": "caption en", "suffix": "a cat"},
         {"image": "zoo.png", "prefix": "ocr", "suffix": "ZOO"},
     ]
-    Path("pictures").mkdir()
-    shutil.copy("examples/zoo.png", "pictures")
-    Path("pictures/train.jsonl").write_text("".join(json.dumps(one) + "\n" for one in samples))
+    Path("images").mkdir()
+    shutil.copy("examples/zoo.png", "images")
+    Path("images/train.jsonl").write_text("".join(json.dumps(one) + "\n" for one in samples))
     for source in ROOT.glob("configs/**/*.yaml"):
         path = source.relative_to(ROOT)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is asked about a scene, and the true answers: the language of the drawn world."""
+"""Prompts and true answers about scenes of pictograms."""
 
 import re
 from collections import Counter
@@ -13,13 +13,13 @@ from paligemma.synthetic.scenes import COLORS, KINDS, Scene
 from paligemma.synthetic.world import Mention, SceneSample
 from paligemma.tasks import TASKS
 
-PIXELS = 128  # boxes end at whole pixels of the small model's picture
-CLOSE = 0.06  # nobody asks which of two sides something is on when it is nearer than this
+PIXELS = 128  # a side; boxes in answers end at whole pixels of an image of this size
+CLOSE = 0.06  # positions nearer than this are not compared
 NUMBERS = {1: "a", 2: "two", 3: "three", 4: "four"}
 
 
 def whole_pixels(box: Box) -> Box:
-    """The box with its edges at whole pixels of the small picture."""
+    """The box with its edges at whole pixels of an image of `PIXELS` a side."""
     return snap(box, PIXELS)
 
 
@@ -35,7 +35,7 @@ def phrase(*words: str, count: int = 1) -> str:
 
 
 def groups(scene: Scene) -> list[tuple[str, str, int]]:
-    """Like things together, in alphabetical order: (kind, colour, how many)."""
+    """Groups of like objects in alphabetical order: (kind, color, count)."""
     counted = Counter((item.kind, item.color) for item in scene.items)
     return sorted((kind, color, count) for (kind, color), count in counted.items())
 
@@ -55,10 +55,10 @@ def _names(kinds: tuple[str, ...]) -> dict[str, str]:
 
 
 def caption(scene: Scene) -> str:
-    """Every group of like things, and the ground."""
+    """Every group of like objects, and the background."""
     phrases = [phrase(color, kind, count=n) for kind, color, n in groups(scene)] or ["nothing"]
-    things = " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
-    return f"{things} on a {scene.background} background"
+    objects = " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
+    return f"{objects} on a {scene.background} background"
 
 
 def reading(scene: Scene) -> str:

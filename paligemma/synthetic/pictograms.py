@@ -76,7 +76,8 @@ def silhouettes(count: int, rng: np.random.Generator, shapes: Sequence[str]) -> 
     """`count` silhouettes of the given shapes, cropped to their boxes: [count, 64, 64], 0…1."""
     masks = []
     for _ in range(count):
-        item = Item(shapes[rng.integers(len(shapes))], "", 0, 0, 1, float(rng.uniform(-30, 30)))
+        shape = shapes[int(rng.integers(len(shapes)))]
+        item = Item(shape, "", 0, 0, 1, float(rng.uniform(-30, 30)))
         box = np.array(item.box) + rng.normal(0, 0.01, 4)  # answers' boxes end at whole pixels
         masks.append(crop(item, tuple(box)))
     return np.stack(masks)

@@ -1,9 +1,9 @@
-"""The drawn world: pictures rendered from a seed, with everything there is to say about them.
+"""Scenes of pictograms: images rendered from a seed, and what is in them.
 
-A scene is one to four coloured pictograms, and sometimes words or numbers, on a plain, shaded or
-noisy ground. The pictograms are glyphs of the DejaVu font that matplotlib installs, drawn as
+A scene is one to four colored pictograms, and sometimes words or numbers, on a plain, shaded or
+noisy background. The pictograms are glyphs of the DejaVu font that matplotlib installs, drawn as
 stickers: dark lines on a lighter filled silhouette, and that silhouette is the object's mask.
-All lengths are fractions of the picture's side, so one scene renders at any size.
+All lengths are fractions of the image's side, so one scene renders at any size.
 """
 
 from collections.abc import Sequence
@@ -63,14 +63,14 @@ WORDS = (
 ).split()
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
-SPRITE = 160  # pixels; a pictogram is drawn once at this size, then warped into every picture
+SPRITE = 160  # pixels; a pictogram is drawn once at this size, then warped into every image
 RIM = SPRITE // 12  # pixels around the lines
-GAP = 0.02  # at least this much ground between any two things
+GAP = 0.02  # at least this much background between any two objects
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """A pictogram at unit size, its centre at the origin: `lines` [SPRITE, SPRITE] and outlines."""
+    """A pictogram at unit size, its center at the origin: `lines` [SPRITE, SPRITE] and outlines."""
 
     lines: np.ndarray
     outlines: tuple[np.ndarray, ...]
@@ -78,7 +78,7 @@ class Sprite:
 
 @dataclass(frozen=True)
 class Item:
-    """A pictogram in a scene: centre, larger side and degrees of rotation."""
+    """A pictogram in a scene: center, larger side and degrees of rotation."""
 
     kind: str
     color: str
@@ -92,8 +92,8 @@ class Item:
         """The silhouette as polygons [n, 2] of (x, y)."""
         turn = np.radians(self.angle)
         rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        centre = np.array([self.x, self.y])
-        return [points @ rotation.T * self.size + centre for points in sprite(self.kind).outlines]
+        center = np.array([self.x, self.y])
+        return [points @ rotation.T * self.size + center for points in sprite(self.kind).outlines]
 
     @cached_property
     def box(self) -> tuple[float, float, float, float]:
@@ -104,7 +104,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Text:
-    """A written word: left end, middle line, letter height and colour."""
+    """A written word: left end, middle line, letter height and color."""
 
     text: str
     x: float
@@ -128,7 +128,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything in one picture. `ground` is plain, shaded or noisy."""
+    """Everything in one image. `ground` is plain, shaded or noisy."""
 
     background: str
     ground: str
@@ -144,7 +144,7 @@ def _font(size: int, bold: bool = True) -> ImageFont.FreeTypeFont:
 
 @cache
 def sprite(kind: str) -> Sprite:
-    """The pictogram called `kind` (or the glyph itself), drawn once."""
+    """The pictogram of `kind`, a key of `KINDS` or the glyph itself; drawn once."""
     lines = _glyph(KINDS.get(kind, kind))
     # the silhouette: gaps closed, holes filled, and a rim around everything
     wide = cv2.copyMakeBorder(lines, SPRITE, SPRITE, SPRITE, SPRITE, cv2.BORDER_CONSTANT)
@@ -156,8 +156,8 @@ def sprite(kind: str) -> Sprite:
     extent = (reach.max(0) - reach.min(0)).max()
     middle = (reach.max(0) + reach.min(0)) / 2
     outlines = [cv2.approxPolyDP(c.astype(np.float32)[:, None], 0.7, True)[:, 0] for c in contours]
-    # the lines keep pace with the outlines: middle to the centre, extent to the whole side
-    shift = np.float32([[1, 0, -middle[0]], [0, 1, -middle[1]]])
+    # move the lines like the outlines: middle to the center, extent to the whole side
+    shift = np.array([[1, 0, -middle[0]], [0, 1, -middle[1]]], np.float32)
     grow = cv2.getRotationMatrix2D((SPRITE / 2, SPRITE / 2), 0, SPRITE / extent)
     for warp in (shift, grow):
         lines = cv2.warpAffine(lines, warp, (SPRITE, SPRITE))
@@ -183,7 +183,7 @@ def _disc(radius: int) -> np.ndarray:
 
 
 def sample(seed: int) -> Scene:
-    """The scene of this seed: the same on every machine."""
+    """The scene of a seed, the same on every machine."""
     rng = np.random.default_rng(seed)
     background = _pick(rng, tuple(BACKGROUNDS))
     count = 1 + int(rng.integers(4))
@@ -192,14 +192,14 @@ def sample(seed: int) -> Scene:
     for _ in range(_pick(rng, (0,) * 5 + (1,) * 12 + (2,) * 3)):
         if text := _place_text(rng, background, taken):
             texts.append(text)
-    things: list[tuple[str, str]] = []
+    objects: list[tuple[str, str]] = []
     for _ in range(count):
         kind, color = _pick(rng, tuple(KINDS)), _pick(rng, tuple(COLORS))
-        if things and rng.random() < 0.3:  # the same kind again, so that there is more to count
-            kind, other = _pick(rng, things)
+        if objects and rng.random() < 0.3:  # the same kind again, so that there is more to count
+            kind, other = _pick(rng, objects)
             color = other if rng.random() < 0.5 else color
-        things.append((kind, color))
-    for kind, color in things:
+        objects.append((kind, color))
+    for kind, color in objects:
         if item := _place_item(rng, kind, color, taken):
             items.append(item)
     ground = _pick(rng, ("plain", "shaded", "noisy"))
@@ -207,7 +207,7 @@ def sample(seed: int) -> Scene:
 
 
 def _pick(rng: np.random.Generator, options: Sequence) -> Any:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 def _clear(box: tuple, taken: list[tuple]) -> bool:
@@ -241,7 +241,8 @@ def _place_text(rng: np.random.Generator, background: str, taken: list) -> Text 
     low, high = (185, 256) if dark else (0, 70)
     for _ in range(30):
         size = float(rng.uniform(0.15, 0.22))
-        color = tuple(int(c) for c in rng.integers(low, high, 3))
+        red, green, blue = rng.integers(low, high, 3).tolist()
+        color = (red, green, blue)
         width = Text(string, 0, 0, size, color).box[2]
         if width > 0.9:
             continue
@@ -254,7 +255,7 @@ def _place_text(rng: np.random.Generator, background: str, taken: list) -> Text 
 
 
 def render(scene: Scene, size: int = 256) -> Image.Image:
-    """The picture of a scene, `size` × `size`, RGB."""
+    """The image of a scene, `size` × `size`, RGB."""
     rng = np.random.default_rng(scene.seed + 1)
     canvas = _ground(scene, size, rng)
     for item in scene.items:
@@ -270,12 +271,12 @@ def render(scene: Scene, size: int = 256) -> Image.Image:
             source = cv2.resize(source, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
             warp[:, :2] *= 2
         _blend(canvas, cv2.warpAffine(source, warp, (size, size), flags=cv2.INTER_LINEAR), lines)
-    picture = Image.fromarray(canvas.round().astype(np.uint8))
-    pen = ImageDraw.Draw(picture)
+    image = Image.fromarray(canvas.round().astype(np.uint8))
+    pen = ImageDraw.Draw(image)
     for text in scene.texts:
         font = _font(round(text.size * size))
         pen.text((text.x * size, text.y * size), text.text, font=font, fill=text.color, anchor="lm")
-    return picture
+    return image
 
 
 def _ground(scene: Scene, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -317,7 +318,7 @@ def crop(item: Item, box: tuple[float, float, float, float], size: int = 64) -> 
 def _fill(outlines: Sequence[np.ndarray], size: int, line: int) -> np.ndarray:
     """Polygons of (x, y) in pixels, filled together: [size, size] uint8."""
     mask = np.zeros((size, size), np.uint8)
-    # pixel centres lie at half numbers; four bits of sub-pixel position
+    # pixel centers lie at half numbers; four bits of sub-pixel position
     points = [((outline - 0.5) * 16).round().astype(np.int32) for outline in outlines]
     cv2.fillPoly(mask, points, 255, line, shift=4)
     return mask

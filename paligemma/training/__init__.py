@@ -1,1 +1,1 @@
-"""How the built-in model is made: the drawn world, the mask codec, the tower, the whole model."""
+"""The trainer: fine-tunes, the stages of the papers, and those that make the built-in model."""

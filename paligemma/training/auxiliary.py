@@ -4,9 +4,9 @@
 low weights, three more help the whole model. `word_loss` makes image tokens like the embeddings of
 their words: what pairs of image and text teach SigLIP, a patch at a time. `GroundingHead`: each
 name in a prompt ("detect cat", "is there a cat?", "what color is the background?") must tell, at
-its own token position half way up the decoder, whether there is such a thing, where, and in which
-color. Without it a small decoder went on listing what it saw, whatever the prompt: 100,000 images
-taught it too little about looking up. `NextGroupHead`: each position of a caption must tell which
+its own token position half way up the decoder, whether there is such an object, where, and in
+which color. Without it a small decoder listed all objects whatever the prompt asked for, after
+100,000 images. `NextGroupHead`: each position of a caption must tell which
 group of like objects comes next; without it captions of four objects repeated one and left out its
 neighbor.
 

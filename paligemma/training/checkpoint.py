@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,7 +36,8 @@ def gather(module: nn.Module, frozen: bool = False) -> dict[str, torch.Tensor]:
 
     Empty on all but the first process.
     """
-    return get_model_state_dict(module, options=replace(GATHERED, ignore_frozen_params=not frozen))
+    options = replace(GATHERED, ignore_frozen_params=not frozen)
+    return cast(dict[str, torch.Tensor], get_model_state_dict(module, options=options))
 
 
 def save_state(

@@ -7,7 +7,7 @@
     output_dir: runs/mine
 
 A field that is unknown or impossible is a ValueError of one sentence, with the nearest valid name.
-`STAGES` is the table of the stages: what each sets where the file says nothing.
+`STAGES` is the table of the stages: the defaults of each.
 """
 
 import difflib
@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from paligemma.config import TextConfig, VisionConfig
-from paligemma.synthetic.world import WORLDS
+from paligemma.synthetic.world import WORLDS, World, open_world
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -95,7 +95,7 @@ class Scenes(Part):
 
 
 class SyntheticData(Part):
-    """Scenes drawn by a program, with everything there is to say about them."""
+    """Scenes rendered by a program, with samples and labels for all of their content."""
 
     synthetic: Scenes
     weight: Above0 = 1.0
@@ -322,21 +322,25 @@ class Run(Part):
             raise ValueError("packing and auxiliary belong to the objective answers")
         if self.auxiliary and not self.packing:
             raise ValueError("auxiliary heads need packing")
-        scenes = self.packing or self.objective in ("tokenizer", "mask_codec", "patches")
-        if scenes and self.world is None:
-            name = "packing" if self.packing else self.objective
-            raise ValueError(f"{name} needs synthetic data, all of one world")
+        if self.packing or self.objective in ("tokenizer", "mask_codec", "patches"):
+            self.open_world()
         return self
 
     @property
-    def world(self) -> str | None:
-        """The world of the data; None where some are not synthetic or there are several worlds."""
-        worlds = {one.synthetic.world if isinstance(one, SyntheticData) else None
-                  for one in self.data}  # fmt: skip
-        return worlds.pop() if len(worlds) == 1 else None
+    def scenes(self) -> list[Scenes]:
+        """The synthetic sources of the data."""
+        return [one.synthetic for one in self.data if isinstance(one, SyntheticData)]
+
+    def open_world(self) -> World:
+        """The world of the data. Raises ValueError unless all are synthetic, of one world."""
+        worlds = {scenes.world for scenes in self.scenes}
+        if len(self.scenes) < len(self.data) or len(worlds) > 1:
+            name = "packing" if self.packing else self.objective
+            raise ValueError(f"{name} needs synthetic data, all of one world")
+        return open_world(worlds.pop())
 
 
-# What each stage sets where a config says nothing. From siglip on they follow one another (arXiv
+# The defaults of each stage. From siglip on they follow one another (arXiv
 # 2407.07726, 3.2): unimodal; everything, the encoder after a slow warm-up; a higher resolution; a
 # transfer. The rates of those that start from nothing are this project's own, and "tower" is its
 # other way to train the encoder: on labels of patches.
@@ -391,7 +395,7 @@ PARTS: dict[str, type[Part]] = SOURCES | {
 TAG_AT = {"data": 2, "model": 1, "optimizer": 1}  # where pydantic's place of an error has the tag
 
 
-def _sentence(error: dict) -> str:
+def _sentence(error: Any) -> str:
     """pydantic's first complaint, with the nearest name for a field that there is not."""
     place, owner = _place(error["loc"])
     name = ".".join(place)

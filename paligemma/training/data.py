@@ -1,12 +1,11 @@
 """The order of training: sources mixed by weight, and made into batches by worker processes.
 
-A micro-batch is asked for by its step and the numbers of its samples; everything in it depends on
-nothing else.
+A micro-batch is a function of its step and the numbers of its samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.processor import Batch, PaliGemmaProcessor
-from paligemma.synthetic.world import World
 from paligemma.training.config import CocoData, FolderData, JsonlData, Run, SyntheticData
 from paligemma.training.packing import Packer
 from paligemma.training.sources import (
@@ -120,7 +118,7 @@ class SampleBatches(Dataset):
         mixture: Mixture,
         processor: PaliGemmaProcessor,
         max_text_tokens: int,
-        loss_weights: dict[str, float],
+        loss_weights: Mapping[Any, float],
     ) -> None:
         self.mixture, self.processor = mixture, processor
         self.max_text_tokens, self.loss_weights = max_text_tokens, loss_weights
@@ -188,23 +186,23 @@ class SceneBatches(Dataset):
     def __init__(
         self,
         mixture: Mixture,
-        world: World,
         processor: PaliGemmaProcessor,
         grid: int,
         run: Run,
         codec: MaskCodec | None,
     ) -> None:
-        self.mixture, self.world, self.processor = mixture, world, processor
-        self.grid, self.codec, self.packing = grid, codec, run.packing
-        self.loss_weights = run.loss_weights
-        self.pack = self.packing and Packer(processor, world, self.packing.max_length)
+        self.mixture, self.processor, self.grid, self.codec = mixture, processor, grid, codec
+        self.packing, self.loss_weights = run.packing, run.loss_weights
+        self.world = run.open_world()
+        if self.packing:
+            self.pack = Packer(processor, self.world, self.packing.max_length)
 
     def __getitem__(self, numbers: Numbers) -> dict[str, Any]:
         step, chosen = numbers
         places = [self.mixture.at(number) for number in chosen]
-        sources = [self.mixture.sources[source] for source, _ in places]
+        sources = [cast(SyntheticScenes, self.mixture.sources[source]) for source, _ in places]
         batch: dict[str, Any] = {"skipped": []}
-        if self.pack is None:
+        if self.packing is None:
             scenes = [source.scene(row) for source, (_, row) in zip(sources, places, strict=True)]
         else:
             pairs = [source.samples(row) for source, (_, row) in zip(sources, places, strict=True)]

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +62,8 @@ def _new_checkpoint(given: NewModel) -> Checkpoint:
         raise ValueError(f"There is no mask codec at {given.mask_codec}.")
     tokenizer = Tokenizer.from_file(str(path))
     vision = VisionConfig(**given.vision_config)
-    text = TextConfig(**{"vocab_size": tokenizer.get_vocab_size()} | given.text_config)
+    sizes: dict[str, Any] = {"vocab_size": tokenizer.get_vocab_size()} | given.text_config
+    text = TextConfig(**sizes)
     processor = PaliGemmaProcessor(tokenizer, vision.num_image_tokens, vision.image_size)
     config = PaliGemmaConfig(
         vision_config=vision,
@@ -79,8 +81,8 @@ def make_model(
     if run.random_init or isinstance(run.model, NewModel):
         model = PaliGemmaForConditionalGeneration(config)
         initialize(model, run.seed)
-        to_id = found.processor.tokenizer.token_to_id
-        loc_ids = [to_id(f"<loc{number:04d}>") for number in range(1024)]
+        vocabulary = found.processor.tokenizer.get_vocab()
+        loc_ids = [vocabulary[f"<loc{number:04d}>"] for number in range(1024)]
         order_locations(model.language_model.embed_tokens.weight, loc_ids)
         return model
     model = found.load_model("cpu", torch.float32)
@@ -107,6 +109,7 @@ def load_auxiliary(objective: nn.Module, folder: Path) -> None:
 
 def lora_config(run: Run):
     """peft's config of the run's adapter."""
+    assert run.lora and isinstance(run.model, str)
     return adapters.lora_config(run.model, run.lora.rank, run.lora.alpha, run.lora.target_modules)
 
 

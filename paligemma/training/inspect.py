@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 
+import torch
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
@@ -96,5 +97,8 @@ def _annotated(sample: Sample, codec: MaskCodec) -> Image.Image:
     image = open_image(sample.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     has_region = "<loc" in sample.prefix
     objects = parse(f"{sample.prefix} ; {sample.suffix}" if has_region else sample.suffix)
-    masks = [None if one.codes is None else codec.decode([one.codes])[0].numpy() for one in objects]
+    masks = [
+        None if one.codes is None else codec.decode(torch.tensor([one.codes]))[0].numpy()
+        for one in objects
+    ]
     return draw_objects(image, objects, masks)

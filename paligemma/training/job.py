@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 from torch.utils.data import Dataset
 
@@ -14,7 +14,6 @@ from paligemma.checkpoints import lora as adapters
 from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.models import gemma, siglip
 from paligemma.models.mask_codec import MaskCodec
-from paligemma.synthetic.world import open_world
 from paligemma.training.config import CocoData, NewModel, Run, SyntheticData
 from paligemma.training.data import Mixture, SampleBatches, SceneBatches, open_sources
 from paligemma.training.initialize import (
@@ -26,7 +25,7 @@ from paligemma.training.initialize import (
     write_output,
 )
 from paligemma.training.mask_codec import MaskReconstruction, SilhouetteBatches
-from paligemma.training.objectives import make_objective
+from paligemma.training.objectives import Objective, make_objective
 from paligemma.training.sources import Source
 
 # What is recomputed, and sharded, as a unit.
@@ -34,16 +33,23 @@ BLOCKS = (siglip.SiglipEncoderLayer, gemma.GemmaDecoderLayer)
 
 
 class Job(Protocol):
-    """One thing to train. `objective(batch, counts)` gives {"loss", …} (see `objectives.py`).
+    """What a run trains.
 
     `batches[step, numbers]` is the micro-batch of the samples of these numbers. `mixture` holds the
     sources. `saves_all`: `write` needs frozen parameters too.
     """
 
-    objective: nn.Module
-    batches: Dataset
-    mixture: Mixture
-    saves_all: bool
+    @property
+    def objective(self) -> Objective: ...
+
+    @property
+    def batches(self) -> Dataset: ...
+
+    @property
+    def mixture(self) -> Mixture: ...
+
+    @property
+    def saves_all(self) -> bool: ...
 
     def write(self, state: dict[str, Tensor]) -> None:
         """Write the output of `state`, the objective's parameters and buffers by name."""
@@ -56,7 +62,7 @@ class ModelJob:
 
     run: Run
     start: Checkpoint
-    objective: nn.Module
+    objective: Objective
     batches: Dataset
     mixture: Mixture
 
@@ -89,7 +95,7 @@ def make_job(run: Run) -> Job:
     """Everything that a run trains and trains on. Raises ValueError for what cannot be trained."""
     if run.objective == "mask_codec":
         mixture = make_mixture(run, open_sources(run, None))
-        batches = SilhouetteBatches(mixture, open_world(run.world), run.seed)
+        batches = SilhouetteBatches(mixture, run.open_world(), run.seed)
         return MaskCodecJob(run, MaskReconstruction(run.seed), batches, mixture)
     found = find_checkpoint(run)
     start = at_resolution(found, run.resolution or found.config.vision_config.image_size)
@@ -105,10 +111,8 @@ def make_job(run: Run) -> Job:
     if not (run.random_init or isinstance(run.model, NewModel)):
         load_auxiliary(objective, start.path)
     if run.packing or run.objective == "patches":
-        batches = SceneBatches(
-            mixture, open_world(run.world), start.processor, start.config.vision_config.grid,
-            run, codec,
-        )  # fmt: skip
+        grid = start.config.vision_config.grid
+        batches = SceneBatches(mixture, start.processor, grid, run, codec)
     else:
         batches = SampleBatches(mixture, start.processor, run.max_text_tokens, run.loss_weights)
     return ModelJob(run, start, objective, batches, mixture)

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.synthetic.world import World
 from paligemma.training.auxiliary import Counts
 from paligemma.training.data import Mixture, Numbers
+from paligemma.training.objectives import Batch, Losses, Objective
 
 COMMITMENT = 0.25
 DECAY = 0.99
@@ -36,11 +37,14 @@ class SilhouetteBatches(Dataset):
         return {"masks": masks, "step": torch.tensor(step), "skipped": []}
 
 
-class MaskReconstruction(nn.Module):
+class MaskReconstruction(Objective):
     """The mask codec under its two losses: of the reconstruction, and the encoder's commitment.
 
     `row_counts` [V] and `row_sums` [V, C] are the running averages whose ratio is the codebook.
     """
+
+    row_counts: Tensor
+    row_sums: Tensor
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -50,11 +54,11 @@ class MaskReconstruction(nn.Module):
         self.register_buffer("row_counts", torch.ones(len(self.codec.codebook)))
         self.register_buffer("row_sums", torch.zeros_like(self.codec.codebook))
 
-    def counts(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Masks."""
         return {"masks": torch.ones_like(batch["masks"][:, 0, 0]).sum()}
 
-    def forward(self, batch: dict[str, Any], counts: Counts) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, counts: Counts) -> Losses:
         masks, codec = batch["masks"], self.codec
         vectors = codec.embed(masks).float()
         everyone = self._all(vectors.detach()).flatten(0, 1)

@@ -1,10 +1,10 @@
 """What is learned: answers about images, language alone, labels of patches, or SigLIP's pairs.
 
 An objective is a module around the model. It takes a batch of `data.py` and `counts`, and returns
-{"loss": what to minimize, and its parts by name}. `counts(batch)` tells how many things of each
-kind a batch has; the trainer adds them up over the micro-batches and processes of a step, so that
-a loss, a sum over that, is a mean over the whole batch however it is cut. What an objective does
-not train it freezes.
+{"loss": what to minimize, and its parts by name}. `counts(batch)` are the numbers that the sums in
+the losses are divided by; the trainer adds them up over the micro-batches and processes of a step,
+so that a loss is a mean over the whole batch however it is cut. An objective freezes what it does
+not train.
 """
 
 import math
@@ -28,7 +28,7 @@ from paligemma.models.paligemma import (
 )
 from paligemma.models.siglip import VisionTower
 from paligemma.processor import PaliGemmaProcessor
-from paligemma.synthetic.world import open_world
+from paligemma.synthetic.world import World
 from paligemma.training.auxiliary import (
     GROUNDING_LAYER,
     NEXT_GROUP_LAYER,
@@ -43,8 +43,19 @@ from paligemma.training.auxiliary import (
 from paligemma.training.config import Auxiliary, Run, SoftLocTargets
 from paligemma.training.packing import packed_mask
 
-Tensors = Mapping[str, Any]  # a batch: tensors by name, and the labels of patches
+Batch = Mapping[str, Any]  # tensors by name, and the labels of patches
 Losses = dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """What is learned: see above."""
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """The numbers that the sums in the losses of this batch are divided by."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, counts: Counts) -> Losses:
+        raise NotImplementedError
 
 
 def encode_images(tower: VisionTower, pixel_values: Tensor) -> Tensor:
@@ -65,8 +76,11 @@ def decode(
     return decoder.norm(x), states
 
 
-class Answers(nn.Module):
+class Answers(Objective):
     """The suffix, given image and prefix: the prefix-LM of PaliGemma. Auxiliary heads may help."""
+
+    target_ids: Tensor
+    target_shares: Tensor
 
     def __init__(
         self, model: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor, run: Run
@@ -75,16 +89,8 @@ class Answers(nn.Module):
         self.model, self.smoothing = model, run.label_smoothing
         self.weights = run.auxiliary or Auxiliary()
         self.num_image_tokens = processor.num_image_tokens
-        width, world = model.config.text_config.hidden_size, run.auxiliary and open_world(run.world)
-        if self.weights.patches:
-            self.patch_heads = PatchHeads(model.config.vision_config.hidden_size, world)
-        if self.weights.grounding:
-            self.grounding_head = GroundingHead(width, world)
-        if self.weights.next_group:
-            self.next_group_head = NextGroupHead(width, world)
-        if self.weights.words:
-            for number, ids in enumerate(word_ids(processor.tokenizer, world)):
-                self.register_buffer(f"words_{number}", ids, persistent=False)
+        if run.auxiliary:
+            self.add_heads(processor, run.open_world())
         ids, shares = soft_targets(
             processor, model.config.text_config.vocab_size, run.soft_loc_targets
         )
@@ -93,7 +99,21 @@ class Answers(nn.Module):
         self.encode_images = torch.compile(encode_images) if run.compile else encode_images
         self.decode = torch.compile(decode) if run.compile else decode
 
-    def counts(self, batch: Tensors) -> dict[str, Tensor]:
+    def add_heads(self, processor: PaliGemmaProcessor, world: World) -> None:
+        """Add the auxiliary heads that have a weight, sized for `world`."""
+        config = self.model.config
+        width, weights = config.text_config.hidden_size, self.weights
+        if weights.patches:
+            self.patch_heads = PatchHeads(config.vision_config.hidden_size, world)
+        if weights.grounding:
+            self.grounding_head = GroundingHead(width, world)
+        if weights.next_group:
+            self.next_group_head = NextGroupHead(width, world)
+        if weights.words:
+            for number, ids in enumerate(word_ids(processor.tokenizer, world)):
+                self.register_buffer(f"words_{number}", ids, persistent=False)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
         """The summed weights of answer tokens, and what each auxiliary loss counts."""
         counts = {"answers": batch["weights"][batch["labels"] != IGNORE_INDEX].sum()}
         if self.weights.patches:
@@ -106,18 +126,18 @@ class Answers(nn.Module):
             counts |= NextGroupHead.counts(batch["next_group"])
         return counts
 
-    def forward(self, batch: Tensors, counts: Counts) -> Losses:
+    def forward(self, batch: Batch, counts: Counts) -> Losses:
         model, weights = self.model, self.weights
         features = self.encode_images(model.vision_tower, batch["pixel_values"])
-        labels, parts = batch.get("patch_labels"), {}
+        parts: dict[str, Tensor] = {}
         if weights.patches:
-            parts["patches"] = self.patch_heads(features, labels, counts)
+            parts["patches"] = self.patch_heads(features, batch["patch_labels"], counts)
         text = model.embed_tokens(batch["input_ids"][:, self.num_image_tokens :])
         images = model.multi_modal_projector(features)
         if weights.words:
             table = model.language_model.embed_tokens.weight
             words = [self.get_buffer(f"words_{number}") for number in range(4)]
-            parts["words"] = word_loss(images, table, words, labels, counts)
+            parts["words"] = word_loss(images, table, words, batch["patch_labels"], counts)
         hidden, states = self.run_decoder(torch.cat([images.to(text.dtype), text], 1), batch)
         if weights.grounding:
             parts["grounding"] = self.grounding_head(
@@ -133,7 +153,7 @@ class Answers(nn.Module):
         shown = {"answers": answers} | parts if parts else {}
         return {"loss": loss} | {name: part.detach() for name, part in shown.items()}
 
-    def run_decoder(self, x: Tensor, batch: Tensors) -> tuple[Tensor, list[Tensor]]:
+    def run_decoder(self, x: Tensor, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """The decoder over embeddings [B, T, D] of a batch, packed or not."""
         token_type_ids, local_mask = batch["token_type_ids"], None
         if "segments" in batch:
@@ -148,7 +168,7 @@ class Answers(nn.Module):
                 local_mask = prefix_lm_mask(attention_mask, token_type_ids, window)
         return self.decode(self.model.language_model, x, positions, mask, local_mask)
 
-    def answer_loss(self, hidden: Tensor, batch: Tensors, counts: Counts) -> Tensor:
+    def answer_loss(self, hidden: Tensor, batch: Batch, counts: Counts) -> Tensor:
         """Cross-entropy of the suffixes' tokens, by their weights. Scores of no others are made."""
         counted = loss_mask(batch["labels"])
         logits = self.model.logits(hidden[counted]).float()
@@ -172,7 +192,7 @@ class Language(Answers):
         model.vision_tower.requires_grad_(False)
         model.multi_modal_projector.requires_grad_(False)
 
-    def forward(self, batch: Tensors, counts: Counts) -> Losses:
+    def forward(self, batch: Batch, counts: Counts) -> Losses:
         names = ("input_ids", "attention_mask", "token_type_ids", "labels", "weights")
         text = {name: batch[name][:, self.num_image_tokens :] for name in names}
         hidden, _ = self.run_decoder(self.model.embed_tokens(text["input_ids"]), text)
@@ -202,7 +222,7 @@ def soft_targets(
     return ids, shares
 
 
-class Patches(nn.Module):
+class Patches(Objective):
     """What each patch of an image shows: the vision tower alone, under `PatchHeads`."""
 
     def __init__(
@@ -212,18 +232,18 @@ class Patches(nn.Module):
         self.model = model
         model.requires_grad_(False)
         model.vision_tower.requires_grad_(True)
-        self.patch_heads = PatchHeads(model.config.vision_config.hidden_size, open_world(run.world))
+        self.patch_heads = PatchHeads(model.config.vision_config.hidden_size, run.open_world())
         self.encode_images = torch.compile(encode_images) if run.compile else encode_images
 
-    def counts(self, batch: Tensors) -> dict[str, Tensor]:
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
         return PatchHeads.counts(batch["patch_labels"])
 
-    def forward(self, batch: Tensors, counts: Counts) -> Losses:
+    def forward(self, batch: Batch, counts: Counts) -> Losses:
         features = self.encode_images(self.model.vision_tower, batch["pixel_values"])
         return {"loss": self.patch_heads(features, batch["patch_labels"], counts)}
 
 
-class SigLIP(nn.Module):
+class SigLIP(Objective):
     """Every image against every suffix of the batch, over all processes: a sigmoid each.
 
     Source: SigLIP (arXiv 2303.15343), with a mean over patches and over tokens for its pooling.
@@ -241,11 +261,11 @@ class SigLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.logit_bias = nn.Parameter(torch.tensor(-10.0))
 
-    def counts(self, batch: Tensors) -> dict[str, Tensor]:
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Images."""
         return {"images": torch.ones_like(batch["pixel_values"][:, 0, 0, 0]).sum()}
 
-    def forward(self, batch: Tensors, counts: Counts) -> Losses:
+    def forward(self, batch: Batch, counts: Counts) -> Losses:
         images = F.normalize(self.model.vision_tower(batch["pixel_values"]).mean(1), dim=-1)
         in_suffix = batch["labels"] != IGNORE_INDEX  # [B, T]
         x = self.text_tower.embed_tokens(batch["input_ids"])
@@ -279,7 +299,7 @@ def _text_tower_config(config: PaliGemmaConfig) -> TextConfig:
 
 def make_objective(
     model: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor, run: Run
-) -> Answers | Patches | SigLIP:
+) -> Objective:
     """The objective of a run around `model`."""
     if run.objective == "siglip":
         return SigLIP(model)

@@ -4,9 +4,8 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from paligemma.training.config import Muon as MuonConfig
 from paligemma.training.config import Run
@@ -20,14 +19,13 @@ def make_optimizers(module: nn.Module, run: Run) -> list[Optimizer]:
     A group of `lr_mult` 0 is frozen: its parameters lose `requires_grad` and are in no optimizer.
     Raises ValueError for a group that nothing fits.
     """
-    groups = param_groups(module, run)
-    kinds = {
-        Muon: lambda given: Muon(given, run.optimizer.momentum),
-        torch.optim.AdamW: lambda given: torch.optim.AdamW(
-            given, betas=(0.9, run.adam_beta2), fused=True
-        ),
-    }
-    return [make(groups[kind]) for kind, make in kinds.items() if groups[kind]]
+    groups, optimizers = param_groups(module, run), []
+    if isinstance(run.optimizer, MuonConfig) and Muon in groups:
+        optimizers.append(Muon(groups[Muon], run.optimizer.momentum))
+    if AdamW in groups:
+        betas = (0.9, run.adam_beta2)
+        optimizers.append(AdamW(groups[AdamW], betas=betas, fused=True))
+    return optimizers
 
 
 def param_groups(module: nn.Module, run: Run) -> dict[type[Optimizer], list[dict]]:
@@ -66,7 +64,7 @@ def _rule(name: str, parameter: nn.Parameter, run: Run) -> tuple[type[Optimizer]
     is_matrix = parameter.ndim == 2 and ".layers." in f".{name}"
     if isinstance(run.optimizer, MuonConfig) and is_matrix:
         return Muon, run.optimizer.learning_rate, run.optimizer.weight_decay
-    return torch.optim.AdamW, run.learning_rate, run.weight_decay if parameter.ndim > 1 else 0.0
+    return AdamW, run.learning_rate, run.weight_decay if parameter.ndim > 1 else 0.0
 
 
 def set_learning_rates(optimizers: Sequence[Optimizer], step: int, steps: int, run: Run) -> None:

@@ -7,7 +7,8 @@ attend to each other, and positions restart behind the image at each. A sequence
 plain prefix-LM: there the image tokens attend to the prefix, as they do at inference.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class Packer:
     def __call__(
         self,
         samples: Sequence[Sequence[SceneSample]],
-        loss_weights: dict[str, float],
+        loss_weights: Mapping[Any, float],
         single: bool = False,
     ) -> dict[str, Tensor]:
         """Sequences of B scenes' samples, of which `single` takes the first one only.
@@ -63,7 +64,7 @@ class Packer:
     def sequence(
         self,
         samples: Sequence[SceneSample],
-        loss_weights: dict[str, float],
+        loss_weights: Mapping[Any, float],
         single: bool = False,
     ) -> dict[str, np.ndarray]:
         """One row of `__call__`. A sample that has no room is left out."""

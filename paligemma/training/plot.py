@@ -1,4 +1,4 @@
-"""The loss of a run as a picture."""
+"""The loss curve of a run, as a PNG."""
 
 from pathlib import Path
 

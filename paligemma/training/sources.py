@@ -61,8 +61,11 @@ class Source(Protocol):
     `left_out` counts what is no sample but no mistake either, such as images without objects.
     """
 
-    invalid: Sequence[InvalidSample]
-    left_out: Mapping[str, int]
+    @property
+    def invalid(self) -> Sequence[InvalidSample]: ...
+
+    @property
+    def left_out(self) -> Mapping[str, int]: ...
 
     def __len__(self) -> int: ...
 
@@ -70,6 +73,7 @@ class Source(Protocol):
 
     def place(self, row: int) -> str:
         """What to call a sample in a message."""
+        ...
 
 
 def task_of(prefix: str) -> str:
@@ -265,6 +269,7 @@ class CocoSource:
         x2, y2 = max(round(box[2] * width), x1 + 1), max(round(box[3] * height), y1 + 1)
         within = mask[None, None, y1:y2, x1:x2]
         square = (MASK_SIZE, MASK_SIZE)
+        assert self.codec is not None
         within = F.interpolate(within, square, mode="bilinear", antialias=True)[0]
         return tuple(self.codec.encode(within)[0].tolist())
 
@@ -295,7 +300,7 @@ class SyntheticScenes:
         return Sample(image, sample.prefix, sample.suffix, sample.task)
 
     def scene(self, row: int) -> Any:
-        """The scene of a row, where nothing is asked about it."""
+        """The scene of a row, for training without samples."""
         return self._draw(np.random.default_rng((self.seed, row)))
 
     def samples(self, row: int) -> tuple[Any, list[SceneSample]]:
@@ -322,7 +327,10 @@ def answer_masks(
         if sample.task == "segment"
         for thing, box in zip(sample.objects, sample.boxes, strict=True)
     ]
-    codes = iter(codec.encode(torch.from_numpy(np.stack(masks))).tolist() if masks else [])
+    codes = iter(())
+    if masks:
+        assert codec is not None
+        codes = iter(codec.encode(torch.from_numpy(np.stack(masks))).tolist())
     return [
         [
             one.with_codes([next(codes) for _ in one.objects]) if one.task == "segment" else one

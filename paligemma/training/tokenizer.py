@@ -15,19 +15,18 @@ from tokenizers.trainers import BpeTrainer
 
 from paligemma.checkpoints.io import write_text
 from paligemma.detections import LOC_TOKENS, SEG_TOKENS
-from paligemma.synthetic.world import World, open_world
+from paligemma.synthetic.world import World
 from paligemma.training.config import Run
 
 CONTROL = ("<pad>", "<eos>", "<bos>", "<unk>")
 ALPHABET = "".join(map(chr, range(33, 127))) + "▁"
-MERGES = 600  # more than the words of this world need; training stops when nothing repeats
+MERGES = 600  # more than the words of a world need; training stops when no pair repeats
 
 
 def write_tokenizer(run: Run) -> None:
     """Train on the scenes of a run, and write `output_dir`/tokenizer.json."""
-    world = open_world(run.world)
-    count = sum(given.synthetic.scenes for given in run.data)
-    trained = train_tokenizer(sentences(world, count, run.seed))
+    count = sum(given.scenes for given in run.scenes)
+    trained = train_tokenizer(sentences(run.open_world(), count, run.seed))
     run.output_dir.mkdir(parents=True, exist_ok=True)
     path = run.output_dir / "tokenizer.json"
     write_text(path, trained.to_str(pretty=True))

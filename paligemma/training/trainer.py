@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -98,8 +99,8 @@ class Trainer:
         for source in self.job.mixture.sources:
             for what, count in source.left_out.items():
                 accelerator.print(f"left out: {count} {what}")
-        samples = len(self.job.mixture)
-        self.steps = run.max_steps or max(round(run.epochs * samples / run.batch_size), 1)
+        samples = (run.epochs or 0) * len(self.job.mixture)
+        self.steps = run.max_steps or max(round(samples / run.batch_size), 1)
         self.optimizers = make_optimizers(self.job.objective, run)
         self.objective, *self.prepared = accelerator.prepare(self.job.objective, *self.optimizers)
         self.optimizers = [prepared.optimizer for prepared in self.prepared]
@@ -182,11 +183,11 @@ class Trainer:
             self._note_skipped(batch.pop("skipped"))
             if not batch:
                 raise ValueError("No valid sample is left in one of the sources.")
-        micro_batches = [send_to_device(batch, accelerator.device) for batch in micro_batches]
-        counts = self._counts(micro_batches)
+        on_device = [dict(send_to_device(one, accelerator.device)) for one in micro_batches]
+        counts = self._counts(on_device)
         sums: dict[str, torch.Tensor] = {}
-        for number, batch in enumerate(micro_batches, 1):
-            last = number == len(micro_batches)
+        for number, batch in enumerate(on_device, 1):
+            last = number == len(on_device)
             with nullcontext() if last else accelerator.no_sync(self.objective):
                 losses = self.objective(batch, counts)
                 accelerator.backward(losses["loss"])
@@ -199,9 +200,9 @@ class Trainer:
         for optimizer in self.prepared:
             optimizer.step()
             optimizer.zero_grad()
-        totals = accelerator.reduce(torch.stack([v.float() for v in sums.values()]), "sum")
+        totals = self._reduce(torch.stack([v.float() for v in sums.values()]), "sum")
         logged = dict(zip(sums, totals.tolist(), strict=True))
-        tokens = int(logged.pop("tokens", 0))
+        tokens = logged.pop("tokens", 0)
         logged = {name: value / accelerator.num_processes for name, value in logged.items()}
         self.losses[self.step] = logged["loss"]
         self.step += 1
@@ -211,9 +212,13 @@ class Trainer:
         """What the losses of this step are divided by: counts over its micro-batches, averaged over
         processes as gradients are."""
         each = [self.job.objective.counts(batch) for batch in micro_batches]
-        own = torch.stack([sum(counts[name] for counts in each) for name in each[0]])
-        everyone = self.accelerator.reduce(own, "mean")
-        return dict(zip(each[0], everyone.unbind(), strict=True))
+        own = [torch.stack([counts[name] for counts in each]).sum() for name in each[0]]
+        counts = self._reduce(torch.stack(own), "mean")
+        return dict(zip(each[0], counts.unbind(), strict=True))
+
+    def _reduce(self, values: torch.Tensor, how: str) -> torch.Tensor:
+        """The "sum" or "mean" of `values` over processes."""
+        return cast(torch.Tensor, self.accelerator.reduce(values, how))
 
     def _note_skipped(self, skipped: list[str]) -> None:
         if skipped and self.run.on_invalid == "refuse":

@@ -1,4 +1,4 @@
-"""Tiny runs of the trainer: a model, pictures with ragged answers, and a config to change.
+"""Tiny runs of the trainer: a model, images with ragged answers, and a config to change.
 
 Not a test file: the tests of training, and the script that kills runs, share it.
 """
@@ -32,18 +32,18 @@ SUFFIXES = (
 )
 
 
-def rows(folder: Path, count: int = 23) -> Path:
-    """JSON lines of noise pictures, whose answers have from one to some ten tokens."""
+def write_samples(folder: Path, count: int = 23) -> Path:
+    """JSON lines of noise images, whose answers have from one to some ten tokens."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     lines = []
     for number in range(count):
-        picture = Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8))
-        picture.save(folder / f"{number}.png")
+        image = Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8))
+        image.save(folder / f"{number}.png")
         prefix = "caption en" if number % 3 else "answer en what color is the cat?"
         suffix = SUFFIXES[number % len(SUFFIXES)]
         lines.append({"image": f"{number}.png", "prefix": prefix, "suffix": suffix})
-    path = folder / "rows.jsonl"
+    path = folder / "samples.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     return path
 
@@ -52,10 +52,10 @@ def values(folder: Path, **changes) -> dict:
     """The fields of a run of twenty steps of four, in `folder`; makes its model and its data."""
     if not (folder / "model").exists():
         tiny.write(folder / "model")
-        rows(folder / "data")
+        write_samples(folder / "data")
     given = {
         "model": str(folder / "model"),
-        "data": [{"jsonl": str(folder / "data" / "rows.jsonl")}],
+        "data": [{"jsonl": str(folder / "data" / "samples.jsonl")}],
         "max_steps": 20,
         "batch_size": 4,
         "learning_rate": 1e-3,

@@ -63,7 +63,7 @@ def items(scenes: int) -> list[Item]:
 # --- Pictures -------------------------------------------------------------------------------------
 
 
-def test_a_seed_is_a_scene_and_a_picture():
+def test_a_seed_is_a_scene_and_an_image():
     assert sample(3) == sample(3)
     assert render(sample(3), 128).tobytes() == render(sample(3), 128).tobytes()
     assert len({sample(seed) for seed in range(50)}) == 50

@@ -183,7 +183,7 @@ def test_a_size_that_the_file_lacks_is_that_of_the_upright_image(tmp_path):
     assert dog.box == pytest.approx((0, 0, 0.5, 0.5), abs=1e-3)
 
 
-def test_another_size_is_a_bad_row_when_it_is_read(tmp_path):
+def test_another_size_is_an_invalid_sample_when_it_is_read(tmp_path):
     source = CocoSource(changed(tmp_path, images=[IMAGE | {"width": 81}]), None, "detect", None)
     with pytest.raises(InvalidSample, match=r"instances.json, image 7: the file says 81 x 40, but"):
         encode(source, 0, tiny.processor(), 512)

@@ -147,7 +147,7 @@ ANSWERS = {
     "no objects": ("a < b", None),
     "three locations": ("<loc0100><loc0200><loc0300> cat", "it has 3 <loc> in a row"),
     "eight in a row": (BOX + BOX, "it has 8 <loc>"),
-    "beyond the picture": ("<loc0100><loc0200><loc0300><loc1024>", "<loc1024> is none of"),
+    "beyond the image": ("<loc0100><loc0200><loc0300><loc1024>", "<loc1024> is none of"),
     "too few digits": ("<loc100><loc0200><loc0300><loc0400>", "<loc100> is none of"),
     "fifteen codes": (BOX + "<seg012>" * 15, "it has 15 <seg>"),
     "codes alone": ("<seg012>" * 16, "it has 0 <loc>"),
@@ -163,7 +163,7 @@ def test_answers_that_could_not_be_read_back(suffix, reason):
 
 
 @pytest.fixture
-def untidy_file(tmp_path) -> Path:
+def mixed_file(tmp_path) -> Path:
     """Thirteen lines, three of them good, one blank."""
     Image.new("RGB", (20, 10), "red").save(tmp_path / "a.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
@@ -183,7 +183,7 @@ def untidy_file(tmp_path) -> Path:
         json.dumps(good | {"suffix": "ein schönes Bild"}, ensure_ascii=False),
         json.dumps(good | {"suffix": ""}),
     ]  # fmt: skip
-    path = tmp_path / "rows.jsonl"
+    path = tmp_path / "samples.jsonl"
     path.write_text("\n".join(lines) + "\n", "utf-8")
     return path
 
@@ -201,9 +201,9 @@ REASONS = {
 }
 
 
-def test_the_check_names_every_bad_line(untidy_file, tmp_path, capsys):
+def test_the_check_names_every_invalid_line(mixed_file, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
-    assert main(["data", "check", str(untidy_file), "--out", str(sheet)]) == 2
+    assert main(["data", "check", str(mixed_file), "--out", str(sheet)]) == 2
     out, err = capsys.readouterr()
     found = {int(line.split("line ")[1].split(":")[0]): line for line in out.splitlines()}
     assert found.keys() == REASONS.keys()
@@ -214,15 +214,15 @@ def test_the_check_names_every_bad_line(untidy_file, tmp_path, capsys):
 
 
 def test_a_good_file_says_so(tmp_path, capsys):
-    assert main(["data", "check", str(runs.rows(tmp_path))]) == 0
+    assert main(["data", "check", str(runs.write_samples(tmp_path))]) == 0
     assert capsys.readouterr().out == "23 samples, all valid.\n"
     assert main(["data", "check", str(tmp_path / "absent.jsonl")]) == 2
 
 
-def test_bad_rows_are_refused_or_skipped_and_counted(untidy_file, tmp_path, capsys):
-    given = runs.values(tmp_path / "home", data=[{"jsonl": str(untidy_file)}], max_steps=6)
+def test_invalid_samples_are_refused_or_skipped_and_counted(mixed_file, tmp_path, capsys):
+    given = runs.values(tmp_path / "home", data=[{"jsonl": str(mixed_file)}], max_steps=6)
     with pytest.raises(
-        ValueError, match=r"6 samples cannot be trained on, such as rows.jsonl, line"
+        ValueError, match=r"6 samples cannot be trained on, such as samples.jsonl, line"
     ):
         runs.trainer(parse_run(given))
     one = runs.trainer(parse_run(given | {"on_invalid": "skip"}))
@@ -231,13 +231,13 @@ def test_bad_rows_are_refused_or_skipped_and_counted(untidy_file, tmp_path, caps
     assert "9 invalid samples were skipped." in capsys.readouterr().out
 
 
-def test_a_picture_found_broken_on_the_way_is_refused(untidy_file, tmp_path):
-    line = untidy_file.read_text("utf-8").splitlines()[8]
-    untidy_file.write_text(line + "\n")
-    given = runs.values(tmp_path / "home", data=[{"jsonl": str(untidy_file)}], max_steps=1)
+def test_an_image_found_broken_during_a_run_is_refused(mixed_file, tmp_path):
+    line = mixed_file.read_text("utf-8").splitlines()[8]
+    mixed_file.write_text(line + "\n")
+    given = runs.values(tmp_path / "home", data=[{"jsonl": str(mixed_file)}], max_steps=1)
     with pytest.raises(ValueError, match="No valid sample is left"):
         runs.trainer(parse_run(given | {"on_invalid": "skip", "num_workers": 1})).loop()
-    untidy_file.write_text(line + "\n" + line.replace("broken", "a") + "\n")
+    mixed_file.write_text(line + "\n" + line.replace("broken", "a") + "\n")
     with pytest.raises(InvalidSample, match=r"'broken.png' is .*Mend it, or set on_invalid"):
         runs.trainer(parse_run(given)).loop()
 
@@ -297,7 +297,7 @@ def test_synthetic_samples_are_of_the_tasks_asked_for_and_repeat():
     assert other.image.tobytes() != again.image.tobytes()
 
 
-def test_the_example_writes_rows_about_its_comet(tmp_path, monkeypatch):
+def test_the_example_writes_samples_about_its_comet(tmp_path, monkeypatch):
     monkeypatch.setattr(scenes, "KINDS", dict(scenes.KINDS))
     example = runpy.run_path(str(ROOT / "examples" / "new_pictogram.py"))
     example["write"](tmp_path, 8)
@@ -315,7 +315,7 @@ class Numbers(list):
     invalid = ()
 
 
-def test_an_epoch_has_every_row_once_and_the_next_in_another_order():
+def test_an_epoch_has_every_sample_once_and_the_next_in_another_order():
     mixture = Mixture([Numbers(range(37))], [1.0], seed=5)
     epochs = [[mixture.at(37 * e + n)[1] for n in range(37)] for e in range(60)]
     assert all(sorted(epoch) == [*range(37)] for epoch in epochs)
@@ -343,7 +343,7 @@ def test_the_order_is_a_function_of_seed_and_number():
 
 
 def test_loss_weights_count_for_the_tokens_of_a_task(tmp_path):
-    source, processor = JsonLines(runs.rows(tmp_path)), tiny.processor()
+    source, processor = JsonLines(runs.write_samples(tmp_path)), tiny.processor()
     mixture = Mixture([source], [1.0], seed=0)
     numbers = 0, range(6)
     batch = SampleBatches(mixture, processor, 512, {"ask": 0.5})[numbers]
@@ -375,7 +375,7 @@ def test_the_task_of_a_prompt(prefix, task):
 
 
 def test_a_batch_is_what_the_processor_makes(tmp_path):
-    source, processor = JsonLines(runs.rows(tmp_path)), tiny.processor()
+    source, processor = JsonLines(runs.write_samples(tmp_path)), tiny.processor()
     mixture = Mixture([source], [1.0], seed=0)
     batch = SampleBatches(mixture, processor, 512, {})[0, range(5)]
     shown = [source[mixture.at(n)[1]] for n in range(5)]

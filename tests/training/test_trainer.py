@@ -203,8 +203,8 @@ def adapter(home, tmp_path_factory) -> tuple[Path, Trainer]:
 
 def asked() -> dict[str, torch.Tensor]:
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    pictures = [(255 * (one + 1) / 2).permute(1, 2, 0).byte().numpy() for one in pixels]
-    batch = tiny.processor()(["caption en", "ocr"], pictures, ["a red cat", "EXIT"])
+    images = [(255 * (one + 1) / 2).permute(1, 2, 0).byte().numpy() for one in pixels]
+    batch = tiny.processor()(["caption en", "ocr"], images, ["a red cat", "EXIT"])
     names = ("input_ids", "pixel_values", "attention_mask", "token_type_ids")
     return {name: getattr(batch, name) for name in names}
 
