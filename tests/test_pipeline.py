@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tiny import GRID, P
 
-from paligemma.checkpoints.resolve import BUILT_IN_FOLDER as BUILT_IN
+from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
 from paligemma.detections import Detection, parse
 from paligemma.generation import SamplingOptions
 from paligemma.interpret.capture import capture_attention
@@ -354,7 +354,8 @@ def test_a_prompt_as_long_as_the_context(tmp_path):
 # --- The built-in model ---------------------------------------------------------------------------
 
 needs_builtin = pytest.mark.skipif(
-    not (BUILT_IN / "model.safetensors").is_file(), reason=f"no built-in model in {BUILT_IN}"
+    not (BUILT_IN_FOLDER / "model.safetensors").is_file(),
+    reason="there is no built-in model",
 )
 HELD_OUT = 2_000_000  # seeds from here on: scenes of no training and no other evaluation
 
@@ -392,7 +393,7 @@ def test_the_builtin_model_answers(builtin):
 def test_transformers_gives_the_same_answers(builtin, held_out):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
-        BUILT_IN, dtype=torch.float32
+        BUILT_IN_FOLDER, dtype=torch.float32
     ).eval()
     different, spoken = [], set()
     for task in range(len(TASKS)):
@@ -420,14 +421,14 @@ def test_transformers_gives_the_same_answers(builtin, held_out):
 
 
 def has(*names: str):
-    absent = [name for name in names if not (BUILT_IN / name).is_file()]
-    return pytest.mark.skipif(bool(absent), reason=f"no {' and '.join(absent)} in {BUILT_IN}")
+    absent = [name for name in names if not (BUILT_IN_FOLDER / name).is_file()]
+    return pytest.mark.skipif(bool(absent), reason=f"no {' and '.join(absent)}")
 
 
 @has("model.safetensors", "tokenizer_config.json")
 def test_auto_tokenizer_gives_the_same_ids(builtin, held_out):
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.AutoTokenizer.from_pretrained(BUILT_IN)
+    theirs = transformers.AutoTokenizer.from_pretrained(BUILT_IN_FOLDER)
     for _, prompt in held_out[:20]:
         text = prompt + "\n"
         ours = builtin.processor.encode_prompt(prompt)[builtin.config.vision_config.grid**2 + 1 :]
@@ -441,7 +442,7 @@ def test_auto_tokenizer_gives_the_same_ids(builtin, held_out):
 @has("model.safetensors", "tokenizer_config.json", "preprocessor_config.json")
 def test_auto_processor_gives_the_same_batch(builtin, held_out):
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.AutoProcessor.from_pretrained(BUILT_IN)
+    theirs = transformers.AutoProcessor.from_pretrained(BUILT_IN_FOLDER)
     for image, prompt in held_out[:10]:
         batch = builtin.processor(text=[prompt], images=[image])
         expected = theirs(text=prompt, images=image, return_tensors="pt")

@@ -27,8 +27,8 @@ NPZ_ERRORS = (
 
 # big_vision's key -> einops pattern and our name. With two names, the first axis holds both.
 # N heads, K key/value heads, H head dimension, i in, o out, D width.
-Mapping = tuple[str, ...]
-UNSTACKED: dict[str, Mapping] = {
+KeyMapping = tuple[str, ...]
+UNSTACKED: dict[str, KeyMapping] = {
     "img/embedding/kernel": (
         "y x c o -> o c y x",
         "vision_tower.embeddings.patch_embedding.weight",
@@ -42,7 +42,7 @@ UNSTACKED: dict[str, Mapping] = {
     INPUT_EMBEDDING: ("V D -> V D", EMBEDDING),
     "llm/final_norm/scale": ("D -> D", "language_model.norm.weight"),
 }
-TOWER: dict[str, Mapping] = {
+TOWER: dict[str, KeyMapping] = {
     "LayerNorm_0/scale": ("D -> D", "layer_norm1.weight"),
     "LayerNorm_0/bias": ("D -> D", "layer_norm1.bias"),
     "LayerNorm_1/scale": ("D -> D", "layer_norm2.weight"),
@@ -60,7 +60,7 @@ TOWER: dict[str, Mapping] = {
     "MultiHeadDotProductAttention_0/out/kernel": ("N H o -> o (N H)", "self_attn.out_proj.weight"),
     "MultiHeadDotProductAttention_0/out/bias": ("o -> o", "self_attn.out_proj.bias"),
 }
-DECODER: dict[str, Mapping] = {
+DECODER: dict[str, KeyMapping] = {
     "pre_attention_norm/scale": ("D -> D", "input_layernorm.weight"),
     "attn/q_einsum/w": ("N i H -> (N H) i", "self_attn.q_proj.weight"),
     "attn/kv_einsum/w": (
@@ -73,17 +73,17 @@ DECODER: dict[str, Mapping] = {
     "mlp/linear": ("i o -> o i", "mlp.down_proj.weight"),
 }
 # The norms around the MLP: Gemma 1 and Gemma 2 use one name for different places.
-TWO_NORMS: dict[str, Mapping] = {
+TWO_NORMS: dict[str, KeyMapping] = {
     "pre_ffw_norm/scale": ("D -> D", "post_attention_layernorm.weight"),
 }
-FOUR_NORMS: dict[str, Mapping] = {
+FOUR_NORMS: dict[str, KeyMapping] = {
     "post_attention_norm/scale": ("D -> D", "post_attention_layernorm.weight"),
     "pre_ffw_norm/scale": ("D -> D", "pre_feedforward_layernorm.weight"),
     "post_ffw_norm/scale": ("D -> D", "post_feedforward_layernorm.weight"),
 }
 
 
-def _mappings(config: PaliGemmaConfig) -> dict[str, Mapping]:
+def _mappings(config: PaliGemmaConfig) -> dict[str, KeyMapping]:
     """Every key of a file of this config. {n} in our names is the layer of a stacked array."""
     norms = FOUR_NORMS if config.text_config.post_norms else TWO_NORMS
     stacks = (

@@ -15,7 +15,7 @@ PURPOSES = {
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedCheckpoint:
     """A checkpoint of the hub. `id` is its repository, `variant` a key of `VARIANTS`."""
 
     id: str
@@ -31,15 +31,19 @@ class Published:
         return VARIANTS[self.variant]
 
 
-def _published(family: str, sizes: str, kind: str, resolutions: tuple[int, ...]) -> list[Published]:
+def _published(
+    family: str, sizes: str, kind: str, resolutions: tuple[int, ...]
+) -> list[PublishedCheckpoint]:
     return [
-        Published(f"google/{family}-{size}-{kind}-{side}", f"{family}-{size}-{side}", kind)
+        PublishedCheckpoint(
+            f"google/{family}-{size}-{kind}-{side}", f"{family}-{size}-{side}", kind
+        )
         for size in sizes.split()
         for side in resolutions
     ]
 
 
-PUBLISHED: tuple[Published, ...] = (
+PUBLISHED: tuple[PublishedCheckpoint, ...] = (
     *_published("paligemma2", "3b 10b 28b", "mix", (224, 448)),
     *_published("paligemma2", "3b 10b", "ft-docci", (448,)),
     *_published("paligemma2", "3b 10b 28b", "pt", (224, 448, 896)),

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from paligemma.checkpoints import big_vision
+from paligemma.checkpoints.big_vision import EMBEDDING
 from paligemma.config import PaliGemmaConfig
 from paligemma.devices import (
     DTYPES,
@@ -34,7 +35,6 @@ from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 INITIALIZATION = "initialization"  # a key of config.json; "random": the weights were never trained
-EMBEDDING = "language_model.embed_tokens.weight"
 SHARD_BYTES = 5_000_000_000  # size of the hub's own shards
 
 # --- Names ----------------------------------------------------------------------------------------

@@ -93,9 +93,11 @@ class FakeHub:
         if route is INFO:
             return 200, {}, json.dumps({"id": repo, "sha": commit, "siblings": []}).encode()
         if route is TREE:
-            rows = [{"type": "file", "path": name, "size": len(data), "oid": _etag(data)}
-                    for name, data in files.items()]  # fmt: skip
-            return 200, {}, json.dumps(rows).encode()
+            entries = [
+                {"type": "file", "path": name, "size": len(data), "oid": _etag(data)}
+                for name, data in files.items()
+            ]
+            return 200, {}, json.dumps(entries).encode()
         name = unquote(found["name"])
         if name not in files:
             return 404, ENTRY_NOT_FOUND, b"{}"
