@@ -17,9 +17,16 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="command")
     for module in (inference, training, evaluation, checkpoints):
         module.add_commands(commands)
-    arguments = parser.parse_args(argv)
+    commands.add_parser("app", help="serve the web app", add_help=False)
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        arguments.run(arguments)
+        if argv[:1] == ["app"]:  # its parser needs gradio, which takes seconds to import
+            from paligemma.ui.app import main as serve
+
+            serve(argv[1:], prog="paligemma app")
+        else:
+            arguments = parser.parse_args(argv)
+            arguments.run(arguments)
     except ValueError as error:
         print(f"paligemma: {error}", file=sys.stderr)
         return 2

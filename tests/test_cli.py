@@ -198,6 +198,21 @@ def test_a_package_of_an_extra_that_is_not_installed(scripted, picture, capsys, 
     assert "extras" in said
 
 
+def test_the_app_is_a_command(monkeypatch, capsys):
+    for argv, code in (["--help"], 0), (["--model", "nowhere"], 2), (["--prot", "1"], 2):
+        with pytest.raises(SystemExit) as caught:
+            main(["app", *argv])
+        assert caught.value.code == code
+    out, err = capsys.readouterr()
+    assert out.startswith("usage: paligemma app ") and "--port" in out and "--mcp" in out
+    assert "paligemma app: There is no checkpoint 'nowhere'" in err
+    served = []
+    monkeypatch.setattr("paligemma.ui.app.main", lambda argv, prog: served.append((argv, prog)))
+    assert main(["app", "--port", "7861"]) == 0 and served == [
+        (["--port", "7861"], "paligemma app")
+    ]
+
+
 def test_from_a_shell():
     command = [sys.executable, "-m", "paligemma", "generate", "--prompt", "ocr", "--image"]
     done = subprocess.run([*command, "nowhere.png"], cwd=ROOT, capture_output=True, text=True)

@@ -17,9 +17,12 @@ from paligemma.ui.temp_files import start_cleanup
 from paligemma.ui.theme import LAUNCH_OPTIONS
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Load a model and serve the app until the program is stopped."""
-    parser = create_parser()
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Load a model and serve the app until the program is stopped.
+
+    `prog` is the program's name in messages (None: that of the file that was started).
+    """
+    parser = create_parser(prog)
     args = parser.parse_args(argv)
     try:
         model = PaliGemma.load(args.model, args.device, args.dtype, args.tokenizer, args.mask_codec)
@@ -38,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def create_parser() -> argparse.ArgumentParser:
+def create_parser(prog: str | None = None) -> argparse.ArgumentParser:
     environment = {name: os.environ.get(f"PALIGEMMA_{name}") or None for name in _VARIABLES}
-    parser = argparse.ArgumentParser(description="Serve the PaliGemma app.")
+    parser = argparse.ArgumentParser(prog, description="Serve the PaliGemma app.")
     parser.add_argument(
         "--model",
         default=environment["MODEL"],
