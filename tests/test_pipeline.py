@@ -389,6 +389,18 @@ def test_the_builtin_model_answers(builtin):
     assert all(token.logprob <= 0 for token in reply.tokens)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@needs_builtin
+def test_a_gpu_gives_the_same_answers(held_out):
+    images, prompts = zip(*held_out, strict=True)
+    texts = []
+    for device in ("cpu", "cuda"):
+        pg = PaliGemma.load(device=device, dtype="float32")
+        texts.append([reply.text for reply in pg.generate_batch(images, prompts)])
+    assert texts[0] == texts[1]
+
+
 @needs_builtin
 def test_transformers_gives_the_same_answers(builtin, held_out):
     transformers = pytest.importorskip("transformers")
