@@ -29,8 +29,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     is_private = args.host in ("127.0.0.1", "localhost") and not args.share and not ON_SPACE
-    models = ModelManager(model, args.device, args.dtype, args.mask_codec)
-    demo = build_app(models, any_model=is_private)
+    models = ModelManager(
+        model,
+        args.device,
+        args.dtype,
+        args.mask_codec,
+        any_model=is_private,
+        can_switch=args.model_switch,
+    )
+    demo = build_app(models)
     start_cleanup(demo)
     demo.launch(
         server_name=args.host,
@@ -58,6 +65,13 @@ def create_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer", help="a tokenizer.json, where the weights have none")
     parser.add_argument(
         "--mask-codec", help="the .npz of the mask codec, where the weights have none"
+    )
+    parser.add_argument(
+        "--model-switch",
+        action=argparse.BooleanOptionalAction,
+        default=not (ON_SPACE and environment["MODEL"]),
+        help="visitors may load another model, for everybody (default: yes, but on a Space with "
+        "PALIGEMMA_MODEL)",
     )
     host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     port = int(os.environ.get("GRADIO_SERVER_PORT") or 7860)

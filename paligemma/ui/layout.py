@@ -25,6 +25,7 @@ from paligemma.ui.url_state import UrlState, image_from_url, name_in_url
 EXAMPLES = Path(__file__).parents[2] / "examples"  # of the repository: an installed app has none
 ON_SPACE = "SPACE_ID" in os.environ
 DAY_SECONDS = 24 * 3600  # gradio's own clean-up, after that of `temp_files`
+SWITCH_CHECK_SECONDS = 5  # between a page's looks whether the model was switched
 MAX_QUEUE = 64  # requests that may wait
 SHARE_NOTE = (
     "The address of this page keeps tab, prompt, example and settings. The button adds your own "
@@ -33,17 +34,16 @@ SHARE_NOTE = (
 )
 
 
-def build_app(models: ModelManager, examples: Path = EXAMPLES, any_model: bool = True) -> gr.Blocks:
+def build_app(models: ModelManager, examples: Path = EXAMPLES) -> gr.Blocks:
     """The app; launch it with `theme.LAUNCH_OPTIONS`.
 
-    `examples`: a folder with a prompts.json, which may be missing. `any_model`: visitors may load
-    models that are not in the catalog, from this machine too.
+    `examples`: a folder with a prompts.json, which may be missing.
     """
     gallery = load_examples(examples)
     if gallery:
         gr.set_static_paths([examples])  # served from there, whatever the working directory
     with gr.Blocks(title="PaliGemma", delete_cache=(DAY_SECONDS, DAY_SECONDS)) as demo:
-        layout = Layout(demo, models, gallery, any_model)
+        layout = Layout(demo, models, gallery)
         layout.wire()
         add_endpoints(layout.page)
     demo.queue(max_size=MAX_QUEUE)
@@ -58,16 +58,16 @@ class Layout:
         demo: gr.Blocks,
         models: ModelManager,
         examples: list[GalleryExample],
-        any_model: bool,
     ) -> None:
         self.demo, self.models, self.examples = demo, models, examples
         header = gr.HTML(header_html(models), elem_id="header")
         last_request, settings = gr.State(), create_settings()
+        self.model_version = gr.State(models.version)  # of the model that the page speaks of
         self.key_to_run = gr.Textbox(visible=False)  # the tab that the page runs next, or ""
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 self.input = ImageInput(examples)
-            self.page = Page(models, header, self.input.image, last_request, settings, any_model)
+            self.page = Page(models, header, self.input.image, last_request, settings)
             with gr.Column(scale=3, min_width=300):
                 self._create_tabs()
                 render_settings(settings)
@@ -117,10 +117,15 @@ class Layout:
             event(self.reset_tabs, None, self.tab_outputs, cancels=self.page.run_events, **UNQUEUED)
         for card, example in zip(self.input.cards, self.examples, strict=True):
             self._wire_card(card, example)
-        self.picker.wire(self.page, self.reset_after_switch, [self.page.header, *self.tab_outputs])
+        switched = [self.page.header, self.model_version, *self.tab_outputs]
+        self.picker.wire(self.page, self.reset_after_switch, switched)
+        gr.Timer(SWITCH_CHECK_SECONDS).tick(
+            self.follow_switch, self.model_version, switched, **UNQUEUED
+        )
         self._wire_share_button()
         # another visitor may have switched the model since the page was built
-        self.demo.load(self.show_header, None, self.page.header, **UNQUEUED)
+        header = [self.page.header, self.model_version]
+        self.demo.load(self.show_header, None, header, **UNQUEUED)
         restored = self.demo.load(self.restore, None, self.restored, **UNQUEUED)
         restored.then(None, self.key_to_run, js="(key) => finishRestore(key)", **PRIVATE)
 
@@ -143,8 +148,8 @@ class Layout:
         js = "(name) => shareLink(name)"
         named.success(None, self.image_name, self.share_status, js=js, **PRIVATE)
 
-    def show_header(self) -> str:
-        return header_html(self.models)
+    def show_header(self) -> tuple[str, int]:
+        return header_html(self.models), self.models.version
 
     def reset_tabs(self) -> Updates:
         """All tabs without an answer."""
@@ -155,7 +160,14 @@ class Layout:
 
     def reset_after_switch(self) -> Updates:
         """The page after another model was loaded."""
-        return self.reset_tabs() | {self.page.header: self.show_header()}
+        header, version = self.show_header()
+        return self.reset_tabs() | {self.page.header: header, self.model_version: version}
+
+    def follow_switch(self, version: int) -> Updates:
+        """The same on the pages of all other visitors: no answer of a former model stays."""
+        if version == self.models.version:
+            return {self.model_version: version}
+        return self.reset_after_switch()
 
     def show_example(self, example: GalleryExample) -> Updates:
         """An example's image, tab and text, and its saved answer; without one, it is to be run."""

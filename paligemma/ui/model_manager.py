@@ -4,8 +4,9 @@ import gc
 
 import torch
 
+from paligemma.checkpoints.catalog import PUBLISHED
 from paligemma.checkpoints.hub import ProgressCallback
-from paligemma.checkpoints.resolve import Checkpoint, resolve
+from paligemma.checkpoints.resolve import BUILT_IN, Checkpoint, resolve
 from paligemma.pipeline import PaliGemma
 
 
@@ -15,6 +16,11 @@ class ModelManager:
     `device`, `dtype` and `mask_codec` apply to every model that becomes the current one. Calls of
     `current` and of `switch` must not overlap: the app runs both in one queue. `resolve` may run
     at the same time. A comparison model may be loaded beside the current one.
+
+    Which models visitors may load is decided here, for every caller. `any_model`: whatever
+    `checkpoints.resolve` finds, on this machine and with its token for the hub; otherwise the
+    built-in model, those of the catalog, and the one that was there first. `can_switch`: visitors
+    may load models at all. `version` counts the switches.
     """
 
     def __init__(
@@ -23,17 +29,24 @@ class ModelManager:
         device: str | None = None,
         dtype: str | None = None,
         mask_codec: str | None = None,
+        any_model: bool = True,
+        can_switch: bool = True,
     ) -> None:
         self.current: PaliGemma | None = model
+        self.any_model, self.can_switch, self.version = any_model, can_switch, 0
+        self._sources = {BUILT_IN, *(row.id for row in PUBLISHED)}
+        if not any_model:
+            self._sources.add(model.checkpoint.source)
         self._device, self._dtype, self._mask_codec = device, dtype, mask_codec
         self._comparison: tuple[tuple, PaliGemma] | None = None  # what was asked for, the model
 
     def resolve(self, source: str, progress: ProgressCallback | None = None) -> Checkpoint:
         """A checkpoint that fits once the current model is freed.
 
-        Raises ValueError for a checkpoint that cannot be had or does not fit, and while another
-        model is being loaded.
+        Raises ValueError for a checkpoint that visitors may not load, that cannot be had or does
+        not fit, and while another model is being loaded.
         """
+        self._require_allowed(source)
         checkpoint = resolve(source, mask_codec=self._mask_codec, progress=progress)
         if (current := self.current) is None:
             raise ValueError("Another model is being loaded: try again when it answers.")
@@ -41,7 +54,13 @@ class ModelManager:
         return checkpoint
 
     def switch(self, checkpoint: Checkpoint) -> None:
-        """Free the current model, then load another; if that raises, load the former one again."""
+        """Free the current model, then load another; if that raises, load the former one again.
+
+        Raises ValueError for anything but what `resolve` returned.
+        """
+        if not isinstance(checkpoint, Checkpoint):
+            raise ValueError("There is no model to load yet: press Load.")
+        self._require_allowed(checkpoint.source)
         assert self.current is not None
         former = self.current.checkpoint
         self.current = self._comparison = None
@@ -52,24 +71,39 @@ class ModelManager:
             _free_memory()
             self.current = PaliGemma.from_checkpoint(former, self._device, self._dtype)
             raise
+        self.version += 1
 
     def resolve_comparison(
         self, source: str, progress: ProgressCallback | None = None
     ) -> Checkpoint:
-        """A checkpoint that fits beside the current model; raises ValueError otherwise."""
+        """A checkpoint that fits beside the current model; raises ValueError as `resolve`."""
+        self._require_allowed(source)
         checkpoint = resolve(source, mask_codec=self._mask_codec, progress=progress)
         freed = self._comparison[1].memory if self._comparison else 0
         checkpoint.plan(self._device, freed=freed)
         return checkpoint
 
     def load_comparison(self, checkpoint: Checkpoint, dtype: str) -> PaliGemma:
-        """The comparison model; it stays loaded until another one is asked for."""
+        """The comparison model; it stays loaded until another one is asked for.
+
+        Raises ValueError for anything but what `resolve_comparison` returned.
+        """
+        if not isinstance(checkpoint, Checkpoint):
+            raise ValueError("The other model is not there yet: press Compare.")
+        self._require_allowed(checkpoint.source)
         key = checkpoint.path, checkpoint.adapter, dtype
         if self._comparison is None or self._comparison[0] != key:
             self._comparison = None
             _free_memory()
             self._comparison = key, PaliGemma.from_checkpoint(checkpoint, self._device, dtype)
         return self._comparison[1]
+
+    def _require_allowed(self, source: str) -> None:
+        """Raises ValueError for a model that visitors may not load, the same for all there is."""
+        if not self.can_switch:
+            raise ValueError("The model of this page cannot be changed.")
+        if not self.any_model and source not in self._sources:
+            raise ValueError("On this page only models of the list can be loaded: pick one of it.")
 
 
 def _free_memory() -> None:

@@ -19,16 +19,18 @@ class ModelPicker:
     """The panel below the tabs."""
 
     def __init__(self, page: Page) -> None:
-        with gr.Accordion("Another model", open=False, elem_id="models"):
+        with gr.Accordion(
+            "Another model", open=False, elem_id="models", visible=page.models.can_switch
+        ):
             with gr.Row():
                 self.source = gr.Dropdown(
                     model_choices(),
                     value="built-in",
                     label="Model",
                     info="Pick one, or write a folder, an .npz or owner/model of the hub."
-                    if page.any_model
+                    if page.models.any_model
                     else "The published models need their licence accepted on the hub.",
-                    allow_custom_value=page.any_model,
+                    allow_custom_value=page.models.any_model,
                     scale=4,
                 )
                 self.load = gr.Button("Load", variant="primary", scale=1, min_width=100)
@@ -84,7 +86,7 @@ def resolve_with_progress(
         yield resolving.result(), f"Loading {escape(source)}…"
 
 
-def switch_model(models: ModelManager, checkpoint: Checkpoint) -> str:
+def switch_model(models: ModelManager, checkpoint: Checkpoint | None) -> str:
     """Load a checkpoint in place of the current model; returns the status."""
     with user_errors():
         start = time.perf_counter()

@@ -61,8 +61,7 @@ class Tab(Protocol):
 class Page:
     """The shared components, and the buttons and events of all runs: one run at a time.
 
-    `last_request` is the State of a `LastRequest`. `any_model`: visitors may load models that are
-    not in the catalog, from this machine too.
+    `last_request` is the State of a `LastRequest`.
     """
 
     models: ModelManager
@@ -70,7 +69,6 @@ class Page:
     image: gr.Image
     last_request: gr.State
     settings: dict[str, Component]
-    any_model: bool = True
     run_buttons: list[gr.Button] = field(default_factory=list)
     stop_buttons: list[gr.Button] = field(default_factory=list)
     run_events: list = field(default_factory=list)

@@ -15,7 +15,7 @@ from paligemma.checkpoints.resolve import resolve
 from paligemma.pipeline import PaliGemma
 from paligemma.ui import model_manager, model_picker
 from paligemma.ui.image_input import load_examples
-from paligemma.ui.layout import EXAMPLES, build_app
+from paligemma.ui.layout import EXAMPLES, Layout, build_app
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.page import header_html
 from paligemma.ui.theme import LAUNCH_OPTIONS
@@ -169,9 +169,79 @@ def test_the_header_names_the_current_model(folder):
 def test_a_public_page_offers_published_models_only():
     pickers = {}
     for any_model in True, False:
-        demo = build_app(ModelManager(PaliGemma.load()), any_model=any_model)
+        demo = build_app(ModelManager(PaliGemma.load(), any_model=any_model))
         dropdowns = (block for block in demo.blocks.values() if isinstance(block, gr.Dropdown))
         pickers[any_model] = next(each for each in dropdowns if each.label == "Model")
     assert pickers[True].allow_custom_value and not pickers[False].allow_custom_value
     names = [value for _, value in pickers[False].choices]
     assert names[0] == "built-in" and "google/paligemma-3b-mix-224" in names
+
+
+# --- What visitors of a public page may load ------------------------------------------------------
+
+FOREIGN = [
+    "owner/private",
+    "google/paligemma-3b-mix-224@main",
+    "/etc/passwd",
+    "..",
+    "~",
+    "",
+    "\0",
+    7,
+]
+
+
+@pytest.mark.parametrize("source", FOREIGN)
+@pytest.mark.parametrize("load", ["resolve", "resolve_comparison"])
+def test_a_public_page_resolves_nothing_but_its_list(folder, monkeypatch, source, load):
+    asked = []
+    monkeypatch.setattr(model_manager, "resolve", lambda *given, **options: asked.append(given))
+    manager = ModelManager(PaliGemma.load(), any_model=False)
+    with pytest.raises(ValueError, match=r"^On this page only models of the list can be loaded"):
+        getattr(manager, load)(source)
+    assert not asked, "neither the disk nor the hub hears of it"
+
+
+def test_a_checkpoint_of_another_page_is_not_loaded(folder):
+    manager = ModelManager(PaliGemma.load(), any_model=False)
+    for use in manager.switch, lambda found: manager.load_comparison(found, "float32"):
+        with pytest.raises(ValueError, match="On this page only models of the list"):
+            use(resolve(folder))
+    assert manager.current.is_built_in and manager.version == 0
+
+
+def test_a_public_page_goes_back_to_the_model_it_was_started_with(folder):
+    manager = ModelManager(PaliGemma.load(folder), any_model=False)
+    manager.switch(manager.resolve("built-in"))
+    manager.switch(manager.resolve(folder))
+    assert manager.current.name == "one" and manager.version == 2
+
+
+@pytest.mark.parametrize("checkpoint", [None, "built-in", {}, 3])
+def test_switching_to_nothing_changes_nothing(checkpoint):
+    manager = ModelManager(PaliGemma.load())
+    with pytest.raises(gr.Error, match="There is no model to load yet"):
+        model_picker.switch_model(manager, checkpoint)
+    with pytest.raises(ValueError, match="The other model is not there yet"):
+        manager.load_comparison(checkpoint, "float32")
+    assert manager.current is not None and manager.version == 0
+
+
+def test_a_host_can_keep_its_model():
+    manager = ModelManager(PaliGemma.load(), can_switch=False)
+    for load in manager.resolve, manager.resolve_comparison:
+        with pytest.raises(ValueError, match="The model of this page cannot be changed"):
+            load("built-in")
+    blocks = build_app(manager).blocks.values()
+    assert not next(each for each in blocks if each.elem_id == "models").visible
+
+
+def test_all_open_pages_follow_a_switch(folder):
+    manager = ModelManager(PaliGemma.load())
+    with gr.Blocks() as demo:
+        layout = Layout(demo, manager, [])
+    assert layout.follow_switch(0) == {layout.model_version: 0}, "nothing is reset for nothing"
+    manager.switch(manager.resolve(folder))
+    updates = layout.follow_switch(0)
+    assert "<b>one</b>" in updates[layout.page.header] and updates[layout.model_version] == 1
+    assert set(layout.tab_outputs) <= set(updates)

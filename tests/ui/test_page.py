@@ -98,9 +98,9 @@ def page(pg):
     return empty_page(ModelManager(pg))
 
 
-def empty_page(models, **options):
+def empty_page(models):
     with gr.Blocks():
-        return Page(models, gr.HTML(), gr.Image(), gr.State(), create_settings(), **options)
+        return Page(models, gr.HTML(), gr.Image(), gr.State(), create_settings())
 
 
 # ------------------------------------------------------------------------------------- endpoints
@@ -500,7 +500,7 @@ def test_only_source_files_are_opened():
 
 @pytest.fixture
 def tabs(pg):
-    page = empty_page(ModelManager(pg), any_model=False)
+    page = empty_page(ModelManager(pg, any_model=False))
     others = region.RegionTab, attention.AttentionTab, compare.CompareTab, batch.BatchTab
     with gr.Blocks(), gr.Tabs():
         tabs = [TaskTab(page, task) for task in TASKS.values()]

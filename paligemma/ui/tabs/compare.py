@@ -53,7 +53,7 @@ class CompareTab:
                     model_choices(),
                     value="built-in",
                     label="Compare the current model with",
-                    allow_custom_value=page.any_model,
+                    allow_custom_value=page.models.any_model,
                     scale=3,
                     min_width=200,
                 )
@@ -133,8 +133,6 @@ def compare(
             sampling_options(**settings),
             raw_prompt(prompt),
         )
-        if checkpoint is None:
-            raise ValueError("The other model is not there yet: press Compare.")
         yield "", gr.ImageSlider(visible=False), WAITING
         left = right = None
         for left in stream_answer(page.model, upload.image, prompt, options):
