@@ -59,6 +59,13 @@ class Pictograms:
         labels = zip(*(patch_labels(scene, grid) for scene in scenes), strict=True)
         return PatchLabels(*(torch.from_numpy(np.stack(field)) for field in labels))
 
+    def texts(self, scenes: int, seed: int) -> list[str]:
+        """Without `<loc>`, and without capitals: written words are."""
+        rng = np.random.default_rng(seed)
+        asked = [one for number in range(scenes) for one in self.samples(self.scene(number), rng)]
+        texts = [text for one in asked for text in (one.prefix, one.suffix)]
+        return [text for text in texts if "<loc" not in text and text == text.lower()]
+
     def plural(self, kind: str) -> str:
         return language.plural(kind)
 

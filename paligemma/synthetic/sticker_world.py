@@ -3,9 +3,10 @@
 The drawings come from the atlas in `stickers.stickers_cache()` (`atlas.fetch_stickers` makes it).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from paligemma.synthetic.grounds import GROUND_COLORS
 from paligemma.synthetic.kinds import all_kinds
 from paligemma.synthetic.patches import label_patches
 from paligemma.synthetic.phrases.samples import samples
+from paligemma.synthetic.phrases.words import texts
 from paligemma.synthetic.restyle import COLORS
 from paligemma.synthetic.stickers import stickers_cache
 from paligemma.synthetic.words import CHARACTERS
@@ -88,6 +90,10 @@ class Stickers:
             x1, y1, x2, y2 = np.array(scene.objects[number].box) + rng.normal(0, 0.005, 4)
             masks.append(scene.mask_crop(number, (x1, y1, x2, y2)))
         return np.stack(masks)
+
+    def texts(self, scenes: int, seed: int) -> Iterator[str]:
+        """All words, in whatever scenes: a few times each, so that they count as frequent."""
+        return chain.from_iterable(texts() for _ in range(5))
 
     def plural(self, kind: str) -> str:
         return self.plurals[kind]

@@ -5,7 +5,7 @@ it images, samples (prompt and answer), and labels for its auxiliary heads, whos
 the world's lists. `synthetic: {world: NAME}` in a config names a world of `WORLDS`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
@@ -46,7 +46,8 @@ class SceneSample:
     answer, as the world's `crop` takes them; `boxes` and `labels` are theirs as the answer writes
     them. A segmentation has no `suffix` until `with_codes` gives it one. `weight` multiplies its
     share of the loss. `names` are those in the prefix, and `groups` those that a caption lists:
-    like objects together, in the order of the text.
+    like objects together, in the order of the text. An answer that is `spelled` is read from the
+    image: it is learned one character a token.
     """
 
     task: str
@@ -58,6 +59,7 @@ class SceneSample:
     weight: float = 1.0
     names: tuple[Mention, ...] = ()
     groups: tuple[Mention, ...] = ()
+    spelled: bool = False
 
     def with_codes(self, codes: Sequence[Sequence[int]]) -> "SceneSample":
         """This segmentation with its answer: 16 mask codes for each object."""
@@ -122,6 +124,10 @@ class World(Protocol):
 
     def patch_labels(self, scenes: Sequence[Any], grid: int) -> PatchLabels:
         """The labels of scenes whose images are cut into grid × grid patches."""
+        ...
+
+    def texts(self, scenes: int, seed: int) -> Iterable[str]:
+        """Texts to train a tokenizer on: prompts and answers about so many scenes, or all words."""
         ...
 
     def plural(self, kind: str) -> str:

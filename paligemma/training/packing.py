@@ -85,7 +85,7 @@ class Packer:
         end = P
         for number, sample in enumerate(samples, 1):
             prefix = processor.encode_prompt(sample.prefix)[P:]
-            suffix = processor.encode_suffix(sample.suffix)
+            suffix = self.encode_suffix(sample)
             start, answer, stop = end, end + len(prefix), end + len(prefix) + len(suffix)
             if stop > T:
                 continue
@@ -103,6 +103,14 @@ class Packer:
             end = stop
         row["attention_mask"][:end] = 1
         return row
+
+    def encode_suffix(self, sample: SceneSample) -> list[int]:
+        """The ids of an answer and EOS; of one that is spelled, one character after the other."""
+        encode = self.processor.encode_suffix
+        if not sample.spelled:
+            return encode(sample.suffix)
+        letters = [i for character in sample.suffix for i in encode(character)[:-1]]
+        return [*letters, self.processor.eos_token_id]
 
     def next_groups(self, sample: SceneSample, count: int) -> np.ndarray:
         """What a caption lists next, from the position before its first token on.

@@ -16,7 +16,7 @@ from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.synthetic.world import open_world
-from paligemma.training.tokenizer import sentences, train_tokenizer
+from paligemma.training.tokenizer import train_tokenizer
 
 VISION = VisionConfig(
     hidden_size=32,
@@ -31,7 +31,7 @@ P, GRID = VISION.num_image_tokens, VISION.grid
 
 @cache
 def _trained() -> str:
-    return train_tokenizer(sentences(open_world("pictograms"), 1_800, seed=0)).to_str()
+    return train_tokenizer(open_world("pictograms").texts(1_800, seed=0)).to_str()
 
 
 def words() -> Tokenizer:

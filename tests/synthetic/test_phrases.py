@@ -849,6 +849,8 @@ def test_reading_is_in_order():
     rng = np.random.default_rng(0)
     read = {s.suffix for _ in range(30) for s in samples(STREET, rng) if s.task == "read"}
     assert read == {"STOP here"}
+    asked = [s for _ in range(30) for s in samples(STREET, rng)]
+    assert all(s.spelled == (s.suffix == "STOP here") for s in asked if s.task != "question")
     empty = {s.suffix for _ in range(60) for s in samples(scene(DOG), rng) if s.task == "read"}
     assert empty == {""}
 

@@ -115,6 +115,18 @@ def test_a_question_without_room_makes_way_for_a_shorter_one():
     assert set(batch["segments"][0].tolist()) == {0, 2, PADDING}
 
 
+def test_a_spelled_answer_is_learned_a_character_a_token():
+    processor = tiny.processor()
+    sample = SceneSample("read", "ocr", "two cats 7", spelled=True)
+    batch = Packer(processor, WORLD, 80)([[sample]], {})
+    labels = [i for i in batch["labels"][0].tolist() if i != IGNORE_INDEX]
+    tokens = [processor.tokenizer.id_to_token(i) for i in labels]
+    assert tokens == [*"two", "▁", *"cats", "▁", "7", "<eos>"]
+    assert processor.decode(labels[:-1]) == "two cats 7"
+    plain = processor.encode_suffix("two cats 7")
+    assert len(plain) < len(labels)
+
+
 @torch.no_grad()
 def logits(model, batch) -> torch.Tensor:
     images = model.embed_image(batch["pixel_values"])

@@ -3,6 +3,7 @@
 import pytest
 import tiny
 
+from paligemma.synthetic.world import open_world
 from paligemma.training.tokenizer import train_tokenizer
 
 
@@ -25,6 +26,26 @@ def test_capitals_merge_not_even_when_they_repeat():
     words = train_tokenizer(["exit door"] * 50)
     assert words.encode("EXIT exit", add_special_tokens=False).tokens[:4] == ["E", "X", "I", "T"]
     assert "exit" in words.get_vocab()
+
+
+@pytest.fixture(scope="module")
+def stickers():
+    return train_tokenizer(open_world("stickers").texts(1, 0), open_world("stickers").characters)
+
+
+def test_words_of_four_languages_are_tokens(stickers):
+    tokens = lambda text: stickers.encode(text, add_special_tokens=False).tokens
+    assert tokens("answer de wo ist der Hund?")[1:] == ["▁de", "▁wo", "▁ist", "▁der", "▁Hund", "?"]
+    assert tokens("Hund") == ["Hund"] and tokens("sí") == ["sí"]  # as answers
+    assert tokens("¿dónde está") == ["¿", "dónde", "▁está"]
+    assert tokens("où est l'hélicoptère")[-2:] == ["▁l'", "hélicoptère"]
+    assert tokens("HUND") == ["H", "U", "N", "D"] and tokens("ÜBEL")[0] == "Ü"
+    assert 5_000 < stickers.get_vocab_size() < 10_000
+    for character in open_world("stickers").characters:
+        assert stickers.token_to_id(character) is not None
+    text = "qu'y a-t-il à 5:30 € <loc0001> Straße, cœur, niño?"
+    ids = stickers.encode(text, add_special_tokens=False).ids
+    assert stickers.decode(ids, skip_special_tokens=False) == text
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,9 @@ class Grammar:
         frame = frames[0]
         if random is not None and random.random() < 0.5:
             frame, here = random.choice(frames), random.choice(self.here)
+        return self.fill(frame, fact, here)
+
+    def fill(self, frame: str, fact: Fact, here: str) -> str:
         return frame.format(
             *map(self.forms, fact.terms),
             here=here,

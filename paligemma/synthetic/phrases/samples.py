@@ -84,7 +84,8 @@ def question(fact: Fact, grammar: Grammar, random: Random) -> SceneSample:
     typed = as_typed(grammar.question(fact, random), grammar, random)
     prefix, ends = split_marks(TASKS["ask"].prompt(typed, grammar.code))
     suffix, _ = split_marks(grammar.answer(fact))
-    return SceneSample("ask", prefix, suffix, names=mentions(ends, fact.terms))
+    spelled = fact.answer[0] == "text"
+    return SceneSample("ask", prefix, suffix, names=mentions(ends, fact.terms), spelled=spelled)
 
 
 def unknown_fact(random: Random) -> Fact:
@@ -102,7 +103,8 @@ def question_to_answer(fact: Fact, grammar: Grammar) -> SceneSample:
 
 def ocr(scene: Scene, random: Random) -> SceneSample:
     prefix = TASKS["read"].prompt()
-    return SceneSample("read", prefix.upper() if random.random() < 0.03 else prefix, reading(scene))
+    prefix = prefix.upper() if random.random() < 0.03 else prefix
+    return SceneSample("read", prefix, reading(scene), spelled=True)
 
 
 def region(facts: SceneFacts, grammar: Grammar, random: Random) -> SceneSample | None:

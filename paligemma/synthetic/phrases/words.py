@@ -40,7 +40,7 @@ def _texts(grammar: Grammar, random: Random) -> Iterator[str]:
         noun = grammar.forms(term)
         yield detect(f"{noun.label} ; {noun.plural}")
         yield f"{noun.a}, {noun.no}"
-        yield noun.label
+        yield from [noun.label] * 4  # as an answer: nothing stands before it
         for topic in grammar.questions:
             fact = Fact(topic, (term, other), ("bool", True), random.choice(places))
             yield ask(grammar.question(fact._replace(color=random.choice(colors)), random))
@@ -72,6 +72,15 @@ def _texts(grammar: Grammar, random: Random) -> Iterator[str]:
     for name in unknown_words():
         noun = grammar.forms(Term("unknown", name))
         yield detect(f"{noun.label} ; {noun.plural}")
+    for topic, frames in grammar.questions.items():
+        for frame in frames:
+            fact = Fact(topic, tuple(random.sample(kinds, 2)), ("bool", True), places[0])
+            text = grammar.fill(frame, fact, random.choice(grammar.here))
+            start = len(text) - len(text.lstrip("¿"))
+            typed = text[:start] + text[start].upper() + text[start + 1 :]
+            yield from [text, ask(text), ask(typed)] * 4
     for count in range(7):
-        yield f"question {grammar.code} {count}"
-    yield from (grammar.yes, grammar.no, grammar.nothing, grammar.unknown, *grammar.positions)
+        yield from [f"question {grammar.code} {count}"] * 4
+    answers = (grammar.yes, grammar.no, grammar.nothing, grammar.unknown)
+    yield from [*answers, *grammar.positions.values(), *grammar.colors.values()] * 4
+    yield from ["Detect all", "Segment all", "Caption en", "Cap en", "Describe en"] * 4
