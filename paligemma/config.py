@@ -12,9 +12,39 @@ Gemma 1 and Gemma 2 are one decoder here: its fields say what differs, never a v
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
+
+# The numbers that a model may have, both ends included: some times those of the largest published
+# one. A pair of int is for whole numbers. All is checked before anything of such a size is made.
+_SHARED_BOUNDS: dict[str, tuple[float, float]] = {
+    "hidden_size": (1, 16_384),
+    "intermediate_size": (1, 131_072),
+    "num_hidden_layers": (1, 256),
+    "num_attention_heads": (1, 256),
+}
+_VISION_BOUNDS = _SHARED_BOUNDS | {
+    "image_size": (1, 4_096),
+    "patch_size": (1, 1_024),
+    "num_channels": (3, 3),  # images are RGB
+    "layer_norm_eps": (1e-12, 1.0),
+}
+_TEXT_BOUNDS = _SHARED_BOUNDS | {
+    "vocab_size": (1, 1_048_576),
+    "num_key_value_heads": (1, 256),
+    "head_dim": (1, 1_024),
+    "max_position_embeddings": (1, 1_048_576),
+    "rms_norm_eps": (1e-12, 1.0),
+    "rope_theta": (1.0, 1e9),
+    "query_pre_attn_scalar": (1e-3, 1e6),
+    "attn_logit_softcapping": (1e-3, 1e6),
+    "final_logit_softcapping": (1e-3, 1e6),
+    "sliding_window": (1, 1_048_576),
+}
+_TOKEN_BOUNDS = (0, 1_048_576)
+MAX_IMAGE_TOKENS = 16_384  # of one image; 4096 is the most published
+MAX_PARAMETERS = 60_000_000_000  # twice those of the largest published model
 
 
 @dataclass(frozen=True)
@@ -31,10 +61,17 @@ class VisionConfig:
     layer_norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
+        """Raises ValueError for a number out of bounds, and for sizes that do not fit."""
+        _check_numbers("vision_config", self, _VISION_BOUNDS)
         _require_multiple("image_size", self.image_size, "patch_size", self.patch_size)
         _require_multiple(
             "vision hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
         )
+        if self.num_image_tokens > MAX_IMAGE_TOKENS:
+            raise ValueError(
+                f"vision_config.image_size {self.image_size} and patch_size {self.patch_size} "
+                f"make {self.num_image_tokens} image tokens; at most {MAX_IMAGE_TOKENS} can be run."
+            )
 
     @property
     def grid(self) -> int:
@@ -67,6 +104,8 @@ class TextConfig:
     post_norms: bool = False  # a norm after attention and after the MLP too: four a layer
 
     def __post_init__(self) -> None:
+        """Raises ValueError for a number out of bounds, and for sizes that do not fit."""
+        _check_numbers("text_config", self, _TEXT_BOUNDS)
         _require_multiple(
             "num_attention_heads",
             self.num_attention_heads,
@@ -106,13 +145,18 @@ class PaliGemmaConfig:
         """The two configs may be the dictionaries of a config.json: what they leave out is as in
         transformers, and so are the defaults here.
 
-        Raises ValueError if a dictionary asks for what is not built here, and if `projection_dim`
-        is not the decoder's `hidden_size`.
+        Raises ValueError if a dictionary asks for what is not built here, if a number is out of
+        bounds, and if `projection_dim` is not the decoder's `hidden_size`.
         """
         if not isinstance(vision_config, VisionConfig):
             vision_config = _vision_from_dict(vision_config)
         if not isinstance(text_config, TextConfig):
             text_config = _text_from_dict(text_config)
+        _check_number("projection_dim", projection_dim, _SHARED_BOUNDS["hidden_size"])
+        _check_number("image_token_index", image_token_index, _TOKEN_BOUNDS)
+        _check_number("pad_token_id", pad_token_id, _TOKEN_BOUNDS)
+        _check_number("eos_token_id", eos_token_id, _TOKEN_BOUNDS)
+        _check_number("bos_token_id", bos_token_id, _TOKEN_BOUNDS)
         if projection_dim != text_config.hidden_size:
             raise ValueError(
                 f"projection_dim is {projection_dim}, but the decoder's hidden_size is "
@@ -127,6 +171,11 @@ class PaliGemmaConfig:
             eos_token_id=eos_token_id,
             bos_token_id=bos_token_id,
         )
+        if self.num_parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"The config is of {self.num_parameters / 1e9:.0f} billion parameters; at most "
+                f"{MAX_PARAMETERS / 1e9:.0f} billion can be loaded."
+            )
 
     @property
     def num_parameters(self) -> int:
@@ -150,7 +199,15 @@ class PaliGemmaConfig:
         """Read the dictionary of a config.json. Raises ValueError for what is not built here."""
         _require_object("config.json", values)
         if (kind := values.get("model_type", "paligemma")) != "paligemma":
-            raise ValueError(f"config.json is of a {kind!r} model; only 'paligemma' can be loaded.")
+            raise ValueError(
+                f"config.json is of a {_shorten(kind)} model; only 'paligemma' can be loaded."
+            )
+        for key in _QUANTIZED:
+            if values.get(key) is not None:
+                raise ValueError(
+                    f"config.json says by {key!r} that the weights are quantised, which cannot be "
+                    "loaded; take the model that it was made from, in bfloat16 or float32."
+                )
         text_values = values.get("text_config") or {}
         _require_object("text_config", text_values)
 
@@ -158,8 +215,7 @@ class PaliGemmaConfig:
             given = (values.get(name), text_values.get(name), otherwise)
             found = next(value for value in given if value is not None)
             found = found[0] if isinstance(found, list) and found else found
-            if isinstance(found, bool) or not isinstance(found, int) or found < 0:
-                raise ValueError(f"{name} is {found!r}; it must be the id of a token.")
+            _check_number(name, found, _TOKEN_BOUNDS)
             return found
 
         return cls(
@@ -198,6 +254,34 @@ class PaliGemmaConfig:
                 "bos_token_id": self.bos_token_id,
             },
         }
+
+
+def _check_numbers(
+    part: str, config: VisionConfig | TextConfig, bounds: dict[str, tuple[float, float]]
+) -> None:
+    """Raises ValueError if a field of `bounds` is beyond them; None is no number to check."""
+    optional = {field.name for field in fields(config) if field.default is None}
+    for key, allowed in bounds.items():
+        value = getattr(config, key)
+        if value is not None or key not in optional:
+            _check_number(f"{part}.{key}", value, allowed)
+
+
+def _check_number(name: str, value: Any, bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    whole = isinstance(low, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        kind = "whole number" if whole else "number"
+        raise ValueError(f"{name} is {_shorten(value)}; it must be a {kind}.")
+    if not low <= value <= high:  # NaN is refused too
+        allowed = f"{low:,} to {high:,}" if whole else f"{low:g} to {high:g}"
+        allowed = allowed if low != high else f"{low}"
+        raise ValueError(f"{name} is {_shorten(value)}; it must be {allowed}.")
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _require_multiple(name: str, value: int, of: str, divisor: int) -> None:
@@ -246,6 +330,7 @@ _TEXT_DEFAULTS = {
         "sliding_window": 4096,
     },
 }
+_QUANTIZED = ("quantization", "quantization_config")  # keys of mlx and of transformers
 _TEXT_MAY_BE_NULL = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
 
 
@@ -253,14 +338,8 @@ def _numbers(part: str, values: Mapping[str, Any], defaults: dict[str, Any]) -> 
     """The keys of `defaults`, as given or by default; null switches an optional effect off."""
     chosen = {key: values.get(key, default) for key, default in defaults.items()}
     for key, value in chosen.items():
-        if value is None and key in _TEXT_MAY_BE_NULL:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{part}.{key} is {value!r}; it must be a number.")
-        counts = isinstance(defaults[key], int) and key != "query_pre_attn_scalar"
-        if not value > 0 or (counts and not isinstance(value, int)):
-            kind = "whole number" if counts else "number"
-            raise ValueError(f"{part}.{key} is {value!r}; it must be a {kind} above 0.")
+        if value is None and key not in _TEXT_MAY_BE_NULL:
+            raise ValueError(f"{part}.{key} is None; it must be a number.")
     return chosen
 
 
@@ -275,7 +354,9 @@ def _text_from_dict(values: Mapping[str, Any]) -> TextConfig:
     kind = values.get("model_type", "gemma")
     if not isinstance(kind, str) or kind not in _TEXT_DEFAULTS:
         allowed = ", ".join(map(repr, _TEXT_DEFAULTS))
-        raise ValueError(f"text_config.model_type is {kind!r}; it must be one of {allowed}.")
+        raise ValueError(
+            f"text_config.model_type is {_shorten(kind)}; it must be one of {allowed}."
+        )
 
     rope = values.get("rope_parameters") or {}  # where transformers 5 keeps rope_theta
     _require_object("text_config.rope_parameters", rope)
@@ -321,8 +402,8 @@ def _require_object(name: str, values: Any) -> None:
 
 def _require(name: str, value: Any, allowed: tuple) -> None:
     if value is not None and value not in allowed:
-        expected = " or ".join(map(repr, allowed)) or "absent"
-        raise ValueError(f"{name} is {value!r}; it must be {expected}.")
+        expected = " or ".join(map(_shorten, allowed)) or "absent"
+        raise ValueError(f"{name} is {_shorten(value)}; it must be {expected}.")
 
 
 # The table of 257216 rows: 256000 text tokens, 1024 <loc>, 128 <seg>, <image>, and padding.

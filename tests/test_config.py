@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference import CONFIGS
 
-from paligemma.config import VARIANTS, PaliGemmaConfig
+from paligemma.config import VARIANTS, PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 # As published with google/paligemma-3b-pt-224: no image_size, no head_dim, no rope_theta.
@@ -184,3 +184,42 @@ def test_a_mix_that_config_json_cannot_hold_is_refused():
     mixed = dataclasses.replace(config.text_config, sliding_window=5)
     with pytest.raises(ValueError, match="sliding_window"):
         dataclasses.replace(config, text_config=mixed).to_dict()
+
+
+BAD_NUMBERS = (0, -1, 10**10, 10**400, 1e400, float("nan"), True, "8", [8], {}, None)
+NUMBERS = [
+    *(("vision_config", field.name) for field in dataclasses.fields(VisionConfig)),
+    *(("text_config", f.name) for f in dataclasses.fields(TextConfig) if f.name != "post_norms"),
+]
+
+
+@pytest.mark.parametrize(("part", "name"), NUMBERS)
+def test_every_number_has_bounds(part, name):
+    optional = name in ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
+    for value in BAD_NUMBERS[:-1] if optional else BAD_NUMBERS:
+        with pytest.raises(ValueError, match=rf"^{part}\.{name} is ") as caught:
+            PaliGemmaConfig.from_dict(changed(part, **{name: value}))
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["projection_dim", "image_token_index", "pad_token_id"])
+@pytest.mark.parametrize("value", [-1, 10**10, 1.5, True, "8", float("nan")])
+def test_every_id_has_bounds(name, value):
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        PaliGemmaConfig.from_dict({**PUBLISHED_2, name: value})
+
+
+def test_sizes_are_checked_for_every_caller():
+    with pytest.raises(ValueError, match=r"vision_config\.num_hidden_layers is 10000000000"):
+        VisionConfig(8, 8, 10**10, 1, image_size=8, patch_size=4)
+    with pytest.raises(ValueError, match="make 1048576 image tokens"):
+        VisionConfig(8, 8, 1, 1, image_size=4096, patch_size=4)
+    text = {"hidden_size": 16384, "intermediate_size": 131072, "num_hidden_layers": 256}
+    with pytest.raises(ValueError, match="billion parameters; at most 60 billion"):
+        PaliGemmaConfig({}, text, projection_dim=16384)
+
+
+@pytest.mark.parametrize("key", ["quantization", "quantization_config"])
+def test_quantised_weights_are_refused(key):
+    with pytest.raises(ValueError, match=r"quantised.*take the model that it was made from"):
+        PaliGemmaConfig.from_dict({**PUBLISHED_2, key: {"bits": 6, "group_size": 64}})

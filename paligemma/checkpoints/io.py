@@ -35,6 +35,7 @@ from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 INITIALIZATION = "initialization"  # a key of config.json; "random": the weights were never trained
+MAX_JSON_BYTES = 8_000_000  # the published indexes have 0.1 MB
 SHARD_BYTES = 5_000_000_000  # size of the hub's own shards
 
 # --- Names ----------------------------------------------------------------------------------------
@@ -75,10 +76,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ValueError if it is missing, damaged or no object."""
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent} is not a folder; a checkpoint is one, with a {CONFIG}.")
+    if not path.is_file():  # reading a pipe or a device might never end
+        raise ValueError(f"{path.parent} has no {path.name}.")
     try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise ValueError(f"{format_bytes(size)} is more than {format_bytes(MAX_JSON_BYTES)}")
         values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path.parent} has no {path.name}.") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} cannot be read as JSON: it is nested too deeply.") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(values, dict):
