@@ -1,10 +1,10 @@
-"""Teach the built-in model a thing that it does not know: a comet.
+"""Teach the built-in model a new kind of object: a comet.
 
     python examples/new_pictogram.py                    # 200 examples
     python examples/new_pictogram.py --examples 2000    # how much more would give
 
-Writes the examples, trains on them (`paligemma train`, configs/new-pictogram.yaml), asks
-the model about unseen pictures before and after, and draws some of the answers.
+Writes the examples, trains on them (`paligemma train`, configs/new-pictogram.yaml), measures
+the model on unseen images before and after, and draws some of the answers.
 """
 
 import argparse
@@ -38,7 +38,7 @@ OPTIONS = SamplingOptions(max_new_tokens=80)
 
 
 def with_comets(first: int, known: bool = False):
-    """Scenes from seed `first` on that hold a comet; or, `known`, that hold none."""
+    """Scenes from seed `first` on that have a comet; with `known`, those that have none."""
     scenes.KINDS[KIND] = GLYPH
     for seed in count(first):
         scene = scenes.sample(seed)
@@ -47,7 +47,7 @@ def with_comets(first: int, known: bool = False):
 
 
 def about(scene, task: str, rng: np.random.Generator):
-    """A sample of `task` that names the comet, or None."""
+    """A sample of `task` whose text names the comet, or None."""
     asked = [s for s in samples(scene, rng) if s.task == task and KIND in s.prefix + s.suffix]
     return asked[0] if asked else None
 
@@ -70,52 +70,64 @@ def write(folder: Path, number: int) -> None:
 
 
 def measure(pg: PaliGemma, number: int, known: bool = False) -> dict[str, float]:
-    """Scores on unseen scenes: detection of comets (or of the first thing), questions, captions."""
+    """Scores on unseen scenes: detection of comets (or of the first object), answers, captions."""
     rng = np.random.default_rng(1)
-    asked = list(islice(with_comets(TEST, known), number))
-    pictures = [scenes.render(scene) for scene in asked]
-    kinds = [scene.items[0].kind if known else KIND for scene in asked]
+    shown = list(islice(with_comets(TEST, known), number))
+    images = [scenes.render(scene) for scene in shown]
+    kinds = [scene.items[0].kind if known else KIND for scene in shown]
 
-    def answers(prompts: list[str], shown: list[Image.Image]) -> list:
+    def replies(prompts: list[str], images: list[Image.Image]) -> list:
         cuts = range(0, len(prompts), 50)
-        ask = lambda part: pg.generate_batch(shown[part], prompts[part], OPTIONS)
+        ask = lambda part: pg.generate_batch(images[part], prompts[part], OPTIONS)
         return [reply for n in cuts for reply in ask(slice(n, n + 50))]
 
-    found = answers([f"detect {kind}" for kind in kinds], pictures)
-    true = [[Detection(i.kind, i.box) for i in scene.items if i.kind == kind]
-            for scene, kind in zip(asked, kinds, strict=True)]  # fmt: skip
-    questions = [(picture, e) for scene, picture in zip(asked, pictures, strict=True)
-                 for e in samples(scene, rng) if e.task == "ask"
-                 and (known or KIND in e.prefix + e.suffix)]  # fmt: skip
-    said = answers([e.prefix for _, e in questions], [picture for picture, _ in questions])
-    told = answers(["caption en"] * number, pictures)
-    named = [all(phrase(color, kind, count=n) in reply.text for kind, color, n in groups(scene)
-                 if known or kind == KIND)
-             for scene, reply in zip(asked, told, strict=True)]  # fmt: skip
+    detected = replies([f"detect {kind}" for kind in kinds], images)
+    targets = [
+        [Detection(i.kind, i.box) for i in scene.items if i.kind == kind]
+        for scene, kind in zip(shown, kinds, strict=True)
+    ]
+    questions = [
+        (image, sample)
+        for scene, image in zip(shown, images, strict=True)
+        for sample in samples(scene, rng)
+        if sample.task == "ask" and (known or KIND in sample.prefix + sample.suffix)
+    ]
+    answers = replies([one.prefix for _, one in questions], [image for image, _ in questions])
+    right = [
+        reply.text == sample.suffix for reply, (_, sample) in zip(answers, questions, strict=True)
+    ]
+    captions = replies(["caption en"] * number, images)
+    named = [
+        all(
+            phrase(color, kind, count=n) in reply.text
+            for kind, color, n in groups(scene)
+            if known or kind == KIND
+        )
+        for scene, reply in zip(shown, captions, strict=True)
+    ]
     return {
-        "detection AP50": average_precision(true, [reply.detections for reply in found])[0],
-        "questions right": float(np.mean([r.text == e.suffix
-                                          for r, (_, e) in zip(said, questions, strict=True)])),
+        "detection AP50": average_precision(targets, [one.detections for one in detected])[0],
+        "questions right": float(np.mean(right)),
         "captions that name it right": float(np.mean(named)),
-    }  # fmt: skip
+    }
 
 
 def draw(before: PaliGemma, after: PaliGemma, path: Path) -> None:
-    """Pictures with what was detected and said, before in the upper row, after in the lower."""
+    """Images with detections and captions, before training in the upper row, after in the lower."""
     columns, side, pad, text = 4, 280, 12, 58
     size = (columns * (side + pad) + pad, 2 * (side + text + pad) + pad)
-    picture = Image.new("RGB", size, "white")
-    pen, font, small = ImageDraw.Draw(picture), load_font(14), load_font(12)
+    sheet = Image.new("RGB", size, "white")
+    pen, font, small = ImageDraw.Draw(sheet), load_font(14), load_font(12)
     for column, scene in enumerate(islice(with_comets(TEST + 50_000), columns)):
-        shown, left = scenes.render(scene, side), pad + column * (side + pad)
+        image, left = scenes.render(scene, side), pad + column * (side + pad)
         for row, (name, pg) in enumerate((("before", before), ("after", after))):
             top = pad + row * (side + text + pad)
-            found = pg.generate(shown, f"detect {KIND}", OPTIONS).detections
-            picture.paste(draw_boxes(shown, found), (left, top))
+            found = pg.generate(image, f"detect {KIND}", OPTIONS).detections
+            sheet.paste(draw_boxes(image, found), (left, top))
             pen.text((left, top + side + 4), f"{name}: detect {KIND}", font=small, fill="#555555")
-            lines = wrap(pg.generate(shown, "caption en", OPTIONS).text, 36)[:2]
+            lines = wrap(pg.generate(image, "caption en", OPTIONS).text, 36)[:2]
             pen.text((left, top + side + 20), "\n".join(lines), font=font, fill="black")
-    picture.save(path, optimize=True)
+    sheet.save(path, optimize=True)
 
 
 def main() -> None:
@@ -130,11 +142,11 @@ def main() -> None:
     config = yaml.safe_load(CONFIG.read_text("utf-8"))
     config["output_dir"], config["data"][0]["jsonl"] = str(out), str(out / "data" / "train.jsonl")
     (out / "config.yaml").write_text(yaml.safe_dump(config), "utf-8")
-    # in a process of its own: in this one the drawn world has comets, and there it must not
+    # in a process of its own: scenes of this one have comets, and those trained on must not
     command = [sys.executable, "-m", "paligemma", "train", str(out / "config.yaml")]
     subprocess.run(command, check=True)
     before, after = PaliGemma.load(), PaliGemma.load(out, dtype="float32")
-    for what, known in (("comets", False), ("what it knew", True)):
+    for what, known in (("comets", False), ("other kinds", True)):
         scores = [measure(pg, arguments.scenes, known) for pg in (before, after)]
         for name in scores[0]:
             print(f"{what}: {name:28} {scores[0][name]:.3f} -> {scores[1][name]:.3f}")

@@ -1,10 +1,11 @@
-"""Tokens a second of a training step, beside transformers: the same loop, batch, dtype, optimizer.
+"""Tokens per second of a training step, ours and that of transformers, under the same loop.
 
     python scripts/compare_speed.py [--model built-in|medium|3b] [--batch 16] [--bfloat16]
 
-Steps of the two alternate, so that what else the machine does hits both; the median counts. Losses
-differ a little: transformers takes a mean over all tokens, ours one for each example first. The
-3B size recomputes activations in both, and reports the peak of memory.
+Batch, dtype and optimizer are the same. Steps of the two alternate, so that other load on the
+machine slows both; the median counts. Losses differ a little: transformers takes a mean over all
+tokens, ours one for each sample first. The 3B size uses gradient checkpointing in both, and reports
+the peak of memory.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from paligemma.config import VARIANTS, PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma.models import gemma, siglip
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
-PREFIX, SUFFIX = 12, 20  # tokens of text in each example, give or take a few
+PREFIX, SUFFIX = 12, 20  # tokens of text in each sample, give or take a few
 
 
 def medium() -> PaliGemmaConfig:
@@ -45,43 +46,44 @@ SIZES = {
 }
 
 
-def batch_of(config: PaliGemmaConfig, rows: int, device: str) -> dict[str, torch.Tensor]:
-    """Right-padded examples of noise, ragged, as the trainer's."""
+def random_batch(config: PaliGemmaConfig, size: int, device: str) -> dict[str, torch.Tensor]:
+    """Right-padded samples of noise of different lengths, like the trainer's batches."""
     generator = torch.Generator().manual_seed(0)
     P = config.vision_config.num_image_tokens
-    lengths = [SUFFIX + n % 7 - 3 for n in range(rows)]
+    lengths = [SUFFIX + n % 7 - 3 for n in range(size)]
     width = P + PREFIX + max(lengths)
-    ids = torch.randint(3, 300, (rows, width), generator=generator)
+    ids = torch.randint(3, 300, (size, width), generator=generator)
     ids[:, :P] = config.image_token_index
-    column = torch.arange(width)
+    position = torch.arange(width)
     ends = torch.tensor([P + PREFIX + length for length in lengths])[:, None]
-    valid, suffix = column < ends, (column >= P + PREFIX) & (column < ends)
+    valid = position < ends
+    suffix = valid & (position >= P + PREFIX)
     side = config.vision_config.image_size
     batch = {
         "input_ids": ids.masked_fill(~valid, 0),
         "attention_mask": valid.long(),
         "token_type_ids": suffix.long(),
         "labels": ids.masked_fill(~suffix, -100),
-        "pixel_values": torch.rand(rows, 3, side, side, generator=generator) * 2 - 1,
+        "pixel_values": torch.rand(size, 3, side, side, generator=generator) * 2 - 1,
     }
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def ours(config: PaliGemmaConfig, recompute: bool):
+def ours(config: PaliGemmaConfig, gradient_checkpointing: bool):
     model = PaliGemmaForConditionalGeneration(config)
-    if recompute:
+    if gradient_checkpointing:
         for block in model.modules():
             if isinstance(block, (gemma.GemmaDecoderLayer, siglip.SiglipEncoderLayer)):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     return model, lambda batch: model(**batch)["loss"]
 
 
-def theirs(config: PaliGemmaConfig, recompute: bool):
+def theirs(config: PaliGemmaConfig, gradient_checkpointing: bool):
     """With PyTorch's attention, the fastest that transformers has for this mask."""
     model = transformers.PaliGemmaForConditionalGeneration._from_config(
         transformers.PaliGemmaConfig(**config.to_dict()), attn_implementation="sdpa"
     )
-    if recompute:
+    if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model, lambda batch: model(**batch).loss
 
@@ -97,14 +99,14 @@ def main() -> None:
     config, device = SIZES[arguments.model](), arguments.device
     text = replace(config.text_config, max_position_embeddings=8192)
     config = replace(config, text_config=text)
-    recompute = arguments.model == "3b"
-    batch = batch_of(config, arguments.batch, device)
+    gradient_checkpointing = arguments.model == "3b"
+    batch = random_batch(config, arguments.batch, device)
     tokens = int(batch["attention_mask"].sum())
     steppers = {}
     for name, make in (("ours", ours), ("transformers", theirs)):
         torch.manual_seed(0)
         with torch.device(device):
-            model, loss_of = make(config, recompute)
+            model, loss_of = make(config, gradient_checkpointing)
         model.train()
         adamw = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.999))
         steppers[name] = (model, loss_of, adamw)

@@ -115,8 +115,10 @@ class Text:
     @property
     def character_boxes(self) -> list[tuple[float, float, float, float]]:
         """(x1, y1, x2, y2) of every character."""
-        ends = [self.x + _font(100).getlength(self.text[:n]) / 100 * self.size
-                for n in range(len(self.text) + 1)]  # fmt: skip
+        ends = [
+            self.x + _font(100).getlength(self.text[:n]) / 100 * self.size
+            for n in range(len(self.text) + 1)
+        ]
         top, bottom = self.y - 0.38 * self.size, self.y + 0.38 * self.size
         return [(a, top, b, bottom) for a, b in pairwise(ends)]
 

@@ -213,13 +213,13 @@ class SoftLocTargets(Part):
 # --- The optimizer --------------------------------------------------------------------------------
 
 
-class AdamW(Part):
+class AdamWOptions(Part):
     """AdamW on every parameter."""
 
     name: Literal["adamw"] = "adamw"
 
 
-class Muon(Part):
+class MuonOptions(Part):
     """Muon on the matrices of the layers, AdamW on the rest. See `muon.py`."""
 
     name: Literal["muon"]
@@ -258,8 +258,16 @@ class Run(Part):
     the device has it), `save_dtype` that of the output (None: as `dtype`; for "auto" float32).
     """
 
-    stage: Literal["tokenizer", "mask_codec", "siglip", "language", "tower", "multimodal",
-                   "resolution", "transfer"]  # fmt: skip
+    stage: Literal[
+        "tokenizer",
+        "mask_codec",
+        "siglip",
+        "language",
+        "tower",
+        "multimodal",
+        "resolution",
+        "transfer",
+    ]
     objective: Literal["tokenizer", "mask_codec", "siglip", "language", "patches", "answers"]
     model: Model | None = None
     random_init: bool = False
@@ -277,7 +285,7 @@ class Run(Part):
     epochs: Above0 | None = None
     batch_size: Count = 32
     micro_batch_size: Count | None = None
-    optimizer: Annotated[AdamW | Muon, Field(discriminator="name")] = AdamW()
+    optimizer: Annotated[AdamWOptions | MuonOptions, Field(discriminator="name")] = AdamWOptions()
     learning_rate: Above0 = 1e-5
     adam_beta2: Share = 0.999
     weight_decay: From0 = 0.0
@@ -311,13 +319,15 @@ class Run(Part):
             raise ValueError("the field model is missing")
         fresh = self.random_init or isinstance(self.model, NewModel)
         if fresh and self.lora:
-            raise ValueError("random_init and lora exclude each other: an adapter needs a trained "
-                             "base")  # fmt: skip
+            raise ValueError(
+                "random_init and lora exclude each other: an adapter needs a trained base"
+            )
         if self.lora and self.objective != "answers":
             raise ValueError("lora adapts a whole model; its objective is answers")
         if self.micro_batch_size and self.objective in ("siglip", "mask_codec"):
-            raise ValueError(f"{self.objective} compares all samples of a batch: leave "
-                             "micro_batch_size out")  # fmt: skip
+            raise ValueError(
+                f"{self.objective} compares all samples of a batch: leave micro_batch_size out"
+            )
         if (self.packing or self.auxiliary) and self.objective != "answers":
             raise ValueError("packing and auxiliary belong to the objective answers")
         if self.auxiliary and not self.packing:
@@ -389,9 +399,16 @@ def parse_run(given: dict) -> Run:
 
 # The parts of a run by the name of their field, or by their tag in a union.
 PARTS: dict[str, type[Part]] = SOURCES | {
-    "checkpoint": Run, "new": NewModel, "lora": Lora, "packing": Packing, "auxiliary": Auxiliary,
-    "soft_loc_targets": SoftLocTargets, "adamw": AdamW, "muon": Muon, "param_groups": ParamGroup,
-}  # fmt: skip
+    "checkpoint": Run,
+    "new": NewModel,
+    "lora": Lora,
+    "packing": Packing,
+    "auxiliary": Auxiliary,
+    "soft_loc_targets": SoftLocTargets,
+    "adamw": AdamWOptions,
+    "muon": MuonOptions,
+    "param_groups": ParamGroup,
+}
 TAG_AT = {"data": 2, "model": 1, "optimizer": 1}  # where pydantic's place of an error has the tag
 
 
@@ -409,8 +426,12 @@ def _sentence(error: Any) -> str:
         return f"{name} {error['msg']}."
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "literal_error":
-        near = difflib.get_close_matches(str(error["input"]), error["ctx"]["expected"].replace(
-            " or ", ", ").replace("'", "").split(", "), 1, 0.0)  # fmt: skip
+        near = difflib.get_close_matches(
+            str(error["input"]),
+            error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", "),
+            1,
+            0.0,
+        )
         reason += f"; did you mean {near[0]}?" if near else ""
     if not name:
         return reason + "."

@@ -102,12 +102,15 @@ def load_auxiliary(objective: nn.Module, folder: Path) -> None:
         return
     own = objective.state_dict()
     saved = load_file(folder / AUXILIARY)
-    fits = {name: value for name, value in saved.items()
-            if name in own and own[name].shape == value.shape}  # fmt: skip
+    fits = {
+        name: value
+        for name, value in saved.items()
+        if name in own and own[name].shape == value.shape
+    }
     objective.load_state_dict(fits, strict=False)
 
 
-def lora_config(run: Run):
+def adapter_config(run: Run):
     """peft's config of the run's adapter."""
     assert run.lora and isinstance(run.model, str)
     return adapters.lora_config(run.model, run.lora.rank, run.lora.alpha, run.lora.target_modules)
@@ -118,18 +121,21 @@ def write_output(run: Run, start: Checkpoint, state: dict[str, Tensor]) -> None:
 
     `state` holds the parameters of the objective by name: all, or of an adapter those trained.
     """
-    weights = {name.removeprefix("model."): value for name, value in state.items()
-               if name.startswith("model.")}  # fmt: skip
+    weights = {
+        name.removeprefix("model."): value
+        for name, value in state.items()
+        if name.startswith("model.")
+    }
     if run.lora:
         folder = run.output_dir / "adapter" if run.lora.merge else run.output_dir
         trained = {name: value for name, value in weights.items() if ".lora_" in name}
-        adapters.save(folder, lora_config(run), trained)
+        adapters.save(folder, adapter_config(run), trained)
         if not run.lora.merge:
             return
     with torch.device("meta"):
         model = PaliGemmaForConditionalGeneration(start.config)
         if run.lora:
-            adapters.attach(model, lora_config(run))
+            adapters.attach(model, adapter_config(run))
     model.load_state_dict(weights, assign=True)
     if run.lora:
         adapters.fold(model)

@@ -17,10 +17,10 @@ from paligemma.models.mask_codec import MaskCodec
 from paligemma.training.config import CocoData, NewModel, Run, SyntheticData
 from paligemma.training.data import Mixture, SampleBatches, SceneBatches, open_sources
 from paligemma.training.initialize import (
+    adapter_config,
     at_resolution,
     find_checkpoint,
     load_auxiliary,
-    lora_config,
     make_model,
     write_output,
 )
@@ -103,7 +103,7 @@ def make_job(run: Run) -> Job:
     mixture = make_mixture(run, open_sources(run, codec))
     model = make_model(run, found, start.config)
     if run.lora:
-        adapters.attach(model, lora_config(run))
+        adapters.attach(model, adapter_config(run))
     if run.gradient_checkpointing:
         for block in (module for module in model.modules() if isinstance(module, BLOCKS)):
             block.forward = partial(recomputed, block.forward, use_reentrant=False)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from paligemma.training.config import Muon as MuonConfig
-from paligemma.training.config import Run
+from paligemma.training.config import MuonOptions, Run
 from paligemma.training.muon import Muon
 from paligemma.training.schedule import lr_factor
 
@@ -20,7 +19,7 @@ def make_optimizers(module: nn.Module, run: Run) -> list[Optimizer]:
     Raises ValueError for a group that nothing fits.
     """
     groups, optimizers = param_groups(module, run), []
-    if isinstance(run.optimizer, MuonConfig) and Muon in groups:
+    if isinstance(run.optimizer, MuonOptions) and Muon in groups:
         optimizers.append(Muon(groups[Muon], run.optimizer.momentum))
     if AdamW in groups:
         betas = (0.9, run.adam_beta2)
@@ -62,7 +61,7 @@ def param_groups(module: nn.Module, run: Run) -> dict[type[Optimizer], list[dict
 def _rule(name: str, parameter: nn.Parameter, run: Run) -> tuple[type[Optimizer], float, float]:
     """The optimizer of a parameter, its peak rate and its weight decay."""
     is_matrix = parameter.ndim == 2 and ".layers." in f".{name}"
-    if isinstance(run.optimizer, MuonConfig) and is_matrix:
+    if isinstance(run.optimizer, MuonOptions) and is_matrix:
         return Muon, run.optimizer.learning_rate, run.optimizer.weight_decay
     return AdamW, run.learning_rate, run.weight_decay if parameter.ndim > 1 else 0.0
 

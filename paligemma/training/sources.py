@@ -308,8 +308,11 @@ class SyntheticScenes:
         rng, samples = np.random.default_rng((self.seed, row)), []
         while not samples:
             scene = self._draw(rng)
-            samples = [one for one in self.world.samples(scene, rng)
-                       if not self.tasks or one.task in self.tasks]  # fmt: skip
+            samples = [
+                one
+                for one in self.world.samples(scene, rng)
+                if not self.tasks or one.task in self.tasks
+            ]
         return scene, samples
 
     def _draw(self, rng: np.random.Generator) -> Any:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from paligemma.devices import best_device, best_dtype
 from paligemma.training import checkpoint
-from paligemma.training.config import Muon, Run
+from paligemma.training.config import MuonOptions, Run, parse_run
 from paligemma.training.job import BLOCKS, make_job
 from paligemma.training.optimizer import make_optimizers, set_learning_rates
 from paligemma.training.plot import draw_curve
@@ -30,8 +30,15 @@ from paligemma.training.sources import InvalidSample
 from paligemma.training.tokenizer import write_tokenizer
 
 # What may differ when a run goes on.
-MAY_CHANGE = ("save_steps", "num_workers", "tracker", "micro_batch_size", "gradient_checkpointing",
-              "compile", "output_dir")  # fmt: skip
+MAY_CHANGE = (
+    "save_steps",
+    "num_workers",
+    "tracker",
+    "micro_batch_size",
+    "gradient_checkpointing",
+    "compile",
+    "output_dir",
+)
 
 
 def train(run: Run) -> None:
@@ -75,7 +82,7 @@ def _sharding(run: Run) -> FullyShardedDataParallelPlugin | None:
     """FSDP in units of a block, where `accelerate launch --use_fsdp` asks for it."""
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
         return None
-    if isinstance(run.optimizer, Muon):
+    if isinstance(run.optimizer, MuonOptions):
         raise ValueError("Muon needs whole matrices and cannot be sharded; launch without FSDP.")
     return FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy=ModuleWrapPolicy(set(BLOCKS))
@@ -124,8 +131,13 @@ class Trainer:
         former = {
             number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
         }
-        bar = tqdm(total=self.steps, initial=self.step, desc=run.stage, unit="step",
-                   disable=not accelerator.is_main_process)  # fmt: skip
+        bar = tqdm(
+            total=self.steps,
+            initial=self.step,
+            desc=run.stage,
+            unit="step",
+            disable=not accelerator.is_main_process,
+        )
         tokens = 0
         try:
             for taken, micro_batches in enumerate(self._batches(), 1):
@@ -138,8 +150,9 @@ class Trainer:
                 rate = max(group["lr"] for one in self.optimizers for group in one.param_groups)
                 accelerator.log(logged | speed | {"lr": rate}, step=self.step)
                 shown = {name: f"{value:.4f}" for name, value in logged.items()}
-                bar.set_postfix({**shown, "samples/s": f"{speed['samples_per_second']:,.1f}"},
-                                refresh=False)  # fmt: skip
+                bar.set_postfix(
+                    {**shown, "samples/s": f"{speed['samples_per_second']:,.1f}"}, refresh=False
+                )
                 bar.update()
                 if stop_signals:
                     accelerator.set_trigger()
@@ -235,12 +248,13 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _resume(self, state: dict) -> None:
-        before = state["run"] | {"steps": state["steps"]}
+        # parsed again, so that a field that is new since has its default
+        before = parse_run(state["run"]).model_dump(mode="json") | {"steps": state["steps"]}
         now = self.run.model_dump(mode="json") | {"steps": self.steps}
         for name, value in now.items():
-            if name not in MAY_CHANGE and before.get(name) != value:
+            if name not in MAY_CHANGE and before[name] != value:
                 raise ValueError(
-                    f"{self.run.output_dir} holds a run whose {name} is {before.get(name)}, "
+                    f"{self.run.output_dir} holds a run whose {name} is {before[name]}, "
                     f"not {value}; choose another output_dir, or remove its states."
                 )
         checkpoint.restore_state(state, self.objective, self.optimizers)

@@ -17,7 +17,7 @@ from paligemma.__main__ import main
 from paligemma.detections import invalid_objects
 from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.synthetic import scenes
-from paligemma.training.config import STAGES, Scenes, parse_run, read_run
+from paligemma.training.config import STAGES, Run, Scenes, parse_run, read_run
 from paligemma.training.data import Mixture, SampleBatches
 from paligemma.training.sources import (
     ImageFolder,
@@ -110,6 +110,21 @@ def test_a_wrong_config_is_one_sentence(given, expected):
     assert expected in text and "\n" not in text
 
 
+OLD_KEYS = """
+    rate recompute clip b2 batch micro_batch tokens bad_rows fresh rows steps out groups warmup
+    workers save_every targets
+""".split()
+
+
+def test_the_keys_of_a_config_are_the_fields_names():
+    """None is in the column "not" of the glossary in CONTRIBUTING.md."""
+    schema = Run.model_json_schema()
+    parts = [schema, *schema["$defs"].values()]
+    keys = {name for part in parts for name in part.get("properties", {})}
+    assert {"lr_mult", "adam_beta2", "on_invalid", "synthetic", "packing"} <= keys
+    assert not keys & set(OLD_KEYS)
+
+
 def test_paths_of_the_home_folder_are_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ann")
     made = parse_run(GOOD | {"output_dir": "~/runs", "data": [{"jsonl": "~/a.jsonl"}]})
@@ -182,7 +197,7 @@ def mixed_file(tmp_path) -> Path:
         json.dumps(good | {"suffix": "cat " * 600}),
         json.dumps(good | {"suffix": "ein schönes Bild"}, ensure_ascii=False),
         json.dumps(good | {"suffix": ""}),
-    ]  # fmt: skip
+    ]
     path = tmp_path / "samples.jsonl"
     path.write_text("\n".join(lines) + "\n", "utf-8")
     return path

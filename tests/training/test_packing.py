@@ -139,8 +139,10 @@ def test_questions_in_one_sequence_are_answered_as_if_alone():
     model = ours(tiny.config())
     together, apart = packed(QUESTIONS), packed(*([one] for one in QUESTIONS))
     counted, counted_apart = loss_mask(together["labels"]), loss_mask(apart["labels"])
-    targets = [one["labels"].roll(-1, 1)[at].tolist()
-               for one, at in ((together, counted), (apart, counted_apart))]  # fmt: skip
+    targets = [
+        one["labels"].roll(-1, 1)[at].tolist()
+        for one, at in ((together, counted), (apart, counted_apart))
+    ]
     assert targets[0] == targets[1]
     one, other = logits(model, together)[counted], logits(model, apart)[counted_apart]
     assert one.std() > 1  # there is something to differ

@@ -274,8 +274,9 @@ def test_siglip_by_hand(home):
     one = SigLIP(load_model(home / "model"))
     with torch.no_grad():
         one.logit_bias.fill_(-1.0)
-    batch = asked() | {"labels": asked()["input_ids"].masked_fill(
-        (asked()["token_type_ids"] == 0), -100)}  # fmt: skip
+    batch = asked() | {
+        "labels": asked()["input_ids"].masked_fill((asked()["token_type_ids"] == 0), -100)
+    }
     alone = [{name: value[n : n + 1] for name, value in batch.items()} for n in range(2)]
     loss = one(batch, one.counts(batch))["loss"]
     positive = sum(one(part, one.counts(part))["loss"] for part in alone)
@@ -342,8 +343,9 @@ def test_the_built_in_model_is_made_by_its_configs(tmp_path, monkeypatch):
             given["packing"] = {"max_length": 120, "single_every": 2}
         runs.AcceleratorState._reset_state(True)
         train(parse_run(given))
-    tower, whole = (runs.weights(tmp_path / "runs" / "builtin" / name)
-                    for name in ("1-tower", "2-multimodal"))  # fmt: skip
+    tower, whole = (
+        runs.weights(tmp_path / "runs" / "builtin" / name) for name in ("1-tower", "2-multimodal")
+    )
     assert {value.dtype for value in tower.values()} == {torch.float32}
     assert {value.dtype for value in whole.values()} == {torch.bfloat16}
     folder = tmp_path / "runs" / "builtin" / "2-multimodal"
