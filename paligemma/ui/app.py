@@ -1,18 +1,23 @@
 """The web app as a program: `python app.py`, or `paligemma app`.
 
-    python app.py [--model M] [--dtype D] [--device D] [--host 127.0.0.1] [--port 7860] [--share] [--mcp]
+    python app.py [--model M] [--dtype D] [--device D] [--host 127.0.0.1] [--port 7860]
+                  [--allow-host NAME] [--share] [--mcp]
 
 Environment variables: PALIGEMMA_MODEL, PALIGEMMA_DTYPE and PALIGEMMA_DEVICE are the defaults of
-those options, GRADIO_SERVER_NAME and GRADIO_SERVER_PORT of host and port.
-"""  # noqa: E501
+those options, GRADIO_SERVER_NAME and GRADIO_SERVER_PORT of host and port, and PALIGEMMA_ALLOW_HOSTS
+of --allow-host: names with commas between them.
+"""
 
 import argparse
 import os
 from collections.abc import Sequence
 
+from starlette.middleware import Middleware
+
 from paligemma.pipeline import PaliGemma
 from paligemma.ui.layout import ON_SPACE, build_app
 from paligemma.ui.model_manager import ModelManager
+from paligemma.ui.network import NetworkPolicy, RequestFilter, check_port, read_port
 from paligemma.ui.temp_files import start_cleanup
 from paligemma.ui.theme import LAUNCH_OPTIONS
 
@@ -24,26 +29,30 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """
     parser = create_parser(prog)
     args = parser.parse_args(argv)
+    is_shared, root_path = args.share or ON_SPACE, os.environ.get("GRADIO_ROOT_PATH", "")
     try:
+        policy = NetworkPolicy.of(args.host, is_shared, root_path, args.allow_host)
+        port = read_port(args.port)
+        check_port(args.host, port)
         model = PaliGemma.load(args.model, args.device, args.dtype, args.tokenizer, args.mask_codec)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    is_private = args.host in ("127.0.0.1", "localhost") and not args.share and not ON_SPACE
     models = ModelManager(
         model,
         args.device,
         args.dtype,
         args.mask_codec,
-        any_model=is_private,
+        any_model=policy.is_private,
         can_switch=args.model_switch,
     )
     demo = build_app(models)
     start_cleanup(demo)
     demo.launch(
         server_name=args.host,
-        server_port=args.port,
+        server_port=port,
         share=args.share,
         mcp_server=args.mcp,
+        app_kwargs={"middleware": [Middleware(RequestFilter, policy=policy)]},
         **LAUNCH_OPTIONS,
     )
 
@@ -74,9 +83,17 @@ def create_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "PALIGEMMA_MODEL)",
     )
     host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    port = int(os.environ.get("GRADIO_SERVER_PORT") or 7860)
+    port = os.environ.get("GRADIO_SERVER_PORT") or "7860"
+    names = os.environ.get("PALIGEMMA_ALLOW_HOSTS", "").split(",")
     parser.add_argument("--host", default=host, help="0.0.0.0 lets other machines in")
-    parser.add_argument("--port", type=int, default=port)
+    parser.add_argument("--port", default=port)
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        default=[name for name in names if name.strip()],
+        help="a name under which a proxy serves the app; may be given several times",
+    )
     parser.add_argument("--share", action="store_true", help="a public link through gradio.live")
     parser.add_argument("--mcp", action="store_true", help="serve the tasks as MCP tools too")
     return parser

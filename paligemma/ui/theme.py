@@ -50,4 +50,5 @@ LAUNCH_OPTIONS: dict[str, Any] = {
     "state_session_capacity": 100,
     "show_error": True,
     "max_file_size": "50mb",
+    "enable_monitoring": False,
 }
