@@ -1,0 +1,55 @@
+"""The page and the API use the words of the glossary in CONTRIBUTING.md, not those it replaces."""
+
+import re
+
+import gradio as gr
+import pytest
+from scripted import Scripted
+
+from paligemma.tasks import TASKS
+from paligemma.ui.layout import build_app
+from paligemma.ui.model_manager import ModelManager
+
+REPLACED = re.compile(
+    r"\b(things?|seen|kept|told|said|says|silent|seats?|guests?|heard|likeliest|longest|"
+    r"least score|most overlap|looks?|looked|words|who)\b",
+    re.IGNORECASE,
+)
+PARAMETERS = {
+    "caption": ["image", "language", "style"],
+    "ask": ["image", "question", "language"],
+    "read": ["image"],
+    "detect": ["image", "objects"],
+    "segment": ["image", "objects"],
+    "region": ["image", "x1", "y1", "x2", "y2", "language"],
+    "question": ["image", "answer", "language"],
+    "generate": ["image", "prompt", "max_new_tokens"],
+}
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return build_app(ModelManager(Scripted({})))
+
+
+def test_labels_and_ids(demo):
+    hints = {hint for task in TASKS.values() for hint in task.hints}  # what the model was taught
+    for block in demo.blocks.values():
+        texts = [getattr(block, name, None) for name in ("label", "placeholder", "info", "elem_id")]
+        if isinstance(block, gr.Button | gr.Markdown):
+            texts.append(block.value)
+        texts += [label for label, _ in getattr(block, "choices", None) or ()]
+        for text in texts:
+            if isinstance(text, str) and text not in hints | {f"For example: {h}" for h in hints}:
+                assert not REPLACED.search(text), text
+
+
+def test_parameters_and_their_documentation(demo):
+    named = demo.get_api_info()["named_endpoints"]
+    found = {
+        name.strip("/"): [parameter["parameter_name"] for parameter in endpoint["parameters"]]
+        for name, endpoint in named.items()
+    }
+    assert found == PARAMETERS
+    for endpoint in named.values():
+        assert not REPLACED.search(endpoint["description"]), endpoint["description"]
