@@ -215,8 +215,7 @@ class PaliGemmaConfig:
             given = (values.get(name), text_values.get(name), otherwise)
             found = next(value for value in given if value is not None)
             found = found[0] if isinstance(found, list) and found else found
-            _check_number(name, found, _TOKEN_BOUNDS)
-            return found
+            return _check_number(name, found, _TOKEN_BOUNDS)
 
         return cls(
             vision_config=values.get("vision_config") or {},
@@ -267,7 +266,8 @@ def _check_numbers(
             _check_number(f"{part}.{key}", value, allowed)
 
 
-def _check_number(name: str, value: Any, bounds: tuple[float, float]) -> None:
+def _check_number(name: str, value: Any, bounds: tuple[float, float]) -> Any:
+    """`value`, unless it is beyond `bounds`."""
     low, high = bounds
     whole = isinstance(low, int)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
@@ -277,6 +277,7 @@ def _check_number(name: str, value: Any, bounds: tuple[float, float]) -> None:
         allowed = f"{low:,} to {high:,}" if whole else f"{low:g} to {high:g}"
         allowed = allowed if low != high else f"{low}"
         raise ValueError(f"{name} is {_shorten(value)}; it must be {allowed}.")
+    return value
 
 
 def _shorten(value: Any) -> str:

@@ -31,6 +31,7 @@ ProgressCallback = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 REPO_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)  # owner/model[@revision]
 MODEL_FILES, TOKENIZER_FILES = ["*.json", "*.safetensors"], ["tokenizer.json"]
+ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]  # peft's
 BYTES_BAR = "huggingface_hub.snapshot_download"  # the bar of what is written to the disk
 # The published mask codec and its digest (google-research/big_vision).
 MASK_CODEC_REPO, MASK_CODEC_FILE = "google/paligemma-hf", "vae-oid.npz"
@@ -118,10 +119,12 @@ def _find_cached(download: Callable) -> Path | None:
 
 
 def _missing_file(folder: Path, patterns: list[str]) -> str | None:
-    """The first required file of a model (of a tokenizer) that the folder lacks."""
+    """The first required file of a model, an adapter or a tokenizer that the folder lacks."""
     weights, index = constants.SAFETENSORS_SINGLE_FILE, folder / constants.SAFETENSORS_INDEX_FILE
     if patterns == TOKENIZER_FILES:
         required = TOKENIZER_FILES
+    elif (folder / ADAPTER_FILES[0]).is_file() and not (folder / "config.json").is_file():
+        required = ADAPTER_FILES
     elif (folder / weights).is_file() or not index.is_file():
         required = ["config.json", weights]
     else:

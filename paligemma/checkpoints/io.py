@@ -111,6 +111,17 @@ def read_config(path: str | Path) -> PaliGemmaConfig:
     return PaliGemmaConfig.from_dict(read_config_values(path))
 
 
+def check_header_size(path: Path) -> None:
+    """Raises ValueError if the header of a safetensors file is too long to be parsed here."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MAX_JSON_BYTES:
+        raise ValueError(
+            f"{path} cannot be read as safetensors: its header is said to have {length} bytes; at "
+            f"most {MAX_JSON_BYTES} are read."
+        )
+
+
 def load_model(
     path: str | Path,
     device: torch.device | str | DeviceMap = "cpu",
@@ -172,6 +183,7 @@ def _read_safetensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, tuple[
     lm_heads: dict[str, Tensor] = {}
     for file, expected in _weight_files(folder).items():
         try:
+            check_header_size(file)
             tensors = load_file(file)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} cannot be read as safetensors: {error}") from error

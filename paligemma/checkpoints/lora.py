@@ -4,27 +4,157 @@ Names in the file are those of transformers 5, so that peft and transformers loa
 was trained here, and the reverse.
 """
 
+import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn, TypeGuard
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from paligemma.checkpoints.io import NEWER_NAMES, from_hub_name, read_json
+from paligemma.checkpoints.io import NEWER_NAMES, check_header_size, from_hub_name, read_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PICKLE = "adapter_model.bin"
+MERGE_WITH_PEFT = "merge it with peft (merge_and_unload) and load the result"
 PREFIX = "base_model.model."  # peft's, before every name
 HUB_PREFIXES = {prefix: hub_prefix for hub_prefix, prefix in reversed(NEWER_NAMES.items())}
+# Keys of adapter_config.json that ask for more than W + scale · B A, and what they stand for.
+UNSUPPORTED = {
+    "use_dora": "DoRA, which scales the weights anew",
+    "modules_to_save": "whole modules that were trained too",
+    "lora_bias": "biases that were trained too",
+    "trainable_token_indices": "embeddings that were trained too",
+    "target_parameters": "parameters that are no layers",
+    "layer_replication": "layers that are repeated",
+    "use_qalora": "QA-LoRA",
+    "use_bdlora": "block-diagonal LoRA",
+    "alora_invocation_tokens": "activated LoRA",
+    "arrow_config": "Arrow",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+    "velora_config": "VeLoRA",
+}
+MAX_RANK, MAX_ALPHA = 1024, 1e6
+MAX_TARGETS, MAX_TARGET_LENGTH = 10_000, 10_000
+MODULE_NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
+ALL_LINEAR = "all-linear"
 
 
-def base_model_name(folder: Path) -> str:
-    """The model that an adapter was trained on. Raises ValueError if the config names none."""
-    base = read_json(folder / CONFIG).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise ValueError(f"{folder / CONFIG} does not name its base_model_name_or_path.")
-    return base
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA as its adapter_config.json describes it.
+
+    base: the model that it was trained on: a path or a name of the hub
+    target_modules: ends of module names; None if the file gives a pattern: patterns are never
+        run, since one can take for ever, and the weights' names say which modules are adapted
+    rank_pattern, alpha_pattern: other ranks and alphas, by the end of a module's name
+    partial: whether only some of the modules with such names are adapted
+    """
+
+    base: str
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...] | None
+    rank_pattern: dict[str, int]
+    alpha_pattern: dict[str, float]
+    rank_stabilized: bool
+    partial: bool
+
+    def rank_of(self, module: str) -> int:
+        return _of_module(module, self.rank_pattern, self.rank)
+
+    def scale_of(self, module: str) -> float:
+        rank = self.rank_of(module)
+        alpha = _of_module(module, self.alpha_pattern, self.alpha)
+        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
+
+    def expected_modules(self, model: nn.Module) -> set[str]:
+        """The layers of `model` that must be in the file."""
+        if self.target_modules is None or self.partial:
+            return set()
+        linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        if self.target_modules == (ALL_LINEAR,):
+            return linear
+        suffixes = set(self.target_modules)
+        return {name for name in linear if not suffixes.isdisjoint(_suffixes(name))}
+
+
+def _suffixes(name: str) -> list[str]:
+    """`a.b.c` -> c, b.c, a.b.c, each also under peft's older names."""
+    names = {name, to_file_name(name).removeprefix(PREFIX)}
+    parts = [each.split(".") for each in names]
+    return [".".join(each[n:]) for each in parts for n in range(len(each))]
+
+
+def _of_module(module: str, pattern: dict[str, Any], otherwise: Any) -> Any:
+    if not pattern:
+        return otherwise
+    return next((pattern[end] for end in _suffixes(module) if end in pattern), otherwise)
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read an adapter_config.json. Raises ValueError if it is damaged, or no plain LoRA."""
+    path = folder / CONFIG
+    values = read_json(path)
+
+    def refuse(reason: str) -> NoReturn:
+        raise ValueError(f"{path} {reason}")
+
+    def number(name: str, value: Any, highest: float, whole: bool) -> Any:
+        kind = int if whole else int | float
+        if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value <= highest:
+            refuse(f"has {name} {_shorten(value)}; it must be above 0, and {highest:g} at most.")
+        return value
+
+    def pattern(name: str, highest: float, whole: bool) -> dict[str, Any]:
+        given = values.get(name) or {}
+        if not isinstance(given, dict) or len(given) > MAX_TARGETS:
+            refuse(f"has a {name} that is no short object of module names.")
+        if unusual := [key for key in given if not MODULE_NAME.fullmatch(key)]:
+            refuse(f"has a {name} of {_shorten(unusual[0])}, which is no name of a module.")
+        return {key: number(f"{name}.{key}", each, highest, whole) for key, each in given.items()}
+
+    if (kind := values.get("peft_type", "LORA")) != "LORA":
+        refuse(f"is of a {_shorten(kind)} adapter; only LoRA can be merged.")
+    base = values.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base or len(base) > 1_000:
+        refuse("does not name its base_model_name_or_path.")
+    for key, meaning in UNSUPPORTED.items():
+        if values.get(key):
+            refuse(f"asks for {meaning} ({key}), which cannot be merged here; {MERGE_WITH_PEFT}.")
+    if (bias := values.get("bias") or "none") != "none":
+        refuse(
+            f"asks for biases that were trained too (bias {_shorten(bias)}), which cannot be "
+            f"merged here; {MERGE_WITH_PEFT}."
+        )
+    targets = values.get("target_modules")
+    if isinstance(targets, str) and len(targets) <= MAX_TARGET_LENGTH:
+        targets = [ALL_LINEAR] if targets.lower() == ALL_LINEAR else None
+    elif not isinstance(targets, list) or not 0 < len(targets) <= MAX_TARGETS:
+        refuse("has no target_modules: a list of module names, or one pattern of a usual length.")
+    for name in targets or ():
+        if not isinstance(name, str) or not MODULE_NAME.fullmatch(name):
+            refuse(f"has {_shorten(name)} in target_modules, which is no name of a module.")
+    return Adapter(
+        base=base,
+        rank=number("r", values.get("r", 8), MAX_RANK, whole=True),
+        alpha=number("lora_alpha", values.get("lora_alpha", 8), MAX_ALPHA, whole=False),
+        target_modules=None if targets is None else tuple(targets),
+        rank_pattern=pattern("rank_pattern", MAX_RANK, whole=True),
+        alpha_pattern=pattern("alpha_pattern", MAX_ALPHA, whole=False),
+        rank_stabilized=values.get("use_rslora") is True,
+        partial=bool(values.get("layers_to_transform") or values.get("exclude_modules")),
+    )
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def lora_config(base: str, rank: int, alpha: float, targets: Sequence[str]):
@@ -71,28 +201,83 @@ def save(folder: Path, config, tensors: dict[str, Tensor]) -> None:
 
 
 def merge(model: nn.Module, folder: Path) -> None:
-    """Merge the adapter of `folder` into the weights. Raises ValueError if it does not fit."""
-    from peft import LoraConfig
+    """Add the adapter of `folder` to the weights: W + scale · B A for each layer in its file.
 
+    Source: LoRA (arXiv 2106.09685) section 4.1; the scale as in peft. Shapes are compared before
+    a tensor is read. Raises ValueError if the adapter does not fit the model.
+    """
+    adapter, path = read_adapter(folder), folder / WEIGHTS
+    if not path.is_file():
+        pickle = ": adapter_model.bin is a pickle, and pickles are never loaded"
+        raise ValueError(
+            f"{folder} has no {WEIGHTS}{pickle if (folder / PICKLE).is_file() else ''}."
+        )
+    layers = {name: module for name, module in model.named_modules() if _is_linear(module)}
     try:
-        config = LoraConfig.from_pretrained(str(folder))
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError, TypeError, ValueError, KeyError) as error:
+        check_header_size(path)
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            pairs = _pairs(folder, {name: file.get_slice(name).get_shape() for name in names})
+            _check_fit(folder, adapter, layers, pairs, adapter.expected_modules(model))
+            for module, pair in pairs.items():
+                a, b = (file.get_tensor(name).float() for name, _ in pair)
+                if not (a.isfinite().all() and b.isfinite().all()):
+                    raise ValueError(f"{folder} has numbers that are not finite, for {module}.")
+                weight = layers[module].weight
+                change = (b @ a * adapter.scale_of(module)).to(weight.device)
+                with torch.no_grad():
+                    weight.copy_(weight.float() + change)
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder} holds no LoRA that can be read: {error}.") from error
-    found = {
-        to_file_name(from_hub_name(name.removeprefix(PREFIX))): tensor
-        for name, tensor in tensors.items()
-    }
-    expected = {to_file_name(name): name for name in attach(model, config)}
-    if differing := sorted(found.keys() ^ expected.keys()):
-        raise ValueError(f"{folder} does not fit its base: {differing[0]} is in one of them only.")
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for key, name in expected.items():
-            if parameters[name].shape != found[key].shape:
-                raise ValueError(f"{folder} does not fit its base: {key} has another shape.")
-            parameters[name].copy_(found[key])
-    fold(model)
+
+
+def _is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    return isinstance(module, nn.Linear)
+
+
+# A layer's two tensors in the file: the name and the shape of A, then of B.
+Pair = list[tuple[str, list[int]]]
+
+
+def _pairs(folder: Path, shapes: dict[str, list[int]]) -> dict[str, Pair]:
+    """The tensors of a file by the names of the modules that they adapt."""
+    halves: dict[str, dict[str, tuple[str, list[int]]]] = {}
+    for name, shape in shapes.items():
+        module, _, half = from_hub_name(name.removeprefix(PREFIX)).partition(".lora_")
+        if half not in ("A.weight", "B.weight"):
+            whole = "embeddings" if half.startswith("embedding") else "more than LoRA's A and B"
+            raise ValueError(
+                f"{folder} holds {_shorten(name)}: it adapts {whole}, which cannot be merged "
+                f"here; {MERGE_WITH_PEFT}."
+            )
+        halves.setdefault(module, {})[half] = name, shape
+    for module, found in halves.items():
+        if len(found) != 2:
+            raise ValueError(f"{folder} has only half of the adapter of {_shorten(module)}.")
+    return {module: [found["A.weight"], found["B.weight"]] for module, found in halves.items()}
+
+
+def _check_fit(
+    folder: Path,
+    adapter: Adapter,
+    layers: dict[str, nn.Linear],
+    pairs: dict[str, Pair],
+    expected: set[str],
+) -> None:
+    if not pairs:
+        raise ValueError(f"{folder} adapts no layer at all.")
+    differing = sorted((pairs.keys() - layers.keys()) | (expected - pairs.keys()))
+    if differing:
+        raise ValueError(
+            f"{folder} does not fit its base: {_shorten(differing[0])} is in one of them only."
+        )
+    for module, ((_, a), (_, b)) in pairs.items():
+        rank, layer = adapter.rank_of(module), layers[module]
+        if a != [rank, layer.in_features] or b != [layer.out_features, rank]:
+            raise ValueError(
+                f"{folder} does not fit its base: {module} has A {a} and B {b} instead of "
+                f"{[rank, layer.in_features]} and {[layer.out_features, rank]}."
+            )
 
 
 def fold(model: nn.Module) -> None:

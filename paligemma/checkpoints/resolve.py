@@ -101,12 +101,34 @@ def resolve(
     """
     source = str(source or BUILT_IN)
     path = _locate(source, progress)
-    if (path / lora.CONFIG).is_file() and not (path / CONFIG).is_file():
-        base = lora.base_model_name(path)
-        if (_as_path(base) / lora.CONFIG).is_file():
-            raise ValueError(f"{path} is an adapter of an adapter; merge the one it names first.")
-        checkpoint = resolve(base, tokenizer, mask_codec, progress)
-        return replace(checkpoint, source=source, adapter=path)
+    if not _is_adapter(path):
+        return _checkpoint(source, path, tokenizer, mask_codec)
+    base = _base_of(path)
+    try:
+        base_path = _locate(base, progress)
+        if _is_adapter(base_path):
+            raise ValueError("it is an adapter itself; merge that one first.")
+        checkpoint = _checkpoint(base, base_path, tokenizer, mask_codec)
+    except ValueError as error:
+        raise ValueError(f"The base {base!r} that {path / lora.CONFIG} names: {error}") from error
+    return replace(checkpoint, source=source, adapter=path)
+
+
+def _is_adapter(path: Path) -> bool:
+    return (path / lora.CONFIG).is_file() and not (path / CONFIG).is_file()
+
+
+def _base_of(folder: Path) -> str:
+    """The base that an adapter names: a relative path may start at the adapter's folder too."""
+    base = lora.read_adapter(folder).base
+    beside = _as_path(folder / base)
+    return str(beside) if not _as_path(base).exists() and beside.exists() else base
+
+
+def _checkpoint(
+    source: str, path: Path, tokenizer: str | Path | None, mask_codec: str | Path | None
+) -> Checkpoint:
+    """The checkpoint whose weights are at `path`."""
     values = read_config_values(path)
     config = PaliGemmaConfig.from_dict(values)
     folder = path if path.is_dir() else path.parent

@@ -111,9 +111,11 @@ def load_auxiliary(objective: nn.Module, folder: Path) -> None:
 
 
 def adapter_config(run: Run):
-    """peft's config of the run's adapter."""
+    """peft's config of the run's adapter. A base in a folder is named by its absolute path."""
     assert run.lora and isinstance(run.model, str)
-    return adapters.lora_config(run.model, run.lora.rank, run.lora.alpha, run.lora.target_modules)
+    path = Path(run.model).expanduser()
+    base = str(path.absolute()) if path.exists() else run.model
+    return adapters.lora_config(base, run.lora.rank, run.lora.alpha, run.lora.target_modules)
 
 
 def write_output(run: Run, start: Checkpoint, state: dict[str, Tensor]) -> None:

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny
+import torch
 from fakehub import GATED, FakeHub, Refusal
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import close_session
 
-from paligemma.checkpoints import hub
+from paligemma.checkpoints import hub, lora
 from paligemma.checkpoints.io import load_model, save_model
 from paligemma.checkpoints.resolve import resolve
 from paligemma.detections import parse
@@ -119,6 +120,26 @@ def test_a_model_is_downloaded_and_answers(served):
     assert pg.name == NAME and pg.config == tiny.config()
     noise = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
     assert pg.generate(noise, "detect cat", SamplingOptions(max_new_tokens=3)).finished
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_adapter_is_downloaded_and_loads_on_its_base(served, tmp_path, cached, monkeypatch):
+    folder = tmp_path / "adapter"
+    base = load_model(resolve(NAME).path)
+    config = lora.lora_config(NAME, 2, 4.0, ["q_proj"])
+    names = lora.attach(base, config)
+    parameters = dict(base.named_parameters())
+    weights = {name: torch.ones_like(parameters[name]) for name in names}
+    lora.save(folder, config, weights)
+    served.commit("owner/lora", contents(folder))
+    if cached:
+        resolve("owner/lora")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    found = resolve("owner/lora")
+    assert found.name == found.source == "owner/lora" and found.config == tiny.config()
+    name = "language_model.layers.0.self_attn.q_proj.weight"
+    change = found.load_model().state_dict()[name] - weights_of(found.path)[name]
+    torch.testing.assert_close(change, torch.full_like(change, 4.0))
 
 
 def test_only_json_and_safetensors_are_fetched(served):

@@ -1,0 +1,183 @@
+"""LoRA adapters: what is merged, and what is refused before it costs time or memory."""
+
+import json
+import shutil
+import time
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from paligemma.checkpoints import lora
+from paligemma.checkpoints.io import load_model
+from paligemma.checkpoints.resolve import resolve
+
+TARGETS = ["q_proj", "down_proj"]
+MODULE = "base_model.model.model.language_model.layers.0.self_attn.q_proj"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny.write(tmp_path_factory.mktemp("models") / "base")
+
+
+def write_adapter(folder, base, targets=TARGETS, rank=2):
+    """An adapter that peft made, of random numbers."""
+    model = load_model(base)
+    config = lora.lora_config(str(base), rank, 4.0, targets)
+    names = lora.attach(model, config)
+    torch.manual_seed(0)
+    parameters = dict(model.named_parameters())
+    lora.save(folder, config, {name: torch.randn(parameters[name].shape) for name in names})
+    return folder
+
+
+@pytest.fixture
+def adapter(base, tmp_path):
+    return write_adapter(tmp_path / "adapter", base)
+
+
+def change(folder, **values) -> None:
+    path = folder / lora.CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def load(folder):
+    return resolve(folder).load_model()
+
+
+def refused(folder) -> str:
+    start = time.perf_counter()
+    with pytest.raises(ValueError) as caught:
+        load(folder)
+    assert time.perf_counter() - start < 5 and len(str(caught.value)) < 800
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("changed", [{}, {"use_rslora": True}, {"target_modules": r".*\.q_proj"}])
+def test_merging_equals_peft(base, adapter, changed):
+    pytest.importorskip("peft")
+    if "target_modules" in changed:
+        write_adapter(adapter, base, ["q_proj"])
+    change(adapter, **changed)
+    merged = load(adapter).state_dict()
+    model = load_model(base)
+    from peft import LoraConfig
+
+    lora.attach(model, LoraConfig.from_pretrained(str(adapter)))
+    tensors = load_file(adapter / lora.WEIGHTS)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name in parameters:
+            if ".lora_" in name:
+                parameters[name].copy_(tensors[lora.to_file_name(name)])
+    lora.fold(model)
+    for name, expected in model.state_dict().items():
+        torch.testing.assert_close(merged[name], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_rank_and_an_alpha_of_one_module(base, adapter):
+    tensors = load_file(adapter / lora.WEIGHTS)
+    a, b = f"{MODULE}.lora_A.weight", f"{MODULE}.lora_B.weight"
+    tensors[a], tensors[b] = torch.randn(3, 48), torch.randn(64, 3)
+    save_file(tensors, adapter / lora.WEIGHTS)
+    assert "does not fit its base" in refused(adapter)
+    name = "language_model.layers.0.self_attn.q_proj"
+    change(adapter, rank_pattern={name: 3}, alpha_pattern={name: 6})
+    weight = "language_model.layers.0.self_attn.q_proj.weight"
+    expected = load_model(base).state_dict()[weight] + tensors[b] @ tensors[a] * 2
+    torch.testing.assert_close(load(adapter).state_dict()[weight], expected)
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"r": 10**9}, "has r 1000000000; it must be above 0, and 1024 at most"),
+        ({"r": 0}, "has r 0"),
+        ({"r": True}, "has r True"),
+        ({"r": "8"}, "has r '8'"),
+        ({"r": [8]}, "has r"),
+        ({"lora_alpha": float("nan")}, "has lora_alpha nan"),
+        ({"lora_alpha": 1e300}, "has lora_alpha"),
+        ({"lora_alpha": None}, "has lora_alpha None"),
+        ({"target_modules": ["(a+)+$"]}, "which is no name of a module"),
+        ({"target_modules": [7]}, "which is no name of a module"),
+        ({"target_modules": []}, "has no target_modules"),
+        ({"target_modules": {"q_proj": 1}}, "has no target_modules"),
+        ({"target_modules": "q" * 10_001}, "has no target_modules"),
+        ({"rank_pattern": {"(x+)+": 8}}, "which is no name of a module"),
+        ({"rank_pattern": {"q_proj": 10**9}}, "has rank_pattern.q_proj"),
+        ({"alpha_pattern": [1]}, "has a alpha_pattern that is no short object"),
+        ({"peft_type": "LOHA"}, "is of a 'LOHA' adapter; only LoRA"),
+        ({"use_dora": True}, "asks for DoRA, which scales the weights anew (use_dora)"),
+        ({"modules_to_save": ["multi_modal_projector"]}, "(modules_to_save)"),
+        ({"bias": "lora_only"}, "asks for biases that were trained too (bias 'lora_only')"),
+        ({"trainable_token_indices": [1]}, "(trainable_token_indices)"),
+        ({"layer_replication": [[0, 10**9]]}, "(layer_replication)"),
+        ({"base_model_name_or_path": 7}, "does not name its base_model_name_or_path"),
+    ],
+)
+def test_an_adapter_config_is_refused(adapter, values, words):
+    change(adapter, **values)
+    assert words in refused(adapter)
+
+
+def test_no_pattern_is_run(base, adapter):
+    write_adapter(adapter, base, ["q_proj"])
+    change(adapter, target_modules=r"(([a-z_.0-9])+)+!")
+    start = time.perf_counter()
+    load(adapter)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    "tensors, words",
+    [
+        ({f"{MODULE}.lora_magnitude_vector": [64]}, "more than LoRA's A and B"),
+        ({"base_model.model.lm_head.lora_embedding_A": [2, 9]}, "it adapts embeddings"),
+        ({"base_model.model.lm_head.weight": [2, 9]}, "more than LoRA's A and B"),
+        ({f"{MODULE}.lora_A.weight": [2, 47]}, "has A [2, 47] and B [64, 2] instead of [2, 48]"),
+        ({f"{MODULE}x.lora_A.weight": [2, 48]}, "has only half of the adapter"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(adapter, tensors, words):
+    state = load_file(adapter / lora.WEIGHTS)
+    state |= {name: torch.zeros(shape) for name, shape in tensors.items()}
+    save_file(state, adapter / lora.WEIGHTS)
+    assert words in refused(adapter)
+
+
+def test_numbers_that_are_not_finite_are_named(adapter):
+    state = load_file(adapter / lora.WEIGHTS)
+    state[f"{MODULE}.lora_B.weight"][0, 0] = float("nan")
+    save_file(state, adapter / lora.WEIGHTS)
+    assert "not finite, for language_model.layers.0.self_attn.q_proj" in refused(adapter)
+
+
+def test_a_pickle_is_never_loaded(adapter):
+    (adapter / lora.WEIGHTS).rename(adapter / lora.PICKLE)
+    assert "adapter_model.bin is a pickle, and pickles are never loaded" in refused(adapter)
+
+
+def test_a_header_of_gigabytes_is_not_read(adapter):
+    (adapter / lora.WEIGHTS).write_bytes((2**40).to_bytes(8, "little") + b"{}")
+    assert "its header is said to have 1099511627776 bytes" in refused(adapter)
+
+
+def test_a_relative_base_may_lie_beside_the_adapter(base, adapter, monkeypatch):
+    shutil.copytree(base, adapter.parent / "base")
+    change(adapter, base_model_name_or_path="../base")
+    monkeypatch.chdir("/")
+    assert resolve(adapter).config == tiny.config()
+
+
+def test_a_missing_base_is_explained(adapter):
+    change(adapter, base_model_name_or_path="nowhere")
+    words = refused(adapter)
+    assert words.startswith(f"The base 'nowhere' that {adapter / lora.CONFIG} names: ")
+
+
+def test_an_adapter_of_itself_is_refused(adapter):
+    change(adapter, base_model_name_or_path=str(adapter))
+    assert "it is an adapter itself; merge that one first" in refused(adapter)
