@@ -46,6 +46,8 @@ class Timings:
 class Reply:
     """An answer so far. `detections` are the objects in `text`; `finished` marks the last one.
 
+    `timed_out`: it is the last one because a time limit cut the answer off.
+
     `prompt` and `image_size`, (width, height) of the upright image in pixels, are those of the
     request, None where they are not known.
     """
@@ -57,6 +59,7 @@ class Reply:
     finished: bool
     prompt: str | None = None
     image_size: tuple[int, int] | None = None
+    timed_out: bool = False
 
     def to_json(self, tokens: bool = True) -> dict[str, Any]:
         """The answer as plain values: the one JSON that command line, API, MCP and batch write.
@@ -69,7 +72,7 @@ class Reply:
         num_tokens: of the answer. tokens (left out with `tokens` False): each token's id, text and
             logprob.
         timings: seconds image_s, prefill_s, decode_s and their sum total_s; decoding steps.
-        finished: whether the answer is complete.
+        finished: whether the answer is complete; false for one that a time limit cut off.
         """
         width, height = self.image_size or (None, None)
         return {
@@ -81,7 +84,7 @@ class Reply:
             "num_tokens": len(self.tokens),
             **({"tokens": [asdict(token) for token in self.tokens]} if tokens else {}),
             "timings": asdict(self.timings) | {"total_s": self.timings.total_s},
-            "finished": self.finished,
+            "finished": self.finished and not self.timed_out,
         }
 
     def _detection(self, found: Detection) -> dict[str, Any]:

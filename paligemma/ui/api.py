@@ -19,7 +19,6 @@ from paligemma.reply import Reply
 from paligemma.tasks import QUESTION, REGION, TASKS, Task
 from paligemma.ui.common import in_model_queue, open_upload, user_errors
 from paligemma.ui.page import Page
-from paligemma.ui.settings import read_max_new_tokens
 from visualize.export import AnnotatedImage, to_coco
 
 
@@ -33,9 +32,9 @@ def add_endpoints(page: Page) -> None:
                     "There is no picture: send one as a file, such as handle_file(path)."
                 )
             upload = open_upload(image)
-            options = SamplingOptions(max_new_tokens=read_max_new_tokens(max_new_tokens))
-            reply = page.model.generate(upload.image, prompt, options)
-            return answer_json(upload.image, reply, page.model)
+            options, model = SamplingOptions(max_new_tokens=max_new_tokens), page.model
+            reply = page.start_run().generate(model, upload.image, prompt, options)
+            return answer_json(upload.image, reply, model)
 
     def region(
         image: FileData, x1: float, y1: float, x2: float, y2: float, language: str = "en"

@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from starlette.middleware import Middleware
 
 from paligemma.pipeline import PaliGemma
+from paligemma.ui.health import health_route, start_watchdog
 from paligemma.ui.layout import ON_SPACE, build_app
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.network import NetworkPolicy, RequestFilter, check_port, read_port
+from paligemma.ui.queue import PRIVATE_LIMITS, PUBLIC_LIMITS
 from paligemma.ui.temp_files import start_cleanup
 from paligemma.ui.theme import LAUNCH_OPTIONS
 
@@ -45,14 +47,18 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         any_model=policy.is_private,
         can_switch=args.model_switch,
     )
-    demo = build_app(models)
+    demo = build_app(models, limits=PRIVATE_LIMITS if policy.is_private else PUBLIC_LIMITS)
     start_cleanup(demo)
+    start_watchdog(demo)
     demo.launch(
         server_name=args.host,
         server_port=port,
         share=args.share,
         mcp_server=args.mcp,
-        app_kwargs={"middleware": [Middleware(RequestFilter, policy=policy)]},
+        app_kwargs={
+            "middleware": [Middleware(RequestFilter, policy=policy)],
+            "routes": [health_route(demo, models)],
+        },
         **LAUNCH_OPTIONS,
     )
 

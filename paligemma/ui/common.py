@@ -106,7 +106,8 @@ def resize_for_display(image: Image.Image) -> Image.Image:
 
 
 def timing_text(reply: Reply) -> str:
-    """Seconds, tokens and tokens a second."""
+    """Seconds, tokens and tokens a second, and whether a time limit cut the answer off."""
     timings, count = reply.timings, len(reply.tokens)
     text = f"{timings.total_s:.2f} s · {count} token{'s' * (count != 1)}"
-    return text + f" · {timings.tokens_per_second:.0f} tokens/s" * (count > 1)
+    text += f" · {timings.tokens_per_second:.0f} tokens/s" * (count > 1)
+    return text + " · cut off at the time limit" * reply.timed_out

@@ -12,6 +12,7 @@ from paligemma.ui.image_input import GalleryExample, ImageInput, load_examples
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.model_picker import ModelPicker
 from paligemma.ui.page import Component, LastRequest, Page, Tab, Updates, header_html
+from paligemma.ui.queue import PRIVATE_LIMITS, Limits, add_queue
 from paligemma.ui.settings import create_settings, render_settings
 from paligemma.ui.tabs.attention import AttentionTab
 from paligemma.ui.tabs.batch import BatchTab
@@ -26,7 +27,6 @@ EXAMPLES = Path(__file__).parents[2] / "examples"  # of the repository: an insta
 ON_SPACE = "SPACE_ID" in os.environ
 DAY_SECONDS = 24 * 3600  # gradio's own clean-up, after that of `temp_files`
 SWITCH_CHECK_SECONDS = 5  # between a page's looks whether the model was switched
-MAX_QUEUE = 64  # requests that may wait
 SHARE_NOTE = (
     "The address of this page keeps tab, prompt, example and settings. The button adds your own "
     "picture: whoever has the link can see it until it is deleted, two hours after upload, sooner "
@@ -34,19 +34,22 @@ SHARE_NOTE = (
 )
 
 
-def build_app(models: ModelManager, examples: Path = EXAMPLES) -> gr.Blocks:
+def build_app(
+    models: ModelManager, examples: Path = EXAMPLES, limits: Limits = PRIVATE_LIMITS
+) -> gr.Blocks:
     """The app; launch it with `theme.LAUNCH_OPTIONS`.
 
-    `examples`: a folder with a prompts.json, which may be missing.
+    `examples`: a folder with a prompts.json, which may be missing. `limits`: of a request and a
+    client.
     """
     gallery = load_examples(examples)
     if gallery:
         gr.set_static_paths([examples])  # served from there, whatever the working directory
     with gr.Blocks(title="PaliGemma", delete_cache=(DAY_SECONDS, DAY_SECONDS)) as demo:
-        layout = Layout(demo, models, gallery)
+        layout = Layout(demo, models, gallery, limits)
         layout.wire()
         add_endpoints(layout.page)
-    demo.queue(max_size=MAX_QUEUE)
+    add_queue(demo, limits)
     return demo
 
 
@@ -58,6 +61,7 @@ class Layout:
         demo: gr.Blocks,
         models: ModelManager,
         examples: list[GalleryExample],
+        limits: Limits = PRIVATE_LIMITS,
     ) -> None:
         self.demo, self.models, self.examples = demo, models, examples
         header = gr.HTML(header_html(models), elem_id="header")
@@ -67,7 +71,7 @@ class Layout:
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 self.input = ImageInput(examples)
-            self.page = Page(models, header, self.input.image, last_request, settings)
+            self.page = Page(models, header, self.input.image, last_request, settings, limits)
             with gr.Column(scale=3, min_width=300):
                 self._create_tabs()
                 render_settings(settings)

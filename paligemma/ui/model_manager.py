@@ -40,6 +40,13 @@ class ModelManager:
         self._device, self._dtype, self._mask_codec = device, dtype, mask_codec
         self._comparison: tuple[tuple, PaliGemma] | None = None  # what was asked for, the model
 
+    @property
+    def loaded(self) -> PaliGemma:
+        """The current model. Raises ValueError while another one is being loaded."""
+        if (model := self.current) is None:
+            raise ValueError("Another model is being loaded: try again when it answers.")
+        return model
+
     def resolve(self, source: str, progress: ProgressCallback | None = None) -> Checkpoint:
         """A checkpoint that fits once the current model is freed.
 
@@ -48,9 +55,7 @@ class ModelManager:
         """
         self._require_allowed(source)
         checkpoint = resolve(source, mask_codec=self._mask_codec, progress=progress)
-        if (current := self.current) is None:
-            raise ValueError("Another model is being loaded: try again when it answers.")
-        checkpoint.plan(self._device, self._dtype, freed=current.memory)
+        checkpoint.plan(self._device, self._dtype, freed=self.loaded.memory)
         return checkpoint
 
     def switch(self, checkpoint: Checkpoint) -> None:
@@ -61,8 +66,7 @@ class ModelManager:
         if not isinstance(checkpoint, Checkpoint):
             raise ValueError("There is no model to load yet: press Load.")
         self._require_allowed(checkpoint.source)
-        assert self.current is not None
-        former = self.current.checkpoint
+        former = self.loaded.checkpoint
         self.current = self._comparison = None
         _free_memory()
         try:

@@ -11,6 +11,8 @@ from gradio.components import Component
 from paligemma.pipeline import PaliGemma
 from paligemma.ui.common import PRIVATE, UNQUEUED, WAITING, in_model_queue
 from paligemma.ui.model_manager import ModelManager
+from paligemma.ui.model_run import ModelRun
+from paligemma.ui.queue import PRIVATE_LIMITS, Limits
 
 Updates = dict[Any, Any]  # a component, and its new value or a component with new options
 DECORATION = zip("☀☂⚓❀♜☎☘", (48, 275, 220, 325, 25, 3, 125), strict=True)  # symbol, hue
@@ -69,15 +71,22 @@ class Page:
     image: gr.Image
     last_request: gr.State
     settings: dict[str, Component]
+    limits: Limits = PRIVATE_LIMITS
     run_buttons: list[gr.Button] = field(default_factory=list)
     stop_buttons: list[gr.Button] = field(default_factory=list)
     run_events: list = field(default_factory=list)
 
     @property
     def model(self) -> PaliGemma:
-        """The current model, for handlers in its queue: no switch is under way meanwhile."""
-        assert self.models.current is not None
-        return self.models.current
+        """The current model, for handlers in its queue: no switch is under way meanwhile.
+
+        Raises ValueError in a handler elsewhere, while another model is being loaded.
+        """
+        return self.models.loaded
+
+    def start_run(self) -> ModelRun:
+        """The use of the model by the request that begins now."""
+        return ModelRun(self.limits.max_seconds)
 
     def run_controls(self, label: str, key: str) -> RunControls:
         """Create a tab's buttons and status line; `key` is the tab's."""

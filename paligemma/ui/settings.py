@@ -3,9 +3,7 @@
 import gradio as gr
 from gradio.components import Component
 
-from paligemma.generation import SamplingOptions
-
-MAX_NEW_TOKENS = 512
+from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions
 
 
 def create_settings() -> dict[str, Component]:
@@ -38,13 +36,3 @@ def sampling_options(**values) -> SamplingOptions:
     Raises ValueError for values outside their bounds.
     """
     return SamplingOptions(**{name: v for name, v in values.items() if v is not None})
-
-
-def read_max_new_tokens(value: object) -> int:
-    """The number of tokens that a program asks for, at least 1.
-
-    Raises ValueError for what is no number, or above MAX_NEW_TOKENS.
-    """
-    if not isinstance(value, int | float) or not value <= MAX_NEW_TOKENS:
-        raise ValueError(f"max_new_tokens is 1 to {MAX_NEW_TOKENS}, not {value!r}.")
-    return max(int(value), 1)

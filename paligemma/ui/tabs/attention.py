@@ -188,14 +188,15 @@ class AttentionTab:
         self, page: Page, image: dict | None, prompt: str, view: str, opacity: float, **settings
     ) -> Iterator[dict]:
         """Stream the answer, then explain it."""
-        model = page.model
         with user_errors():
+            model = page.model
             upload, options = open_upload(image), sampling_options(**settings)
             prompt = raw_prompt(prompt)
             if view not in list(VIEWS):
                 raise ValueError(f"There is no view {view!r}; choose {', '.join(VIEWS)}.")
             yield self.reset() | {self.controls.status: WAITING}
-            with closing(model.stream(upload.image, prompt, options)) as replies:
+            run = page.start_run()
+            with closing(run.stream(model, upload.image, prompt, options)) as replies:
                 for reply in replies:
                     yield {self.controls.status: f"{timing_text(reply)}…"}
             if not reply.tokens:

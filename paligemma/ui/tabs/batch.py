@@ -32,6 +32,7 @@ from paligemma.ui.common import (
     user_errors,
 )
 from paligemma.ui.model_picker import progress_bar
+from paligemma.ui.model_run import ModelRun
 from paligemma.ui.page import Component, Page, Updates
 from paligemma.ui.settings import sampling_options
 from visualize import draw_objects
@@ -129,8 +130,11 @@ def run_batch(page: Page, files: list | None, prompt: str, **settings) -> Iterat
         options, paths = sampling_options(**settings), [upload_path(file) for file in files or []]
         prompt, images = raw_prompt(prompt), unpack(paths)
         yield gr.Gallery([], visible=False), "", gr.DownloadButton(visible=False), WAITING
+        run = page.start_run()
         for number, image in enumerate(images):
-            for result in stream_result(page.model, image, prompt, options):
+            if run.is_over:
+                break
+            for result in stream_result(run, page.model, image, prompt, options):
                 if result.drawing or result.error:
                     results.append(result)
                 elif perf_counter() - updated > UPDATE_SECONDS:
@@ -142,9 +146,10 @@ def run_batch(page: Page, files: list | None, prompt: str, **settings) -> Iterat
         packed = Path(folder) / "answers.zip"
         packed.write_bytes(results_zip(results, prompt))
         failed = sum(result.reply is None for result in results)
-        status = f"Done: {len(results) - failed} answered" + f", {failed} not readable" * bool(
-            failed
-        )
+        left = len(images) - len(results)
+        status = f"Done: {len(results) - failed} answered"
+        status += f", {failed} not readable" * bool(failed)
+        status += f", {left} left out at the time limit" * bool(left)
         yield (
             gr.Gallery(drawings, visible=bool(drawings)),
             results_table(results),
@@ -208,7 +213,11 @@ def _read_member(path: str, member: zipfile.ZipInfo) -> bytes:
 
 
 def stream_result(
-    model: PaliGemma, batch_image: BatchImage, prompt: str, options: SamplingOptions
+    run: ModelRun,
+    model: PaliGemma,
+    batch_image: BatchImage,
+    prompt: str,
+    options: SamplingOptions,
 ) -> Iterator[BatchResult]:
     """A result a token; the last one has the drawing, or an error."""
     name = batch_image.name
@@ -217,7 +226,7 @@ def stream_result(
     except ValueError as error:
         yield BatchResult(name, error=str(error))
         return
-    with closing(model.stream(image, prompt, options)) as replies:
+    with closing(run.stream(model, image, prompt, options)) as replies:
         for reply in replies:
             drawing = None
             if reply.finished:

@@ -23,6 +23,7 @@ from paligemma.ui.common import (
     user_errors,
 )
 from paligemma.ui.model_picker import model_choices, resolve_with_progress
+from paligemma.ui.model_run import ModelRun
 from paligemma.ui.page import Component, Page, Updates
 from paligemma.ui.settings import sampling_options
 from visualize import draw_objects
@@ -135,12 +136,13 @@ def compare(
         )
         yield "", gr.ImageSlider(visible=False), WAITING
         left = right = None
-        for left in stream_answer(page.model, upload.image, prompt, options):
+        run = page.start_run()
+        for left in stream_answer(run, page.model, upload.image, prompt, options):
             yield comparison_table([left]), unchanged, status_text(left)
         assert left
         yield unchanged, unchanged, "Loading the other model…"
         other = page.models.load_comparison(checkpoint, dtype)
-        for right in stream_answer(other, upload.image, prompt, options):
+        for right in stream_answer(run, other, upload.image, prompt, options):
             yield comparison_table([left, right]), unchanged, status_text(right)
         assert right
         has_objects = bool(left.reply.detections or right.reply.detections)
@@ -150,10 +152,10 @@ def compare(
 
 
 def stream_answer(
-    model: PaliGemma, image: Image.Image, prompt: str, options: SamplingOptions
+    run: ModelRun, model: PaliGemma, image: Image.Image, prompt: str, options: SamplingOptions
 ) -> Iterator[ModelAnswer]:
     shown = resize_for_display(image)
-    with closing(model.stream(image, prompt, options)) as replies:
+    with closing(run.stream(model, image, prompt, options)) as replies:
         for reply in replies:
             drawing = shown
             if reply.finished and reply.detections:

@@ -189,7 +189,8 @@ def run_region(
         else:
             prompt = QUESTION.prompt(str(answer or ""), language)
         yield "", gr.skip(), WAITING
-        with closing(page.model.stream(upload.image, prompt, options)) as replies:
+        run = page.start_run()
+        with closing(run.stream(page.model, upload.image, prompt, options)) as replies:
             for reply in replies:
                 if reply.finished:
                     summary = "Done." if reply.text.strip() else NO_TEXT

@@ -144,11 +144,10 @@ class TaskTab:
             names = self.objects.display if self.objects else ()
             display = DisplayOptions.of(*(values.pop(name) for name in names))
             prompt, options = self.task.prompt(**parts), sampling_options(**values)
-            model = page.model
+            model, run = page.model, page.start_run()
             yield self._start()
             shown, budget = resize_for_display(upload.image), DrawingBudget()
-            # closing the stream stops the model
-            with closing(model.stream(upload.image, prompt, options)) as replies:
+            with closing(run.stream(model, upload.image, prompt, options)) as replies:
                 for reply in replies:
                     if reply.finished:
                         request = LastRequest(prompt, [token.text for token in reply.tokens])
