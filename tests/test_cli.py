@@ -371,3 +371,17 @@ def test_random_weights_load_and_have_the_published_ids(tmp_path, capsys, monkey
     ]  # fmt: skip
     assert pg.generate(picture, "detect cat", SamplingOptions(max_new_tokens=3)).finished
     assert "is no variant" in complaint(capsys, "random", "paligemma-1b", folder)
+
+
+def test_fetch_stickers_names_the_atlas(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PALIGEMMA_CACHE", str(tmp_path))
+    monkeypatch.setattr("paligemma.synthetic.atlas.fetch_packages", lambda cache, say: None)
+    monkeypatch.setattr("paligemma.synthetic.atlas.build_atlas", lambda cache, *rest: cache / "a")
+    assert main(["data", "fetch-stickers"]) == 0
+    assert capsys.readouterr().out == f"Wrote {tmp_path / 'stickers' / 'a'}.\n"
+
+
+def test_fetch_stickers_without_npm_is_a_mistake(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PALIGEMMA_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "npm is needed" in complaint(capsys, "data", "fetch-stickers")

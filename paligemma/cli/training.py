@@ -1,4 +1,4 @@
-"""paligemma train, data check"""
+"""paligemma train, data check, data fetch-stickers"""
 
 from argparse import Namespace
 from pathlib import Path
@@ -11,10 +11,11 @@ def add_commands(commands) -> None:
     parser.add_argument("config", type=Path, help="a YAML file; configs/ has one for each stage")
     parser.set_defaults(run=run_train)
 
-    data = commands.add_parser("data", help="inspect training data")
-    parser = data.add_subparsers(required=True, metavar="command").add_parser(
-        "check", help="list the invalid samples, and draw a contact sheet"
-    )
+    data = commands.add_parser("data", help="inspect or fetch training data")
+    verbs = data.add_subparsers(required=True, metavar="command")
+    parser = verbs.add_parser("fetch-stickers", help="fetch the drawings of the stickers' world")
+    parser.set_defaults(run=run_fetch_stickers)
+    parser = verbs.add_parser("check", help="list the invalid samples, and draw a contact sheet")
     parser.add_argument(
         "file", type=Path, help="JSON lines of image, prefix, suffix; COCO JSON; or a folder"
     )
@@ -36,6 +37,13 @@ def run_train(arguments: Namespace) -> None:
     from paligemma.training.trainer import train
 
     train(read_run(arguments.config))
+
+
+def run_fetch_stickers(arguments: Namespace) -> None:
+    """Fetch the packages of drawings with npm, and draw their atlas into the cache."""
+    from paligemma.synthetic.atlas import fetch_stickers
+
+    print(f"Wrote {fetch_stickers()}.")
 
 
 def run_data_check(arguments: Namespace) -> None:

@@ -1,6 +1,6 @@
 """All drawings of all kinds as one memory-mapped array, cheap to open in many processes.
 
-    python -m paligemma.synthetic.atlas        # fetch every package, draw the atlas
+    paligemma data fetch-stickers        # fetch every package, draw the atlas
 
 A sprite is [SIDE, SIDE, 4] uint8, its drawing in the middle with the larger side at
 SIDE - 2 MARGIN. The channels of a drawing in colours are red, green, blue and alpha (not
@@ -9,7 +9,6 @@ the silhouette. The body is the ink with gaps closed and holes filled; the silho
 around that. A scene paints the ink alone, or the ink on the silhouette.
 """
 
-import argparse
 import hashlib
 import json
 import tempfile
@@ -102,7 +101,7 @@ def load_atlas(folder: Path) -> Atlas:
     """
     pixels, records = _files(folder)
     if not records.exists():
-        raise ValueError(f"{folder} has no sticker atlas; run python -m paligemma.synthetic.atlas")
+        raise ValueError(f"{folder} has no sticker atlas; run paligemma data fetch-stickers")
     table = json.loads(records.read_text("utf-8"))
     sprites = tuple(SpriteRecord(**{**s, "box": tuple(s["box"])}) for s in table["sprites"])
     return Atlas(np.load(pixels, mmap_mode="r"), sprites, tuple(table["kinds"]))
@@ -247,13 +246,3 @@ def _filled(mask: np.ndarray) -> np.ndarray:
 def disc(radius: int) -> np.ndarray:
     """A round structuring element."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Fetch the stickers and draw their atlas.")
-    parser.add_argument("--cache", type=Path, default=stickers_cache(), help="default: %(default)s")
-    print(fetch_stickers(parser.parse_args(arguments).cache))
-
-
-if __name__ == "__main__":
-    main()

@@ -84,7 +84,7 @@ def drawn(atlas):
 def real():
     folder = stickers.stickers_cache() / "atlas"
     if not (folder / "atlas.json").exists():
-        pytest.skip("the sticker atlas is not drawn; run python -m paligemma.synthetic.atlas")
+        pytest.skip("the sticker atlas is not drawn; run paligemma data fetch-stickers")
     return load_atlas(folder)
 
 
