@@ -82,7 +82,7 @@ def is_left_out(command: str) -> bool:
 
 def small_config(given: dict) -> dict:
     """A training run of two steps on a few scenes, from the built-in model."""
-    for source in given["data"]:
+    for source in (*given["data"], *given.get("eval_data", ())):
         if "synthetic" in source:
             source["synthetic"]["scenes"] = 8
     small = {"model": "built-in", "max_steps": 2, "batch_size": 2, "save_steps": 2}

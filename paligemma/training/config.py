@@ -247,7 +247,8 @@ class Run(Part):
     its own.
 
     `model`: a checkpoint, or the sizes of a new one. `random_init` takes a checkpoint's sizes and
-    tokenizer, and new random weights. `on_invalid` samples are refused, or skipped and counted.
+    tokenizer, and new random weights. Every `eval_steps` steps, and at the end, the loss over
+    `eval_data` is measured. `on_invalid` samples are refused, or skipped and counted.
     `max_text_tokens` is the most text that a sample may have. `batch_size` is over all processes,
     `micro_batch_size` what one of them computes at once (None: its whole share). `warmup_ratio` is
     a share of the steps; the cosine decay to `min_lr_ratio` of the peak follows it, or with
@@ -274,6 +275,8 @@ class Run(Part):
     resolution: Count | None = None
     lora: Lora | None = None
     data: tuple[Data, ...] = Field(min_length=1)
+    eval_data: tuple[Data, ...] = ()
+    eval_steps: Count = 500
     on_invalid: Literal["refuse", "skip"] = "refuse"
     max_text_tokens: Count = 512
     packing: Packing | None = None
@@ -338,13 +341,14 @@ class Run(Part):
 
     @property
     def scenes(self) -> list[Scenes]:
-        """The synthetic sources of the data."""
-        return [one.synthetic for one in self.data if isinstance(one, SyntheticData)]
+        """The synthetic sources of all data."""
+        data = (*self.data, *self.eval_data)
+        return [one.synthetic for one in data if isinstance(one, SyntheticData)]
 
     def open_world(self) -> World:
         """The world of the data. Raises ValueError unless all are synthetic, of one world."""
         worlds = {scenes.world for scenes in self.scenes}
-        if len(self.scenes) < len(self.data) or len(worlds) > 1:
+        if len(self.scenes) < len(self.data) + len(self.eval_data) or len(worlds) > 1:
             name = "packing" if self.packing else self.objective
             raise ValueError(f"{name} needs synthetic data, all of one world")
         return open_world(worlds.pop())
@@ -409,7 +413,8 @@ PARTS: dict[str, type[Part]] = SOURCES | {
     "muon": MuonOptions,
     "param_groups": ParamGroup,
 }
-TAG_AT = {"data": 2, "model": 1, "optimizer": 1}  # where pydantic's place of an error has the tag
+# Where the tag is in pydantic's place of an error.
+TAG_AT = {"data": 2, "eval_data": 2, "model": 1, "optimizer": 1}
 
 
 def _sentence(error: Any) -> str:

@@ -19,7 +19,9 @@ from paligemma.processor import Batch, PaliGemmaProcessor
 from paligemma.training.config import CocoData, FolderData, JsonlData, Run, SyntheticData
 from paligemma.training.packing import Packer
 from paligemma.training.sources import (
+    EVAL_SEED,
     RENDER_SIDE,
+    TRAIN_SEED,
     CocoSource,
     ImageFolder,
     InvalidSample,
@@ -34,10 +36,14 @@ BLOCK = 1_000  # draws over which a mixture keeps its weights
 Numbers = tuple[int, Sequence[int]]  # the step, and the numbers of the samples of a micro-batch
 
 
-def open_sources(run: Run, codec: MaskCodec | None) -> list[Source]:
-    """The sources of a run. Raises ValueError where one is missing, empty, or lacks the codec."""
+def open_sources(run: Run, field: str, codec: MaskCodec | None) -> list[Source]:
+    """The sources of a run's `field`, "data" or "eval_data".
+
+    Raises ValueError if one is missing or empty.
+    """
     sources: list[Source] = []
-    for number, given in enumerate(run.data):
+    first_seed = EVAL_SEED if field == "eval_data" else TRAIN_SEED
+    for number, given in enumerate(getattr(run, field)):
         match given:
             case JsonlData():
                 source = JsonLines(given.jsonl, given.images)
@@ -46,10 +52,10 @@ def open_sources(run: Run, codec: MaskCodec | None) -> list[Source]:
             case FolderData():
                 source = ImageFolder(given.folder, given.prefix)
             case SyntheticData():
-                source = SyntheticScenes(given.synthetic, codec, run.seed)
+                source = SyntheticScenes(given.synthetic, codec, run.seed, first_seed)
         if not len(source):
             first = f" The first reason: {source.invalid[0]}" if source.invalid else ""
-            raise ValueError(f"data.{number} has no sample that can be trained on.{first}")
+            raise ValueError(f"{field}.{number} has no sample that can be trained on.{first}")
         sources.append(source)
     return sources
 
@@ -106,7 +112,16 @@ class Mixture:
         )
 
 
-class SampleBatches(Dataset):
+class MixtureBatches(Dataset):
+    """The micro-batches of a mixture: `batches[step, numbers]` is that of the samples `numbers`."""
+
+    mixture: Mixture
+
+    def __getitem__(self, numbers: Numbers) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class SampleBatches(MixtureBatches):
     """Samples of any sources as tensors for the model, one a row, right-padded.
 
     A sample that turns out to be invalid when it is read gives way to the next good one of its
@@ -179,7 +194,7 @@ def encode(
     return batch, sample.task
 
 
-class SceneBatches(Dataset):
+class SceneBatches(MixtureBatches):
     """Scenes of one world: `pixel_values`, `patch_labels`, and where there is `packing` all that
     is asked about each as one sequence (see `Packer`), with the world's `grounding`."""
 

@@ -1,13 +1,12 @@
 """What the trainer trains: an objective, the batches it takes, and how the result is written."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
-from torch.utils.data import Dataset
 
 from paligemma.checkpoints import hub
 from paligemma.checkpoints import lora as adapters
@@ -15,7 +14,13 @@ from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.models import gemma, siglip
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.training.config import CocoData, NewModel, Run, SyntheticData
-from paligemma.training.data import Mixture, SampleBatches, SceneBatches, open_sources
+from paligemma.training.data import (
+    Mixture,
+    MixtureBatches,
+    SampleBatches,
+    SceneBatches,
+    open_sources,
+)
 from paligemma.training.initialize import (
     adapter_config,
     at_resolution,
@@ -26,27 +31,22 @@ from paligemma.training.initialize import (
 )
 from paligemma.training.mask_codec import MaskReconstruction, SilhouetteBatches
 from paligemma.training.objectives import Objective, make_objective
-from paligemma.training.sources import Source
 
 # What is recomputed, and sharded, as a unit.
 BLOCKS = (siglip.SiglipEncoderLayer, gemma.GemmaDecoderLayer)
 
 
 class Job(Protocol):
-    """What a run trains.
-
-    `batches[step, numbers]` is the micro-batch of the samples of these numbers. `mixture` holds the
-    sources. `saves_all`: `write` needs frozen parameters too.
-    """
+    """What a run trains, on `batches`. `saves_all`: `write` needs frozen parameters too."""
 
     @property
     def objective(self) -> Objective: ...
 
     @property
-    def batches(self) -> Dataset: ...
+    def batches(self) -> MixtureBatches: ...
 
     @property
-    def mixture(self) -> Mixture: ...
+    def eval_batches(self) -> MixtureBatches | None: ...
 
     @property
     def saves_all(self) -> bool: ...
@@ -63,8 +63,8 @@ class ModelJob:
     run: Run
     start: Checkpoint
     objective: Objective
-    batches: Dataset
-    mixture: Mixture
+    batches: MixtureBatches
+    eval_batches: MixtureBatches | None
 
     @property
     def saves_all(self) -> bool:
@@ -80,8 +80,8 @@ class MaskCodecJob:
 
     run: Run
     objective: MaskReconstruction
-    batches: Dataset
-    mixture: Mixture
+    batches: MixtureBatches
+    eval_batches: MixtureBatches | None
     saves_all: bool = True
 
     def write(self, state: dict[str, Tensor]) -> None:
@@ -94,46 +94,58 @@ class MaskCodecJob:
 def make_job(run: Run) -> Job:
     """Everything that a run trains and trains on. Raises ValueError for what cannot be trained."""
     if run.objective == "mask_codec":
-        mixture = make_mixture(run, open_sources(run, None))
-        batches = SilhouetteBatches(mixture, run.open_world(), run.seed)
-        return MaskCodecJob(run, MaskReconstruction(run.seed), batches, mixture)
+        make = lambda mixture: SilhouetteBatches(mixture, run.open_world(), run.seed)
+        return MaskCodecJob(run, MaskReconstruction(run.seed), *_batches(run, None, make))
     found = find_checkpoint(run)
     start = at_resolution(found, run.resolution or found.config.vision_config.image_size)
+    processor, grid = start.processor, start.config.vision_config.grid
     codec = _codec(run, start)
-    mixture = make_mixture(run, open_sources(run, codec))
+    if run.packing or run.objective == "patches":
+        make = lambda mixture: SceneBatches(mixture, processor, grid, run, codec)
+    else:
+        limit, weights = run.max_text_tokens, run.loss_weights
+        make = lambda mixture: SampleBatches(mixture, processor, limit, weights)
+    batches = _batches(run, codec, make)
     model = make_model(run, found, start.config)
     if run.lora:
         adapters.attach(model, adapter_config(run))
     if run.gradient_checkpointing:
         for block in (module for module in model.modules() if isinstance(module, BLOCKS)):
             block.forward = partial(recomputed, block.forward, use_reentrant=False)
-    objective = make_objective(model, start.processor, run).train()
+    objective = make_objective(model, processor, run).train()
     if not (run.random_init or isinstance(run.model, NewModel)):
         load_auxiliary(objective, start.path)
-    if run.packing or run.objective == "patches":
-        grid = start.config.vision_config.grid
-        batches = SceneBatches(mixture, start.processor, grid, run, codec)
-    else:
-        batches = SampleBatches(mixture, start.processor, run.max_text_tokens, run.loss_weights)
-    return ModelJob(run, start, objective, batches, mixture)
+    return ModelJob(run, start, objective, *batches)
 
 
-def make_mixture(run: Run, sources: Sequence[Source]) -> Mixture:
-    """The sources mixed by their weights. Raises ValueError where invalid samples are refused."""
+def _batches(
+    run: Run, codec: MaskCodec | None, make: Callable[[Mixture], MixtureBatches]
+) -> tuple[MixtureBatches, MixtureBatches | None]:
+    """The batches to train on and to evaluate on."""
+    batches = make(make_mixture(run, "data", codec))
+    return batches, make(make_mixture(run, "eval_data", codec)) if run.eval_data else None
+
+
+def make_mixture(run: Run, field: str, codec: MaskCodec | None) -> Mixture:
+    """The sources of a run's `field`, "data" or "eval_data", mixed by their weights.
+
+    Raises ValueError if samples are invalid and are not to be skipped.
+    """
+    sources = open_sources(run, field, codec)
     invalid = {str(one) for source in sources for one in source.invalid}
     if invalid and run.on_invalid == "refuse":
         raise ValueError(
             f"{len(invalid)} samples cannot be trained on, such as {min(invalid)} "
             "Mend them, or set on_invalid to skip."
         )
-    return Mixture(sources, [given.weight for given in run.data], run.seed)
+    return Mixture(sources, [given.weight for given in getattr(run, field)], run.seed)
 
 
 def _codec(run: Run, start: Checkpoint) -> MaskCodec | None:
     """The mask codec, where the data need it."""
     if run.objective == "patches":
         return None
-    for given in run.data:
+    for given in (*run.data, *run.eval_data):
         if isinstance(given, SyntheticData) or (
             isinstance(given, CocoData) and given.task == "segment"
         ):

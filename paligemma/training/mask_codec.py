@@ -11,12 +11,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.synthetic.world import World
 from paligemma.training.auxiliary import Counts
-from paligemma.training.data import Mixture, Numbers
+from paligemma.training.data import Mixture, MixtureBatches, Numbers
 from paligemma.training.objectives import Batch, Losses, Objective
 
 COMMITMENT = 0.25
@@ -24,7 +23,7 @@ DECAY = 0.99
 IDLE = 0.05  # a codebook row whose average count falls below this restarts
 
 
-class SilhouetteBatches(Dataset):
+class SilhouetteBatches(MixtureBatches):
     """Silhouettes of a world, [B, 64, 64], as `masks`; one a scene's number of the mixture."""
 
     def __init__(self, mixture: Mixture, world: World, seed: int) -> None:
@@ -63,7 +62,7 @@ class MaskReconstruction(Objective):
         vectors = codec.embed(masks).float()
         everyone = self._all(vectors.detach()).flatten(0, 1)
         rng = np.random.default_rng((self.seed, int(batch["step"])))  # the same on every process
-        if batch["step"] == 0:
+        if self.training and batch["step"] == 0:
             self.row_sums.copy_(_pick(everyone, len(self.row_sums), rng))
         self.sync_codebook()
         with torch.autocast(masks.device.type, enabled=False):

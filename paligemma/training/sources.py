@@ -37,7 +37,8 @@ from paligemma.tasks import TASKS
 from paligemma.training.config import Scenes
 
 RENDER_SIDE = 256  # pixels; scenes are drawn larger than the model sees them, as photos are
-FIRST_SEED = 1 << 40  # training scenes; those below are for tests and evaluation
+# Seeds of scenes, as many of each; those below are for tests and for measuring the model.
+TRAIN_SEED, EVAL_SEED = 1 << 40, 2 << 40
 
 
 class InvalidSample(ValueError):
@@ -283,9 +284,12 @@ class SyntheticScenes:
     invalid: tuple[InvalidSample, ...] = ()
     left_out: Mapping[str, int] = {}
 
-    def __init__(self, given: Scenes, codec: MaskCodec | None, seed: int) -> None:
+    def __init__(
+        self, given: Scenes, codec: MaskCodec | None, seed: int, first_seed: int = TRAIN_SEED
+    ) -> None:
         self.world = open_world(given.world)
-        self.count, self.tasks, self.codec, self.seed = given.scenes, given.tasks, codec, seed
+        self.count, self.tasks, self.codec = given.scenes, given.tasks, codec
+        self.seed, self.first_seed = seed, first_seed
 
     def __len__(self) -> int:
         return self.count
@@ -316,7 +320,7 @@ class SyntheticScenes:
         return scene, samples
 
     def _draw(self, rng: np.random.Generator) -> Any:
-        return self.world.scene(int(rng.integers(FIRST_SEED, 2 * FIRST_SEED)))
+        return self.world.scene(self.first_seed + int(rng.integers(TRAIN_SEED)))
 
 
 def answer_masks(

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from paligemma.devices import best_device, best_dtype
 from paligemma.training import checkpoint
 from paligemma.training.config import MuonOptions, Run, parse_run
+from paligemma.training.data import MixtureBatches
 from paligemma.training.job import BLOCKS, make_job
 from paligemma.training.optimizer import make_optimizers, set_learning_rates
 from paligemma.training.plot import draw_curve
@@ -38,6 +39,8 @@ MAY_CHANGE = (
     "gradient_checkpointing",
     "compile",
     "output_dir",
+    "eval_data",
+    "eval_steps",
 )
 
 
@@ -102,16 +105,18 @@ class Trainer:
             )
         torch.manual_seed(run.seed)
         self.job = make_job(run)
-        self.invalid = {str(one) for source in self.job.mixture.sources for one in source.invalid}
-        for source in self.job.mixture.sources:
+        sources = self.job.batches.mixture.sources
+        self.invalid = {str(one) for source in sources for one in source.invalid}
+        for source in sources:
             for what, count in source.left_out.items():
                 accelerator.print(f"left out: {count} {what}")
-        samples = (run.epochs or 0) * len(self.job.mixture)
+        samples = (run.epochs or 0) * len(self.job.batches.mixture)
         self.steps = run.max_steps or max(round(samples / run.batch_size), 1)
         self.optimizers = make_optimizers(self.job.objective, run)
         self.objective, *self.prepared = accelerator.prepare(self.job.objective, *self.optimizers)
         self.optimizers = [prepared.optimizer for prepared in self.prepared]
         self.step, self.losses = 0, torch.zeros(self.steps)
+        self.eval_losses: dict[int, float] = {}  # by the number of steps taken
         if (state := checkpoint.newest_state(run.output_dir)) is not None:
             self._resume(state)
 
@@ -140,8 +145,11 @@ class Trainer:
         )
         tokens = 0
         try:
-            for taken, micro_batches in enumerate(self._batches(), 1):
+            steps = range(self.step, self.steps)
+            for taken, micro_batches in enumerate(self._batches(self.job.batches, steps), 1):
                 logged = self._take(micro_batches)
+                if self.step % run.eval_steps == 0 or self.step == self.steps:
+                    logged |= self._evaluate()
                 seconds = max(bar.format_dict["elapsed"], 1e-9)
                 tokens += logged.pop("tokens")
                 speed = {"samples_per_second": taken * run.batch_size / seconds}
@@ -166,38 +174,33 @@ class Trainer:
             for number, handler in former.items():
                 signal.signal(number, handler)
 
-    def _batches(self) -> Iterator[list[dict]]:
-        """For each step that is left the micro-batches of this process."""
+    def _batches(self, batches: MixtureBatches, steps: range) -> Iterator[list[dict]]:
+        """For each of the steps the micro-batches of this process."""
         size = self.run.micro_batch_size or self.share
         mine = self.accelerator.process_index * self.share
         cuts = [range(at, min(at + size, self.share)) for at in range(0, self.share, size)]
         numbers = [
             (step, [step * self.run.batch_size + mine + number for number in cut])
-            for step in range(self.step, self.steps)
+            for step in steps
             for cut in cuts
         ]
         loader = DataLoader(
-            self.job.batches,
+            batches,
             batch_size=None,
             sampler=numbers,
             num_workers=self.run.num_workers,
             worker_init_fn=_start_worker,
         )
-        batches = iter(loader)
-        for _ in range(self.step, self.steps):
-            yield [next(batches) for _ in cuts]
+        loaded = iter(loader)
+        for _ in steps:
+            yield [next(loaded) for _ in cuts]
 
     def _take(self, micro_batches: list[dict]) -> dict[str, float]:
         """One step; its losses, and how many tokens all processes read in it."""
         accelerator, run = self.accelerator, self.run
         torch.manual_seed(hash((run.seed, self.step, accelerator.process_index)) % 2**32)
         set_learning_rates(self.optimizers, self.step, self.steps, run)
-        for batch in micro_batches:
-            self._note_skipped(batch.pop("skipped"))
-            if not batch:
-                raise ValueError("No valid sample is left in one of the sources.")
-        on_device = [dict(send_to_device(one, accelerator.device)) for one in micro_batches]
-        counts = self._counts(on_device)
+        on_device, counts = self._load(micro_batches)
         sums: dict[str, torch.Tensor] = {}
         for number, batch in enumerate(on_device, 1):
             last = number == len(on_device)
@@ -221,6 +224,36 @@ class Trainer:
         self.step += 1
         return logged | {"tokens": tokens}
 
+    @torch.no_grad()
+    def _evaluate(self) -> dict[str, float]:
+        """The loss over `eval_data`, a mean over its batches; {} where there is none."""
+        batches = self.job.eval_batches
+        if batches is None:
+            return {}
+        steps = range(max(len(batches.mixture) // self.run.batch_size, 1))
+        total = torch.zeros((), device=self.accelerator.device)
+        self.objective.eval()
+        for micro_batches in self._batches(batches, steps):
+            on_device, counts = self._load(micro_batches)
+            total += sum(self.objective(batch, counts)["loss"] for batch in on_device)
+        self.objective.train()
+        loss = (self._reduce(total, "mean") / len(steps)).item()
+        self.eval_losses[self.step] = loss
+        return {"eval_loss": loss}
+
+    def _load(self, micro_batches: list[dict]) -> tuple[list[dict], dict[str, torch.Tensor]]:
+        """The micro-batches on the device, and their counts. Raises ValueError where one is empty.
+
+        Skipped samples are noted.
+        """
+        for batch in micro_batches:
+            self._note_skipped(batch.pop("skipped"))
+            if not batch:
+                raise ValueError("No valid sample is left in one of the sources.")
+        device = self.accelerator.device
+        on_device = [dict(send_to_device(batch, device)) for batch in micro_batches]
+        return on_device, self._counts(on_device)
+
     def _counts(self, micro_batches: list[dict]) -> dict[str, torch.Tensor]:
         """What the losses of this step are divided by: counts over its micro-batches, averaged over
         processes as gradients are."""
@@ -241,10 +274,12 @@ class Trainer:
     def _save(self) -> None:
         values = {"run": self.run.model_dump(mode="json"), "steps": self.steps}
         values |= {"step": self.step, "losses": self.losses[: self.step]}
+        values["eval_losses"] = self.eval_losses
         main = self.accelerator.is_main_process
         checkpoint.save_state(self.run.output_dir, values, self.objective, self.optimizers, main)
         if main:
-            draw_curve(values["losses"].numpy(), self.run.output_dir / "loss.png")
+            path = self.run.output_dir / "loss.png"
+            draw_curve(values["losses"].numpy(), self.eval_losses, path)
         self.accelerator.wait_for_everyone()
 
     def _resume(self, state: dict) -> None:
@@ -260,6 +295,7 @@ class Trainer:
         checkpoint.restore_state(state, self.objective, self.optimizers)
         self.step = state["step"]
         self.losses[: self.step] = state["losses"]
+        self.eval_losses = state.get("eval_losses", {})
 
     def finish(self) -> None:
         """Write the output."""

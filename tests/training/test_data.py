@@ -94,6 +94,18 @@ WRONG = {
         "got an unexpected keyword argument 'hiden_size'.",
     ),
     "no model": ({"model": None}, "the field model is missing"),
+    "evaluation on another world": (
+        {
+            "stage": "tower",
+            "data": [{"synthetic": {"scenes": 3}}],
+            "eval_data": [{"synthetic": {"world": "stickers", "scenes": 3}}],
+        },
+        "patches needs synthetic data, all of one world",
+    ),
+    "unknown in evaluation": (
+        {"eval_data": [{"jsonl": "a", "wieght": 2}]},
+        "there is no field eval_data.0.wieght; did you mean weight?",
+    ),
     "auxiliary heads alone": ({"auxiliary": {"words": 1}}, "auxiliary heads need packing"),
     "packing of files": ({"packing": {"max_length": 9}}, "packing needs synthetic data"),
     "a tower on files": ({"stage": "tower"}, "patches needs synthetic data, all of one world"),
@@ -293,7 +305,7 @@ def test_a_run_trains_on_a_folder(tmp_path, capsys):
     data = [{"folder": str(folder), "prefix": "caption en"}]
     one = runs.trainer(parse_run(runs.values(tmp_path, data=data, max_steps=2)))
     one.loop()
-    assert one.losses.isfinite().all() and len(one.job.mixture) == 3
+    assert one.losses.isfinite().all() and len(one.job.batches.mixture) == 3
     assert main(["data", "check", str(folder), "--prefix", "ocr"]) == 0
     assert capsys.readouterr().out == "3 samples, all valid.\n"
 

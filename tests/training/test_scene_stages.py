@@ -10,6 +10,7 @@ import torch
 from paligemma.training import checkpoint
 from paligemma.training.config import SoftLocTargets, parse_run
 from paligemma.training.objectives import soft_targets
+from paligemma.training.sources import EVAL_SEED
 from paligemma.training.trainer import Trainer
 
 STAGES = ("tower", "multimodal")
@@ -71,12 +72,13 @@ def test_micro_batches_of_a_stage_add_up(stage, tmp_path):
 @pytest.mark.distributed
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_processes_of_a_stage_are_as_one(stage, tmp_path):
-    changes = {"batch_size": 4, "max_steps": 4}
+    changes = {"batch_size": 4, "max_steps": 4, "eval_data": [{"synthetic": {"scenes": 8}}]}
     one = trained(tmp_path / "one", stage, **changes)
     given = runs.scenes(tmp_path / "two", stage, **changes)
     runs.launch(given, tmp_path, "-m", "paligemma", "train")
     two = checkpoint.newest_state(Path(given["output_dir"]))
     assert two["losses"].tolist() == pytest.approx(one.losses.tolist(), rel=1e-5)
+    assert two["eval_losses"] == pytest.approx(one.eval_losses, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -116,6 +118,20 @@ def test_the_loss_is_a_weighted_mean(tmp_path):
     parts = [weights * (batch["segments"] == 1), weights * (batch["segments"] != 1)]
     total = sum(loss(part) * part.sum() for part in parts)
     torch.testing.assert_close(total / weights.sum(), whole, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_evaluated_on_other_scenes(stage, tmp_path):
+    data = [{"synthetic": {"scenes": 4}}]
+    one = trained(tmp_path, stage, eval_data=data, eval_steps=3)
+    assert one.losses.tolist() == pytest.approx(FIRST_LOSSES[stage], rel=1e-5)
+    assert [*one.eval_losses] == [3, 5] and min(one.eval_losses.values()) > 0
+    seeds = [
+        {source.scene(row).seed for row in range(4)}
+        for batches in (one.job.batches, one.job.eval_batches)
+        for source in batches.mixture.sources
+    ]
+    assert max(seeds[0]) < EVAL_SEED <= min(seeds[1])
 
 
 def test_a_stage_goes_on_with_the_heads_of_the_one_before(tmp_path):

@@ -303,7 +303,7 @@ def tiny_stage(given: dict, **changes) -> dict:
     """The values of a stage's config for two steps of two samples."""
     given |= {"batch_size": 2, "max_steps": 2, "num_workers": 0, "tracker": None}
     given |= {"dtype": "float32", "compile": False, "micro_batch_size": None}
-    for source in given["data"]:
+    for source in (*given["data"], *given.get("eval_data", ())):
         source["synthetic"]["scenes"] = 8
     return {name: value for name, value in (given | changes).items() if name != "epochs"}
 
@@ -368,6 +368,25 @@ def test_the_output_loads_here_and_in_transformers(home, tmp_path):
     expected = theirs.float()(**batch).logits[read]
     torch.testing.assert_close(pg.model(**batch)["logits"][read], expected, rtol=0, atol=1e-4)
     assert transformers.AutoProcessor.from_pretrained(home / "whole") is not None
+
+
+def test_a_run_is_evaluated_on_data_of_its_own(home, tmp_path):
+    samples = str(runs.write_samples(tmp_path / "other", count=9))
+    changes = {"eval_data": [{"jsonl": samples}], "eval_steps": 8}
+    one = trained(home, tmp_path, **changes)
+    assert [*one.eval_losses] == [8, 16, 20]
+    assert one.eval_losses[20] < one.eval_losses[8]
+    # the last: over two batches of four, by hand
+    one.objective.eval()
+    batches = [one.job.eval_batches[0, range(4)], one.job.eval_batches[1, range(4, 8)]]
+    with torch.no_grad():
+        losses = [one.objective(b, one.objective.counts(b))["loss"] for b in batches]
+    assert one.eval_losses[20] == pytest.approx(sum(losses).item() / 2, rel=1e-5)
+    # and nothing else differs
+    whole, other = runs.weights(home / "whole"), runs.weights(tmp_path / "out")
+    assert all(torch.equal(value, other[name]) for name, value in whole.items())
+    state = checkpoint.newest_state(tmp_path / "out")
+    assert state["eval_losses"] == one.eval_losses
 
 
 def test_the_loss_falls_and_is_drawn(home):
