@@ -167,6 +167,7 @@ DETECTIONS = st.builds(
 
 @settings(max_examples=500, deadline=None, database=None)
 @given(st.lists(DETECTIONS, max_size=4))
+@pytest.mark.slow
 def test_format_is_read_back(detections):
     assert parse(format(detections)) == detections
 
@@ -327,6 +328,7 @@ def cut(text, places):
     st.lists(st.sampled_from(PIECES), max_size=14).map("".join),
     st.lists(st.integers(0, 400), max_size=60),
 )
+@pytest.mark.slow
 def test_every_prefix_in_any_tokens_equals_the_whole(text, places):
     check_every_prefix(cut(text, places))
 

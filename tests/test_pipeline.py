@@ -402,6 +402,7 @@ def test_a_gpu_gives_the_same_answers(held_out):
 
 
 @needs_builtin
+@pytest.mark.slow
 def test_transformers_gives_the_same_answers(builtin, held_out):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.PaliGemmaForConditionalGeneration.from_pretrained(

@@ -39,10 +39,10 @@ def add_endpoints(page: Page) -> None:
     def region(
         image: FileData, x1: float, y1: float, x2: float, y2: float, language: str = "en"
     ) -> dict:
-        """Describe one box of a picture.
+        """Describe one box of an image.
 
         Parameters:
-            image: the picture
+            image: the image
             x1: left edge, a fraction 0 to 1 of the width
             y1: upper edge, a fraction 0 to 1 of the height
             x2: right edge
@@ -58,10 +58,10 @@ def add_endpoints(page: Page) -> None:
         return answer(image, prompt)
 
     def generate(image: FileData, prompt: str, max_new_tokens: int = 128) -> dict:
-        """Answer any prompt about a picture, given to the model as it is.
+        """Answer any prompt about an image, given to the model as it is.
 
         Parameters:
-            image: the picture
+            image: the image
             prompt: such as caption en, answer en what is it?, ocr, detect cat, segment cat
             max_new_tokens: of the answer, 1 to 512
         """
@@ -104,7 +104,7 @@ def task_endpoint(task: Task, answer: Callable[[FileData, str], dict]) -> Callab
     endpoint.__annotations__["return"] = dict
     endpoint.__name__ = task.key
     endpoint.__doc__ = "\n    ".join(
-        [f"{task.description}\n\nParameters:", "image: the picture", *lines]
+        [f"{task.description}\n\nParameters:", "image: the image", *lines]
     )
     return endpoint
 

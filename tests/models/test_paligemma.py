@@ -379,6 +379,7 @@ def test_decoder_compiles_whole_under_autocast(name):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
 
 
+@pytest.mark.slow
 def test_tower_compiles_whole():
     model = ours(CONFIGS["gemma1"])
     pixels = torch.rand(2, 3, 28, 28)

@@ -158,7 +158,14 @@ def test_a_variant_equals_transformers(name):
         assert greedy.tolist() == expected_greedy.tolist()
 
 
-@pytest.mark.parametrize("name", ["paligemma2-3b-224", "paligemma2-28b-224", "paligemma2-3b-896"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "paligemma2-3b-224",
+        "paligemma2-28b-224",
+        pytest.param("paligemma2-3b-896", marks=pytest.mark.slow),
+    ],
+)
 @torch.no_grad()
 def test_parity_would_notice_a_window_one_position_off(name):
     """The prefix is read whole; while decoding, sliding layers no longer attend to the image."""

@@ -308,6 +308,7 @@ def tiny_stage(given: dict, **changes) -> dict:
     return {name: value for name, value in (given | changes).items() if name != "epochs"}
 
 
+@pytest.mark.slow
 def test_the_stages_follow_one_another(home, tmp_path, monkeypatch):
     """Every stage's own config, made tiny, from the output of the one before."""
     monkeypatch.chdir(tmp_path)

@@ -31,6 +31,7 @@ def models() -> list[PaliGemma]:
     return [each for each in gc.get_objects() if type(each) is PaliGemma]
 
 
+@pytest.mark.slow
 def test_comparison_models_differ_by_adapter_and_precision(folder, monkeypatch):
     monkeypatch.setattr(model_manager.PaliGemma, "from_checkpoint", lambda *given: object())
     manager = ModelManager(PaliGemma.load())
@@ -50,6 +51,7 @@ def test_resolve_fails_while_another_model_is_loaded(folder):
         manager.resolve(folder)
 
 
+@pytest.mark.slow
 def test_the_former_model_is_freed_before_the_next_is_loaded(folder, monkeypatch):
     manager, before = ModelManager(PaliGemma.load()), len(models())
     counts, load = [], PaliGemma.from_checkpoint
@@ -142,6 +144,7 @@ def test_a_model_must_be_named(source):
         next(model_picker.resolve_with_progress(ModelManager(PaliGemma.load()).resolve, source))
 
 
+@pytest.mark.slow
 def test_answers_come_from_the_current_model(folder):
     manager = ModelManager(PaliGemma.load())
     demo = build_app(manager)

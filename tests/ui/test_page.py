@@ -326,6 +326,7 @@ def test_a_words_map_is_of_no_answer(page, path, tmp_path):
 
 
 @pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in model is not there")
+@pytest.mark.slow
 def test_two_precisions_side_by_side(tmp_path):
     models = ModelManager(PaliGemma.load())
     page = empty_page(models)
