@@ -34,9 +34,7 @@ from paligemma.processor import PaliGemmaProcessor
 from paligemma.reply import Reply, Timings, Token
 
 BUILT_IN_DESCRIPTION = (
-    "A small model that this project trained itself, on drawn scenes only: it knows 32 coloured "
-    "pictograms and short words in capitals on plain backgrounds, and answers in English. "
-    "Photographs are outside its world, and it errs at times, most with four things in a scene."
+    "A small model that was trained on drawn scenes only: it does not understand photographs."
 )
 FEATURE_CACHE_SIZE = 16  # images whose features stay in memory
 

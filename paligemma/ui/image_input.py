@@ -82,7 +82,7 @@ class ImageInput:
                 )
             with gr.Tab("Draw", id="draw"):
                 self.canvas = gr.Sketchpad(
-                    label="Choose the brush, then draw",
+                    label="Canvas",
                     type="pil",
                     image_mode="RGBA",
                     height=380,

@@ -163,7 +163,7 @@ def header_html(models: ModelManager) -> str:
         return "<h1>PaliGemma</h1><p>Another model is being loaded.</p>"
     return (
         f'<div class="symbols" aria-hidden="true">{SYMBOLS}</div><h1>PaliGemma</h1>'
-        f"<p>Choose a picture, then ask about it or find objects in it. "
-        f"Loaded: <b>{escape(model.name)}</b>. {escape(model.description)}"
-        f"<br><small>{escape(model.facts)}</small></p>"
+        f"<p>Choose a picture, then ask about it or find objects in it.<br>"
+        f"Loaded: <b>{escape(model.name)}</b>. {escape(model.description)}<br>"
+        f"<small>{escape(model.facts)}</small></p>"
     )

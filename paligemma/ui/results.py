@@ -74,22 +74,22 @@ class ObjectsPanel:
         self.drawing, self.answer = drawing, gr.State()
         self.cut_outs: gr.Gallery | None = None
         default = DisplayOptions()
-        size: dict[str, Any] = {"scale": 2, "min_width": 140}
-        with gr.Row(equal_height=True):
-            self.display: dict[str, Any] = {  # the components of DisplayOptions, by name
-                "min_score": gr.Slider(
-                    0, 1, default.min_score, step=0.01, label="Minimum confidence", **size
-                ),
-                "max_iou": gr.Slider(
-                    0, 1, default.max_iou, step=0.01, label="Maximum overlap", **size
-                ),
-            }
-            if has_masks:
+        fine: dict[str, Any] = {"step": 0.01, "min_width": 140}
+        self.display: dict[str, Any] = {}  # the components of DisplayOptions, by name
+        with gr.Row():
+            self.display["min_score"] = gr.Slider(
+                0, 1, default.min_score, label="Minimum confidence", **fine
+            )
+            self.display["max_iou"] = gr.Slider(
+                0, 1, default.max_iou, label="Maximum overlap", **fine
+            )
+        if has_masks:
+            with gr.Row(equal_height=True):
                 self.display["opacity"] = gr.Slider(
-                    0, 1, default.opacity, step=0.05, label="Opacity", **size
+                    0, 1, default.opacity, step=0.05, label="Opacity", min_width=140
                 )
                 self.display["outline"] = gr.Checkbox(
-                    default.outline, label="Outline", scale=1, min_width=100
+                    default.outline, label="Outline", min_width=140
                 )
         self.table = gr.HTML(label="Objects")
         with gr.Row():

@@ -71,8 +71,8 @@ class AttentionTab:
             views = [(label, view) for view, label in VIEW_NAMES.items()]
             self.view = gr.Radio(views, value=DEFAULT_VIEW, label="View")
             with gr.Row():
-                self.layer = gr.Slider(0, 1, 0, step=1, label="Layer (0 = all)")
-                self.opacity = gr.Slider(0, 1, 0.55, step=0.05, label="Opacity")
+                self.layer = gr.Slider(0, 1, 0, step=1, label="Layer (0 = all)", min_width=200)
+                self.opacity = gr.Slider(0, 1, 0.55, step=0.05, label="Opacity", min_width=200)
             self.word = gr.Textbox(
                 label="Or compare the patches with a word",
                 max_lines=1,
