@@ -17,7 +17,7 @@ from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
 from paligemma.tasks import QUESTION, REGION, TASKS, Task
-from paligemma.ui.common import in_model_queue, open_upload, user_errors
+from paligemma.ui.common import in_model_queue, open_upload
 from paligemma.ui.page import Page
 from visualize.export import AnnotatedImage, to_coco
 
@@ -26,15 +26,12 @@ def add_endpoints(page: Page) -> None:
     """Add the functions to the page that is being built."""
 
     def answer(image: FileData, prompt: str, max_new_tokens: int = 128) -> dict:
-        with user_errors():
-            if not isinstance(image, dict) or not image.get("path"):
-                raise ValueError(
-                    "There is no picture: send one as a file, such as handle_file(path)."
-                )
-            upload = open_upload(image)
-            options, model = SamplingOptions(max_new_tokens=max_new_tokens), page.model
-            reply = page.start_run().generate(model, upload.image, prompt, options)
-            return answer_json(upload.image, reply, model)
+        if not isinstance(image, dict) or not image.get("path"):
+            raise ValueError("There is no picture: send one as a file, such as handle_file(path).")
+        upload = open_upload(image)
+        options, model = SamplingOptions(max_new_tokens=max_new_tokens), page.model
+        reply = page.start_run().generate(model, upload.image, prompt, options)
+        return answer_json(upload.image, reply, model)
 
     def region(
         image: FileData, x1: float, y1: float, x2: float, y2: float, language: str = "en"
@@ -49,12 +46,11 @@ def add_endpoints(page: Page) -> None:
             y2: lower edge
             language: code of the answer's language
         """
-        with user_errors():
-            is_number = all(isinstance(edge, int | float) for edge in (x1, y1, x2, y2))
-            if not (is_number and 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
-                raise ValueError("A box has 0 ≤ x1 < x2 ≤ 1 and 0 ≤ y1 < y2 ≤ 1.")
-            box = snap((x1, y1, x2, y2), page.model.resolution)
-            prompt = REGION.prompt(format_box(box), language)
+        is_number = all(isinstance(edge, int | float) for edge in (x1, y1, x2, y2))
+        if not (is_number and 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
+            raise ValueError("A box has 0 ≤ x1 < x2 ≤ 1 and 0 ≤ y1 < y2 ≤ 1.")
+        box = snap((x1, y1, x2, y2), page.model.resolution)
+        prompt = REGION.prompt(format_box(box), language)
         return answer(image, prompt)
 
     def generate(image: FileData, prompt: str, max_new_tokens: int = 128) -> dict:
@@ -88,8 +84,7 @@ def task_endpoint(task: Task, answer: Callable[[FileData, str], dict]) -> Callab
         parameters["style"] = (Literal[task.styles], text, task.styles[0])
 
     def endpoint(image: FileData, *values: str) -> dict:
-        with user_errors():
-            prompt = task.prompt(**dict(zip(parameters, values, strict=False)))
+        prompt = task.prompt(**dict(zip(parameters, values, strict=False)))
         return answer(image, prompt)
 
     names = {name: name for name in parameters} | {"text": task.parameter or "text"}

@@ -8,6 +8,7 @@ import gradio as gr
 from paligemma.tasks import TASKS
 from paligemma.ui.api import add_endpoints
 from paligemma.ui.common import PARALLEL, PRIVATE, UNQUEUED
+from paligemma.ui.errors import AppBlocks
 from paligemma.ui.image_input import GalleryExample, ImageInput, load_examples
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.model_picker import ModelPicker
@@ -45,7 +46,8 @@ def build_app(
     gallery = load_examples(examples)
     if gallery:
         gr.set_static_paths([examples])  # served from there, whatever the working directory
-    with gr.Blocks(title="PaliGemma", delete_cache=(DAY_SECONDS, DAY_SECONDS)) as demo:
+    with AppBlocks(title="PaliGemma", delete_cache=(DAY_SECONDS, DAY_SECONDS)) as demo:
+        demo.shows_paths = models.any_model
         layout = Layout(demo, models, gallery, limits)
         layout.wire()
         add_endpoints(layout.page)

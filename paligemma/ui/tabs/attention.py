@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from html import escape
 from typing import Any
 from weakref import ref
 
@@ -41,6 +40,7 @@ from paligemma.ui.common import (
     timing_text,
     user_errors,
 )
+from paligemma.ui.errors import escape_markdown
 from paligemma.ui.page import Component, LastRequest, Page, Updates
 from paligemma.ui.settings import sampling_options
 from visualize import contact_sheet, visible
@@ -239,7 +239,8 @@ def compare_word(page: Page, image: dict | None, word: str, opacity: float) -> t
         upload, word = open_upload(image), str(word or "")
         values = page.model.similarity(upload.image, word).clip(0)
         shown = ShownMap(upload.path, values, VIEWS["similarity"].unit, ref(page.model))
-        text = f"Cosine similarity of each patch and “{escape(word)}”, before any prompt is read."
+        text = f"Cosine similarity of each patch and “{escape_markdown(word)}”, "
+        text += "before any prompt is read."
         return shown, shown.draw(upload.image, opacity), shown.legend(), text, None, None
 
 

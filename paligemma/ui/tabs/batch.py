@@ -5,6 +5,7 @@ import json
 import lzma
 import mimetypes
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from paligemma.ui.common import (
     upload_path,
     user_errors,
 )
+from paligemma.ui.errors import escape_markdown
 from paligemma.ui.model_picker import progress_bar
 from paligemma.ui.model_run import ModelRun
 from paligemma.ui.page import Component, Page, Updates
@@ -138,7 +140,7 @@ def run_batch(page: Page, files: list | None, prompt: str, **settings) -> Iterat
                 if result.drawing or result.error:
                     results.append(result)
                 elif perf_counter() - updated > UPDATE_SECONDS:
-                    text = f"{escape(result.name)}, {number + 1} of {len(images)}"
+                    text = f"{escape_markdown(result.name)}, {number + 1} of {len(images)}"
                     bar = progress_bar(number / len(images), text)
                     yield unchanged, results_table(results), unchanged, bar
                     updated = perf_counter()
@@ -252,6 +254,13 @@ def results_zip(results: Sequence[BatchResult], prompt: str) -> bytes:
         archive.writestr("answers.jsonl", lines)
         for number, result in enumerate(results, 1):
             if result.drawing:
-                with archive.open(f"{number:03d}-{Path(result.name).stem}.png", "w") as file:
+                with archive.open(drawing_name(number, result.name), "w") as file:
                     result.drawing.save(file, "PNG")
     return packed.getvalue()
+
+
+def drawing_name(number: int, name: str) -> str:
+    """The name of a drawing in the zip: no folders, of Windows neither, and no odd characters."""
+    stem = PurePosixPath(name.replace("\\", "/")).stem
+    plain = re.sub(r"[^\w .()+-]", "_", stem)
+    return f"{number:03d}-{plain[:80]}.png"

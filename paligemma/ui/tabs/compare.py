@@ -22,6 +22,7 @@ from paligemma.ui.common import (
     upload_path,
     user_errors,
 )
+from paligemma.ui.errors import escape_markdown
 from paligemma.ui.model_picker import model_choices, resolve_with_progress
 from paligemma.ui.model_run import ModelRun
 from paligemma.ui.page import Component, Page, Updates
@@ -164,7 +165,7 @@ def stream_answer(
 
 
 def status_text(answer: ModelAnswer) -> str:
-    return f"{escape(answer.name)}: {timing_text(answer.reply)}…"
+    return f"{escape_markdown(answer.name)}: {timing_text(answer.reply)}…"
 
 
 def comparison_table(answers: list[ModelAnswer]) -> str:
