@@ -1,17 +1,23 @@
 """Image files of any origin to upright 8-bit RGB, or a ValueError that says why not.
 
     image = open_image("photo.jpg")  # a path, bytes, a file object, a PIL image or an array
+    small = open_image("photo.jpg", max_pixels=2_000_000)  # reduced while it is decoded
+    full_size(small)  # the width and height of the file's image, which boxes refer to
+
+Decoding is bounded: images whose decoders take much memory wait for each other.
 
 Source of the orientation table: EXIF 2.32, tag 0x0112.
 """
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from math import isqrt
 from pathlib import Path
-from typing import BinaryIO
+from threading import Condition
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -19,8 +25,22 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")  # plain rasters only
 MAX_PIXELS = 100_000_000  # read from the header, before anything is decoded
 
-# In `Image.info` of what `open_image` made. Its identity counts: a file cannot contain it.
-_MARK_KEY, _MARK = "upright RGB", object()
+MAX_DECODE_BYTES = 10**9  # that all decoders together take at a time, and so one image at most
+# Bytes a pixel at the peak of decoding, measured with Pillow 12.3: WebP's lossless buffer, canvas
+# and copies, AVIF's planes and copies, the coefficients of a progressive JPEG.
+_DECODER_BYTES = {"WEBP": 20, "AVIF": 12, "JPEG": 8, "MPO": 8}
+_OTHER_DECODER_BYTES = 5
+_BAND_PIXELS = 1_000_000  # that are converted at a time
+
+
+class _Origin(NamedTuple):
+    """In `Image.info` of what `open_image` made; its type counts: a file cannot contain it."""
+
+    full_size: tuple[int, int]
+    size: tuple[int, int]  # after reducing
+
+
+_ORIGIN_KEY = "upright RGB"
 _ALLOWED = "allowed are " + ", ".join(FORMATS[:-1]) + f" and {FORMATS[-1]}"
 _TRANSPOSE = {  # EXIF orientation -> what brings the image upright (EXIF 2.32, tag 0x0112)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,6 +56,7 @@ _SIDEWAYS = {_TRANSPOSE[number] for number in (5, 6, 7, 8)}  # width becomes hei
 
 def open_image(
     source: str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray,
+    max_pixels: int | None = None,
 ) -> Image.Image:
     """Any image -> an upright 8-bit RGB `PIL.Image`, a new one.
 
@@ -47,25 +68,63 @@ def open_image(
     applied, transparency lies on white, 16-bit and float images are scaled into 8 bits, and of
     an animation or a multi-page file the first image is taken.
 
+    An image of at least four times `max_pixels` is reduced by a whole factor, to `max_pixels` or a
+    little more, and fewer than four times that; the memory of the full size is then taken by the
+    decoder only. `full_size` keeps the size that it had.
+
     Raises ValueError, in one sentence, for everything that is not a whole image in one of
-    `FORMATS` with 1 to `MAX_PIXELS` pixels.
+    `FORMATS` with 1 to `MAX_PIXELS` pixels, fewer where its decoder would take more than
+    `MAX_DECODE_BYTES`.
     """
     if isinstance(source, np.ndarray):
-        return _upright_rgb(_from_array(source), "The image")
+        source = _from_array(source)
     if isinstance(source, Image.Image):
-        return _upright_rgb(source, "The image")
+        _check_size(source, "The image")
+        return _upright_rgb(source, "The image", max_pixels)
     with _read_header(source) as (image, name):
-        return _upright_rgb(image, name)
+        _check_size(image, name)
+        with _DECODERS.reserve(_decoder_bytes(image, name)):
+            return _upright_rgb(image, name, max_pixels)
+
+
+def full_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of the upright image in the file that `open_image` may have reduced."""
+    origin = image.info.get(_ORIGIN_KEY)
+    if isinstance(origin, _Origin) and origin.size == image.size:  # not resized since
+        return origin.full_size
+    return image.size
+
+
+def remove_other_decoders() -> None:
+    """Take from Pillow, for the whole process, the decoders of all formats but `FORMATS`.
+
+    For programs that serve strangers: other libraries open images by code of their own, and some
+    decoders start programs (EPS runs Ghostscript) or are rarely tested. Pillow itself then refuses
+    images of more than `MAX_PIXELS`, too.
+    """
+    Image.init()
+    for name in set(Image.OPEN) - set(FORMATS):
+        del Image.OPEN[name]
+    Image.ID[:] = [name for name in Image.ID if name in Image.OPEN]
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # it warns above that, and refuses above twice that
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read_size(source: str | os.PathLike | bytes | BinaryIO) -> tuple[int, int]:
-    """Width and height of the upright image that `open_image` gives, from the header alone.
+    """Width and height of the upright image that `open_image` gives.
 
-    Raises ValueError, in one sentence, for a file whose header cannot be read.
+    From the header alone, but for a PNG, which may have its orientation behind the pixels.
+    Raises ValueError, in one sentence, for a file whose header cannot be read, and for more pixels
+    than `open_image` takes.
     """
-    with _read_header(source) as (image, _):
+    with _read_header(source) as (image, name):
+        _check_size(image, name)
         width, height = image.size
-        return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+        if image.format == "TIFF":  # Pillow swaps them itself
+            return width, height
+        needed = _decoder_bytes(image, name) if image.format == "PNG" else 0
+        with _DECODERS.reserve(needed):
+            return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
 
 
 @contextmanager
@@ -115,7 +174,42 @@ def _open_stream(source: str | os.PathLike | bytes | BinaryIO) -> tuple[str, Bin
     return "The file", BytesIO(data)
 
 
-def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+class _Reservations:
+    """Bytes that the threads of this process may take at a time."""
+
+    def __init__(self, limit: int) -> None:
+        self._free, self._changed = limit, Condition()
+
+    @contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
+        """Wait until that many are free; `size` is at most the limit."""
+        with self._changed:
+            self._changed.wait_for(lambda: size <= self._free)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()
+
+
+_DECODERS = _Reservations(MAX_DECODE_BYTES)
+
+
+def _decoder_bytes(image: Image.Image, name: str) -> int:
+    """The memory that decoding takes; raises ValueError if it is more than MAX_DECODE_BYTES."""
+    each = _DECODER_BYTES.get(image.format or "", _OTHER_DECODER_BYTES)
+    width, height = image.size
+    if width * height * each > MAX_DECODE_BYTES:
+        raise ValueError(
+            f"{name} has {width} x {height} pixels; of a {image.format} file "
+            f"at most {MAX_DECODE_BYTES // each // 10**6} megapixels are allowed."
+        )
+    return width * height * each
+
+
+def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if width * height == 0:
         raise ValueError(f"{name} has no pixels: it is {width} x {height}.")
@@ -124,24 +218,52 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
             f"{name} has {width} x {height} pixels; "
             f"at most {MAX_PIXELS // 10**6} megapixels are allowed."
         )
-    if image.mode == "RGB" and image.info.get(_MARK_KEY) is _MARK:
+
+
+def _upright_rgb(image: Image.Image, name: str, max_pixels: int | None) -> Image.Image:
+    if image.mode == "RGB" and isinstance(image.info.get(_ORIGIN_KEY), _Origin):
         return image
     try:
+        width, height = image.size
+        if max_pixels and (factor := _factor(image, max_pixels)) > 1:
+            image.draft(None, (width // factor, height // factor))  # what a JPEG decoder can do
         image.load()
         transpose = _orientation(image)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            image = Image.fromarray(_to_uint8(np.asarray(image)))
-        if image.has_transparency_data:
-            transparent = image.convert("RGBA")
-            image = Image.new("RGBA", transparent.size, "white")
-            image.alpha_composite(transparent)
-        image = image.convert("RGB")  # a copy, also of what is RGB already
+        reduced = _reduced_rgb(image, _factor(image, max_pixels) if max_pixels else 1)
         if transpose is not None:
-            image = image.transpose(transpose)
+            reduced = reduced.transpose(transpose)
     except Exception as error:  # as above: hostile bytes find every exception a decoder has
         raise ValueError(f"{name} is damaged or incomplete and cannot be read.") from error
-    image.info = {_MARK_KEY: _MARK}  # without the EXIF block, which would turn it once more
-    return image
+    size = (height, width) if transpose in _SIDEWAYS else (width, height)
+    # without the EXIF block, which would turn it once more
+    reduced.info = {_ORIGIN_KEY: _Origin(size, reduced.size)}
+    return reduced
+
+
+def _factor(image: Image.Image, max_pixels: int) -> int:
+    return max(1, isqrt(image.width * image.height // max_pixels))
+
+
+def _reduced_rgb(image: Image.Image, factor: int) -> Image.Image:
+    """A new RGB image, its sides divided by `factor`; band by band, for converting takes memory."""
+    rows = max(1, _BAND_PIXELS // image.width // factor) * factor
+    bands = [
+        (0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)
+    ]
+    is_wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    low, high = _value_range(np.asarray(image.crop(b)) for b in bands) if is_wide else (0, 0)
+    is_transparent = image.has_transparency_data
+    reduced = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    for box in bands:
+        band = image.crop(box)
+        if is_wide:
+            band = Image.fromarray(_to_uint8(np.asarray(band), low, high))
+        if is_transparent:
+            transparent = band.convert("RGBA")
+            band = Image.new("RGBA", transparent.size, "white")
+            band.alpha_composite(transparent)
+        reduced.paste(band.convert("RGB").reduce(factor), (0, box[1] // factor))
+    return reduced
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
@@ -166,23 +288,32 @@ def _from_array(array: np.ndarray) -> Image.Image:
         raise ValueError(
             f"An image has from 1 to {MAX_PIXELS // 10**6} million pixels, not {width} x {height}."
         )
-    return Image.fromarray(_to_uint8(array))
+    return Image.fromarray(_to_uint8(array, *_value_range([array])))
 
 
-def _to_uint8(values: np.ndarray) -> np.ndarray:
+def _value_range(parts: Iterable[np.ndarray]) -> tuple[float, float]:
+    """The smallest and the largest of all numbers that are finite; 0 and 0 if there are none."""
+    low, high = np.inf, -np.inf
+    for part in parts:
+        values = _as_float(part)
+        known = np.isfinite(values)
+        low = min(low, float(values.min(where=known, initial=np.inf)))
+        high = max(high, float(values.max(where=known, initial=-np.inf)))
+    return (low, high) if low <= high else (0.0, 0.0)
+
+
+def _to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Numbers of any kind -> uint8 of the same shape, scaled and never clipped.
 
-    White is the most that uint8, uint16 and bool can hold. For other types it is the first of 1
-    (floats only), 255 and 65535 that holds every value; beyond those, or below zero, the range from
-    the smallest to the largest is stretched over black to white. NaN is as the smallest.
+    `low` and `high` are the `_value_range` of the image. White is the most that uint8, uint16 and
+    bool can hold. For other types it is the first of 1 (floats only), 255 and 65535 that holds
+    every value; beyond those, or below zero, the range from the smallest to the largest is
+    stretched over black to white. NaN is as the smallest.
     """
     kind, size = values.dtype.kind, values.dtype.itemsize
     if kind == "u" and size == 1:
         return values
-    scaled = values.astype(np.float32 if size <= 4 else np.float64)
-    known = np.isfinite(scaled)
-    low = float(scaled.min(where=known, initial=np.inf)) if known.any() else 0.0
-    high = float(scaled.max(where=known, initial=-np.inf)) if known.any() else 0.0
+    scaled = _as_float(values)
     np.nan_to_num(scaled, copy=False, nan=low, posinf=high, neginf=low)
     whites = (65535,) if kind == "u" and size == 2 else (255, 65535)
     whites = (1, *whites) if kind in "bf" else whites
@@ -192,3 +323,7 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
         white = high - low or 1
     scaled *= 255 / white
     return np.rint(scaled, out=scaled).astype(np.uint8)
+
+
+def _as_float(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64)

@@ -31,7 +31,7 @@ from tokenizers import Tokenizer
 
 from paligemma.config import PaliGemmaConfig
 from paligemma.detections import LOC_PATTERN, LOC_TOKENS, SEG_PATTERN, SEG_TOKENS
-from paligemma.images import open_image
+from paligemma.images import full_size, open_image
 
 IMAGE, PAD, EOS, BOS = "<image>", "<pad>", "<eos>", "<bos>"
 MAX_PROMPT_TOKENS = 512  # text tokens of the longest stage of pretraining (arXiv 2407.07726, 3.2)
@@ -158,7 +158,7 @@ class PaliGemmaProcessor:
             pixel_values=self._pixels(opened),
             token_type_ids=token_type_ids,
             labels=None if suffix is None else input_ids.masked_fill(token_type_ids == 0, -100),
-            image_sizes=tuple(image.size for image in opened),
+            image_sizes=tuple(full_size(image) for image in opened),
         )
 
     def pixel_values(self, images: Sequence) -> torch.Tensor:

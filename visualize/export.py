@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -31,41 +31,37 @@ class AnnotatedImage:
     masks: Sequence[np.ndarray | None]
 
     @property
-    def areas(self) -> list[np.ndarray | None]:
-        """bool [height, width] for each detection: the pixels that are drawn as its mask."""
-        return [
-            None if mask is None else paste_mask(mask, found.box, self.width, self.height)
-            for found, mask in zip(self.detections, self.masks, strict=True)
-        ]
+    def areas(self) -> Iterator[np.ndarray | None]:
+        """bool [height, width] for each detection: the pixels that are drawn as its mask.
+
+        One at a time: those of a large image would fill the memory.
+        """
+        for found, mask in zip(self.detections, self.masks, strict=True):
+            yield None if mask is None else paste_mask(mask, found.box, self.width, self.height)
 
 
-def mask_images(found: AnnotatedImage) -> list[tuple[str, Image.Image]]:
+def mask_images(found: AnnotatedImage) -> Iterator[tuple[str, Image.Image]]:
     """A name such as "01-cat.png" and a black and white image for each mask."""
-    return [
-        (f"{_file_name(number, label)}.png", Image.fromarray(area))
-        for number, label, area in _masked(found)
-    ]
-
-
-def cutouts(image: Image.Image, found: AnnotatedImage) -> list[tuple[str, Image.Image]]:
-    """Each object with a mask by itself: RGBA, cropped to the mask, transparent around it."""
-    cut = []
     for number, label, area in _masked(found):
-        object_image = image.convert("RGBA")
-        object_image.putalpha(Image.fromarray(area).convert("L"))
-        cropped = object_image.crop(object_image.getbbox())
-        cut.append((f"{_file_name(number, label)}.png", cropped))
-    return cut
+        yield f"{_file_name(number, label)}.png", Image.fromarray(area)
 
 
-def _masked(found: AnnotatedImage) -> list[tuple[int, str, np.ndarray]]:
+def cutouts(image: Image.Image, found: AnnotatedImage) -> Iterator[tuple[str, Image.Image]]:
+    """Each object with a mask by itself: RGBA, cropped to the mask, transparent around it."""
+    for number, label, area in _masked(found):
+        alpha = Image.fromarray(area).convert("L")
+        box = alpha.getbbox()
+        cut_out = image.crop(box).convert("RGBA")
+        cut_out.putalpha(alpha.crop(box))
+        yield f"{_file_name(number, label)}.png", cut_out
+
+
+def _masked(found: AnnotatedImage) -> Iterator[tuple[int, str, np.ndarray]]:
     """Number from 1, label and pixels of each detection that has any."""
     pairs = zip(found.detections, found.areas, strict=True)
-    return [
-        (number, detection.label, area)
-        for number, (detection, area) in enumerate(pairs, 1)
-        if area is not None and area.any()
-    ]
+    for number, (detection, area) in enumerate(pairs, 1):
+        if area is not None and area.any():
+            yield number, detection.label, area
 
 
 def _file_name(number: int, label: str) -> str:

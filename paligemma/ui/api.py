@@ -14,6 +14,7 @@ from PIL import Image
 
 from paligemma.detections import format_box, snap
 from paligemma.generation import SamplingOptions
+from paligemma.images import full_size
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
 from paligemma.tasks import QUESTION, REGION, TASKS, Task
@@ -107,7 +108,7 @@ def task_endpoint(task: Task, answer: Callable[[FileData, str], dict]) -> Callab
 def answer_json(image: Image.Image, reply: Reply, model: PaliGemma) -> dict:
     """`Reply.to_json` without tokens, the model's name, and each mask as COCO run lengths."""
     masks = model.masks(reply.detections)
-    coco = to_coco([AnnotatedImage("", *image.size, reply.detections, masks)])
+    coco = to_coco([AnnotatedImage("", *full_size(image), reply.detections, masks)])
     answer: dict[str, Any] = reply.to_json(tokens=False) | {"model": model.name}
     for detection, annotation in zip(answer["detections"], coco["annotations"], strict=True):
         if annotation["segmentation"]:

@@ -12,10 +12,10 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from paligemma.images import open_image, read_size
+from paligemma.images import read_size
 from paligemma.interpret.explain import VIEWS, Explanation
 from paligemma.pipeline import PaliGemma
-from paligemma.ui.common import display_size, resize_for_display, user_errors
+from paligemma.ui.common import display_size, open_for_page, resize_for_display, user_errors
 from visualize import (
     attention_legend,
     contact_sheet,
@@ -123,7 +123,7 @@ def show_token(
         if sinks := explanation.sinks:
             text += f"Attention sinks, high for every token: {', '.join(map(str, sinks[:4]))}."
         shown = ShownMap(answer.path, values, VIEWS[view].unit, answer.model, answer)
-        drawing = shown.draw(image or open_image(answer.path), opacity)
+        drawing = shown.draw(image or open_for_page(answer.path), opacity)
         return shown, drawing, shown.legend(), text, contact_sheet(heads_of(explanation, token))
 
 
@@ -134,7 +134,7 @@ def heads_of(explanation: Explanation, token: int) -> np.ndarray:
 
 def change_opacity(shown: ShownMap | None, opacity: float) -> Image.Image | None:
     with user_errors():
-        return shown and shown.draw(open_image(shown.path), opacity)
+        return shown and shown.draw(open_for_page(shown.path), opacity)
 
 
 def show_head(
@@ -150,7 +150,7 @@ def show_head(
     with user_errors():
         shown = ShownMap(answer.path, heads[cell], VIEWS["mean"].unit, answer.model, answer)
         text = f"Layer {cell[0] + 1}, head {cell[1] + 1} alone."
-        return shown, shown.draw(open_image(answer.path), opacity), shown.legend(), text
+        return shown, shown.draw(open_for_page(answer.path), opacity), shown.legend(), text
 
 
 def tokens_at_patch(shown: ShownMap | None, view: str, click: gr.SelectData) -> str:
@@ -175,7 +175,7 @@ def draw_answer(answer: ExplainedAnswer | None, view: str, opacity: float) -> It
     with user_errors(), TemporaryDirectory() as folder:
         if answer is None:
             raise ValueError("There is no answer yet: press Show attention first.")
-        image = resize_for_display(open_image(answer.path))
+        image = resize_for_display(open_for_page(answer.path))
         maps, texts = answer.maps(view)[:MAX_FRAMES], answer.token_texts[:MAX_FRAMES]
         animation = Path(folder) / "answer.gif"
         animation.write_bytes(to_gif(token_frames(image, maps, texts, opacity)))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
+from threading import Lock
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -13,6 +14,10 @@ from PIL import Image
 from paligemma.images import open_image
 from paligemma.reply import Reply
 
+# Images on the page have fewer than four times as many: enough for the display and for models of
+# 896 x 896 pixels. `images.full_size` has the size of the file's image, which boxes refer to.
+PAGE_PIXELS = 2_000_000
+FULL_SIZE = Lock()  # held while an image of full size is in memory: one at a time
 DISPLAY_SIDE = 640  # pixels of the longer side of a result, so that all outlines look alike
 WAITING = "One moment…"
 NO_TEXT = "The model returned no text."
@@ -75,7 +80,7 @@ def _is_upload_or_example(path: str) -> bool:
 
 class Upload(NamedTuple):
     path: str
-    image: Image.Image  # upright RGB
+    image: Image.Image  # upright RGB, see PAGE_PIXELS
 
 
 def open_upload(file: dict | None) -> Upload:
@@ -85,7 +90,12 @@ def open_upload(file: dict | None) -> Upload:
     ValueError for anything but a readable upload or example.
     """
     path = upload_path(file)
-    return Upload(path, open_image(path))
+    return Upload(path, open_for_page(path))
+
+
+def open_for_page(source: str | bytes) -> Image.Image:
+    """The one decoder of the page: any file as upright RGB, see PAGE_PIXELS."""
+    return open_image(source, PAGE_PIXELS)
 
 
 def raw_prompt(prompt: str | None) -> str:

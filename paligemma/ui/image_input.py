@@ -1,17 +1,23 @@
 """The image that all tabs use: uploaded, pasted, photographed, drawn, or an example."""
 
 import json
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
+from threading import Lock
 
 import gradio as gr
 import numpy as np
+from gradio.components.base import server
+from gradio.components.image_editor import AcceptBlobs
+from gradio.processing_utils import save_pil_to_cache
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from paligemma.images import open_image
 from paligemma.tasks import TASKS
-from paligemma.ui.common import PARALLEL, upload_path, user_errors
+from paligemma.ui.common import FULL_SIZE, PARALLEL, open_for_page, upload_path, user_errors
 from paligemma.ui.model_manager import ModelManager
 
 BROWSER_FORMATS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"}
@@ -25,6 +31,8 @@ PHOTO_NOTE = (
     "**Another model**."
 )
 SAMPLE_SIDE = 48  # pixels a side of the copy whose colours are counted
+MAX_DRAWING_BYTES = 8 * 2**20  # of the file of one drawing
+MAX_DRAWINGS_BYTES = 64 * 2**20  # of all pages' drawings that wait to be used
 MIN_TOP_COLORS = 0.62  # share of the four commonest: of 1,500 drawn scenes none lies below .64
 
 
@@ -81,10 +89,9 @@ class ImageInput:
                     elem_id="image",
                 )
             with gr.Tab("Draw", id="draw"):
+                self.drawings = Drawings()
                 self.canvas = gr.Sketchpad(
                     label="Canvas",
-                    type="pil",
-                    image_mode="RGBA",
                     height=380,
                     canvas_size=(512, 512),
                     brush=gr.Brush(default_size=16, colors=BRUSH_COLORS, color_mode="fixed"),
@@ -92,6 +99,7 @@ class ImageInput:
                     transforms=(),
                     elem_id="canvas",
                 )
+                self.canvas.accept_blobs = self.drawings.accept
                 self.use_drawing = gr.Button("Use this drawing", variant="primary")
         self.note = gr.Markdown(elem_classes="note")
         gr.Markdown("**Try an example**", visible=bool(examples))
@@ -107,7 +115,13 @@ class ImageInput:
             preprocess=False,
             **PARALLEL,
         )
-        drawn = self.use_drawing.click(read_drawing, self.canvas, [*shown, self.tabs], **PARALLEL)
+        drawn = self.use_drawing.click(
+            lambda canvas: read_drawing(self.drawings, canvas),
+            self.canvas,
+            [*shown, self.tabs],
+            preprocess=False,
+            **PARALLEL,
+        )
         self.new_image_events = [self.image.upload, self.image.clear, drawn.success]
 
 
@@ -115,21 +129,63 @@ def check_upload(models: ModelManager, file: dict | None) -> tuple:
     """The image and the note: unreadable files are refused, and formats converted for browsers."""
     try:
         path = upload_path(file)
-        image = open_image(path)
+        image = open_for_page(path)
+        shown = gr.skip() if Path(path).suffix.lower() in BROWSER_FORMATS else save_png(path)
     except ValueError as error:
         gr.Warning(escape(str(error), quote=False))
         return None, ""
-    shown = gr.skip() if Path(path).suffix.lower() in BROWSER_FORMATS else image
     model = models.current
     is_unknown = model is not None and model.is_built_in and is_photograph(image)
     return shown, PHOTO_NOTE if is_unknown else ""
 
 
-def read_drawing(canvas: dict | None) -> tuple:
-    """The drawing on white as the image, an empty note, and the tab that shows the image."""
+def save_png(path: str) -> str:
+    """The image in a format that browsers show, of the same size: the path of its file."""
+    with FULL_SIZE:
+        return save_pil_to_cache(open_image(path), get_upload_folder(), format="png")
+
+
+class Drawings:
+    """What the canvas of each page has sent, as the bytes of image files; the oldest give way.
+
+    In place of gradio's own storage, which has no bounds and is decoded without `open_image`.
+    """
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[str, bytes] = OrderedDict()
+        self._lock = Lock()
+
+    @server
+    def accept(self, data: AcceptBlobs) -> None:
+        """Take a drawing from a page, under the id that it will be asked for by."""
+        name, files = str(data.data.get("id")), data.files
+        if data.data.get("type") != "composite" or len(files) != 1 or len(name) > 100:
+            return  # background and layers are not needed
+        if len(files[0][1]) > MAX_DRAWING_BYTES:
+            return
+        with self._lock:
+            self._files[name] = files[0][1]
+            self._files.move_to_end(name)
+            while sum(map(len, self._files.values())) > MAX_DRAWINGS_BYTES:
+                self._files.popitem(last=False)
+
+    def pop(self, name: str) -> bytes | None:
+        with self._lock:
+            return self._files.pop(name, None)
+
+
+def read_drawing(drawings: Drawings, canvas: dict | None) -> tuple:
+    """The drawing on white as the image, an empty note, and the tab that shows the image.
+
+    `canvas` is the component's raw value: a file, or the id of one of the `drawings`.
+    """
     with user_errors():
-        drawing = (canvas or {}).get("composite")
-        image = None if drawing is None else open_image(drawing)
+        canvas = canvas if isinstance(canvas, dict) else {}
+        if canvas.get("id") is not None:
+            drawing = drawings.pop(str(canvas["id"]))
+        else:
+            drawing = canvas.get("composite") and upload_path(canvas["composite"])
+        image = open_for_page(drawing) if drawing else None
         if image is None or len(image.getcolors(2) or "many") == 1:
             raise ValueError("Nothing is drawn yet: pick a colour and draw.")
         return image, "", gr.Tabs(selected="image")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from paligemma.images import remove_other_decoders
 from paligemma.tasks import TASKS
 from paligemma.ui.api import add_endpoints
 from paligemma.ui.common import PARALLEL, PRIVATE, UNQUEUED
@@ -43,6 +44,7 @@ def build_app(
     `examples`: a folder with a prompts.json, which may be missing. `limits`: of a request and a
     client.
     """
+    remove_other_decoders()  # gradio opens images by code of its own
     gallery = load_examples(examples)
     if gallery:
         gr.set_static_paths([examples])  # served from there, whatever the working directory

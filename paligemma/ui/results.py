@@ -7,9 +7,10 @@ import io
 import json
 import zipfile
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from html import escape
+from itertools import islice
 from typing import Any
 
 import gradio as gr
@@ -17,8 +18,16 @@ import numpy as np
 from PIL import Image
 
 from paligemma.detections import Detection, filter_detections
-from paligemma.images import open_image
-from paligemma.ui.common import LATEST, PARALLEL, PRIVATE, resize_for_display, user_errors
+from paligemma.images import full_size, open_image, read_size
+from paligemma.ui.common import (
+    FULL_SIZE,
+    LATEST,
+    PARALLEL,
+    PRIVATE,
+    open_for_page,
+    resize_for_display,
+    user_errors,
+)
 from paligemma.ui.page import Component, Updates
 from visualize import color_map, draw_objects, object_layers
 from visualize.export import AnnotatedImage, cutouts, mask_images, to_coco, to_csv
@@ -53,12 +62,12 @@ class AnswerObjects:
     masks: Sequence[np.ndarray | None]
     display: DisplayOptions = DisplayOptions()
 
-    def filtered(self, image: Image.Image, display: DisplayOptions) -> AnnotatedImage:
-        """The objects that the sliders let through."""
+    def filtered(self, size: tuple[int, int], display: DisplayOptions) -> AnnotatedImage:
+        """The objects that the sliders let through, in an image of that width and height."""
         indices = filter_detections(self.detections, display.min_score, display.max_iou)
         return AnnotatedImage(
             "image.png",
-            *image.size,
+            *size,
             [self.detections[index] for index in indices],
             [self.masks[index] for index in indices],
         )
@@ -154,7 +163,7 @@ class ObjectsPanel:
         if answer is None:
             return [gr.skip()] * len(self.shown)
         with user_errors():
-            return self._show(open_image(answer.path), answer, DisplayOptions.of(*display))
+            return self._show(open_for_page(answer.path), answer, DisplayOptions.of(*display))
 
     def _redraw_if_moved(self, answer: AnswerObjects | None, *display) -> list:
         if answer is None or answer.display == DisplayOptions.of(*display):
@@ -162,7 +171,7 @@ class ObjectsPanel:
         return self.redraw(answer, *display)
 
     def _show(self, image: Image.Image, answer: AnswerObjects, display: DisplayOptions) -> list:
-        objects = answer.filtered(image, display)
+        objects = answer.filtered(full_size(image), display)
         drawing = annotated_image(
             resize_for_display(image), objects.detections, objects.masks, display
         )
@@ -171,9 +180,10 @@ class ObjectsPanel:
         button = gr.Button(interactive=bool(objects.detections))
         shown = [drawing, objects_table(objects) + note, button, button]
         if self.cut_outs:
+            reduced = answer.filtered(image.size, display)
             cuts = [
                 (picture, name[3:].removesuffix(".png"))
-                for name, picture in cutouts(image, objects)[:MAX_CUT_OUTS]
+                for name, picture in islice(cutouts(image, reduced), MAX_CUT_OUTS)
             ]
             shown.append(gr.Gallery(cuts, visible=bool(cuts)))
         return shown
@@ -213,36 +223,43 @@ def objects_table(objects: AnnotatedImage) -> str:
 
 def objects_csv(answer: AnswerObjects | None, *display) -> str:
     """The objects that are shown, as CSV."""
-    with user_errors():
-        _, objects = _shown_objects(answer, DisplayOptions.of(*display))
-        return to_csv([objects])
+    with user_errors(), FULL_SIZE:
+        answer = _complete(answer)
+        return to_csv([answer.filtered(read_size(answer.path), DisplayOptions.of(*display))])
 
 
 def objects_zip(answer: AnswerObjects | None, *display) -> str:
     """A zip of what is shown, in base64: drawing, masks, cut-outs, COCO JSON, CSV."""
-    with user_errors():
-        options = DisplayOptions.of(*display)
-        image, objects = _shown_objects(answer, options)
-        drawing = draw_objects(
-            image, objects.detections, objects.masks, options.opacity, options.outline
-        )
-        pictures = [("image.png", image), ("drawing.png", drawing)]
-        pictures += [(f"masks/{name}", mask) for name, mask in mask_images(objects)]
-        pictures += [(f"cutouts/{name}", cut_out) for name, cut_out in cutouts(image, objects)]
+    with user_errors(), FULL_SIZE:
+        answer, options = _complete(answer), DisplayOptions.of(*display)
+        image = open_image(answer.path)
+        objects = answer.filtered(image.size, options)
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("coco.json", json.dumps(to_coco([objects])))
             archive.writestr("objects.csv", to_csv([objects]))
-            for name, picture in pictures:
+            for name, picture in _pictures(image, objects, options):
                 with archive.open(name, "w") as file:
                     picture.save(file, "PNG")
         return b64encode(packed.getvalue()).decode("ascii")
 
 
-def _shown_objects(
-    answer: AnswerObjects | None, display: DisplayOptions
-) -> tuple[Image.Image, AnnotatedImage]:
+def _pictures(
+    image: Image.Image, objects: AnnotatedImage, options: DisplayOptions
+) -> Iterator[tuple[str, Image.Image]]:
+    """Names and pictures for the download, one at a time in memory."""
+    yield "image.png", image
+    yield (
+        "drawing.png",
+        draw_objects(image, objects.detections, objects.masks, options.opacity, options.outline),
+    )
+    for name, mask in mask_images(objects):
+        yield f"masks/{name}", mask
+    for name, cut_out in cutouts(image, objects):
+        yield f"cutouts/{name}", cut_out
+
+
+def _complete(answer: AnswerObjects | None) -> AnswerObjects:
     if answer is None:
         raise ValueError("There is no complete answer here yet: run this tab first.")
-    image = open_image(answer.path)
-    return image, answer.filtered(image, display)
+    return answer

@@ -615,13 +615,89 @@ def test_old_files_go_and_the_oldest_where_there_are_too_many(tmp_path):
 
 
 def test_a_drawing_becomes_the_picture():
-    blank = {"composite": Image.new("RGB", (64, 64), "white")}
-    drawn = {"composite": Image.new("RGB", (64, 64), "white")}
-    drawn["composite"].paste("red", (10, 10, 30, 30))
-    assert image_input.read_drawing(drawn)[0].getpixel((20, 20)) == (255, 0, 0)
-    for nothing in blank, None, {"composite": None}:
+    drawings, blank = image_input.Drawings(), Image.new("RGBA", (64, 64))
+    drawn = blank.copy()
+    drawn.paste("red", (10, 10, 30, 30))
+    for number, sketch in enumerate((blank, drawn)):
+        send_drawing(drawings, str(number), encoded(sketch))
+    image = image_input.read_drawing(drawings, {"id": "1", "composite": None})[0]
+    assert image.getpixel((20, 20)) == (255, 0, 0)
+    for nothing in {"id": "0"}, {"id": "1"}, {"id": []}, None, {"composite": None}, {}, "x", [1]:
         with pytest.raises(gr.Error, match="Nothing is drawn yet"):
-            image_input.read_drawing(nothing)
+            image_input.read_drawing(drawings, nothing)
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def send_drawing(drawings, name, content, **values):
+    data = {"type": "composite", "index": None, "id": name, "file": b""} | values
+    drawings.accept(SimpleNamespace(data=data, files=[("blob", content)]))
+
+
+def test_drawings_are_held_within_their_bounds(monkeypatch):
+    monkeypatch.setattr(image_input, "MAX_DRAWING_BYTES", 10)
+    monkeypatch.setattr(image_input, "MAX_DRAWINGS_BYTES", 25)
+    drawings = image_input.Drawings()
+    send_drawing(drawings, "large", bytes(11))
+    send_drawing(drawings, "x" * 101, bytes(5))
+    send_drawing(drawings, "layer", bytes(5), type="layer", index=10**9)
+    for name in "abc":
+        send_drawing(drawings, name, bytes(10))
+    held = [name for name in ("large", "x" * 101, "layer", *"abc") if drawings.pop(name)]
+    assert held == ["b", "c"] and drawings.pop("c") is None
+
+
+@pytest.mark.parametrize("kind", ["EPS", "ICNS", "DDS", "SPIDER", "ICO", "JPEG2000"])
+def test_the_canvas_opens_only_the_formats_of_the_guard(kind):
+    mode = "F" if kind == "SPIDER" else "RGB"
+    data = encoded(Image.linear_gradient("L").convert(mode), kind)
+    drawings = image_input.Drawings()
+    send_drawing(drawings, "1", data)
+    with pytest.raises(gr.Error, match="not an image, or a damaged one"):
+        image_input.read_drawing(drawings, {"id": "1"})
+
+
+OPEN_EVERYTHING = """
+import io
+from PIL import Image
+from scripted import Scripted
+from paligemma.images import FORMATS
+from paligemma.ui.layout import build_app
+from paligemma.ui.model_manager import ModelManager
+build_app(ModelManager(Scripted({})))
+for kind in ("EPS", "ICNS", "DDS", "ICO", "TGA"):
+    file = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(file, kind)
+    try:
+        print(kind, Image.open(file).format)
+    except Image.UnidentifiedImageError:
+        print(kind, "refused")
+assert set(Image.OPEN) == set(FORMATS), Image.OPEN
+for side in (10_000, 10_001):
+    bomb = io.BytesIO()
+    Image.new("1", (side, 10_000)).save(bomb, "PNG")
+    try:
+        print(Image.open(bomb).size)
+    except Image.DecompressionBombError:
+        print("refused")
+"""
+
+
+def test_in_the_app_no_library_opens_other_formats():
+    folders = [str(ROOT), str(ROOT / "tests" / "helpers")]
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_EVERYTHING],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    refused = [f"{kind} refused" for kind in ("EPS", "ICNS", "DDS", "ICO", "TGA")]
+    assert done.stdout.splitlines() == [*refused, "(10000, 10000)", "refused"], done.stderr
 
 
 def test_a_photograph_gets_a_word_from_the_built_in_model_only(tmp_path, monkeypatch):

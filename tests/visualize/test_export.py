@@ -78,7 +78,7 @@ def test_coco_reads_back_what_was_drawn(tmp_path, found, polygons):
     assert [row["file_name"] for row in coco.loadImgs(coco.getImgIds())] == ["street.png"] * 2
     assert [row["name"] for row in coco.loadCats(coco.getCatIds())] == ["cat", "driver's seat"]
     first, second, plain = coco.loadAnns(coco.getAnnIds(imgIds=[2]))
-    for annotation, area in zip((first, second), found.areas[:2], strict=True):
+    for annotation, area in zip((first, second), list(found.areas)[:2], strict=True):
         assert np.array_equal(coco.annToMask(annotation), area)
         assert annotation["area"] == area.sum()
     assert plain["bbox"] == [0, 0, 20, 30] and plain["area"] == 600
@@ -90,16 +90,19 @@ def test_the_drawing_covers_just_the_exported_pixels(found):
     one = AnnotatedImage("x", 80, 60, found.detections[1:2], found.masks[1:2])
     black = Image.new("RGB", (80, 60))
     drawn = np.asarray(draw_masks(black, [Detection("", one.detections[0].box)], [RING]))
-    assert np.array_equal(drawn.any(2), one.areas[0])
+    assert np.array_equal(drawn.any(2), next(one.areas))
 
 
 def test_mask_images_and_cutouts(found):
     [(name, first), (other, _)] = mask_images(found)
     assert (name, other) == ("01-cat.png", "02-driver-s-seat.png")
-    assert first.mode == "1" and np.array_equal(np.asarray(first), found.areas[0])
+    assert first.mode == "1" and np.array_equal(np.asarray(first), next(found.areas))
     image = Image.new("RGB", (80, 60), "teal")
     [(_, cat), _] = cutouts(image, found)
-    rows, columns = np.flatnonzero(found.areas[0].any(1)), np.flatnonzero(found.areas[0].any(0))
+    rows, columns = (
+        np.flatnonzero(next(found.areas).any(1)),
+        np.flatnonzero(next(found.areas).any(0)),
+    )
     assert cat.size == (columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
     assert cat.getpixel((cat.width // 2, cat.height // 2)) == (0, 128, 128, 255)
     assert cat.getpixel((0, 0))[3] == 0
@@ -108,7 +111,8 @@ def test_mask_images_and_cutouts(found):
 
 def test_an_empty_mask_gives_no_image():
     nothing = AnnotatedImage("x", 9, 9, [Detection("a", (0, 0, 1, 1))], [np.full((64, 64), -1.0)])
-    assert mask_images(nothing) == [] and to_coco([nothing], True)["annotations"][0]["area"] == 0
+    assert not list(mask_images(nothing))
+    assert to_coco([nothing], True)["annotations"][0]["area"] == 0
 
 
 def test_csv(found):
@@ -124,7 +128,7 @@ def test_csv(found):
         "y2": "54.0",
         "mask_pixels": "",
     }
-    assert int(rows[0]["mask_pixels"]) == found.areas[0].sum()
+    assert int(rows[0]["mask_pixels"]) == next(found.areas).sum()
     assert rows[2]["score"] == rows[2]["mask_pixels"] == ""
 
 
@@ -132,7 +136,7 @@ def test_supervision(found):
     pytest.importorskip("supervision")
     detections = to_supervision(AnnotatedImage("x", 80, 60, found.detections[:2], found.masks[:2]))
     assert detections.xyxy[0].tolist() == pytest.approx([8, 12, 48, 54])
-    assert np.array_equal(detections.mask[1], found.areas[1])
+    assert np.array_equal(detections.mask[1], list(found.areas)[1])
     assert detections.data["class_name"].tolist() == ["cat", "driver's seat"]
     assert len(to_supervision(AnnotatedImage("x", 80, 60, (), ()))) == 0
 

@@ -14,7 +14,6 @@ from weakref import ref
 import gradio as gr
 from PIL import Image
 
-from paligemma.images import open_image
 from paligemma.interpret.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS
 from paligemma.pipeline import PaliGemma
 from paligemma.ui.attention_maps import (
@@ -35,6 +34,7 @@ from paligemma.ui.common import (
     PRIVATE,
     WAITING,
     in_model_queue,
+    open_for_page,
     open_upload,
     raw_prompt,
     timing_text,
@@ -222,7 +222,7 @@ def change_view(page: Page, answer: ExplainedAnswer | None, token, view, layer, 
     image = None
     with user_errors():
         if answer is not None and view not in answer.explanation.maps:
-            model, image = same_model(page, answer.model), open_image(answer.path)
+            model, image = same_model(page, answer.model), open_for_page(answer.path)
             known = answer.explanation
             more = model.explain_reply(image, answer.prompt, known.reply, (view,))
             explanation = replace(
@@ -250,7 +250,7 @@ def tower_at_patch(page: Page, shown: ShownMap | None, click: gr.SelectData) -> 
         return None
     with user_errors():
         model = same_model(page, shown.model)
-        return contact_sheet(model.tower_attention(shown.path, *shown.patch(click)))
+        return contact_sheet(model.tower_attention(open_for_page(shown.path), *shown.patch(click)))
 
 
 def same_model(page: Page, model: ref[PaliGemma]) -> PaliGemma:

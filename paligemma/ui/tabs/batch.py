@@ -22,11 +22,11 @@ import gradio as gr
 from PIL import Image
 
 from paligemma.generation import SamplingOptions
-from paligemma.images import open_image
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
 from paligemma.ui.common import (
     WAITING,
+    open_for_page,
     raw_prompt,
     resize_for_display,
     upload_path,
@@ -224,7 +224,7 @@ def stream_result(
     """A result a token; the last one has the drawing, or an error."""
     name = batch_image.name
     try:
-        image = open_image(batch_image.read())
+        image = open_for_page(batch_image.read())
     except ValueError as error:
         yield BatchResult(name, error=str(error))
         return

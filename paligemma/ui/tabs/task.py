@@ -10,7 +10,6 @@ import gradio as gr
 import numpy as np
 
 from paligemma.detections import Detection, parse_tokens
-from paligemma.images import open_image
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
 from paligemma.tasks import LANGUAGES, TASKS, Task
@@ -20,6 +19,7 @@ from paligemma.ui.common import (
     UNQUEUED,
     WAITING,
     Upload,
+    open_for_page,
     open_upload,
     resize_for_display,
     timing_text,
@@ -179,7 +179,7 @@ class TaskTab:
             detections = parse_tokens(example.tokens)
             objects = AnswerObjects(example.image, detections, self._masks(model, detections))
             updates |= self.objects.reset_display()
-            updates |= self.objects.show(open_image(example.image), objects)
+            updates |= self.objects.show(open_for_page(example.image), objects)
         return updates
 
     @property
