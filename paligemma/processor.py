@@ -32,6 +32,7 @@ from tokenizers import Tokenizer
 from paligemma.config import PaliGemmaConfig
 from paligemma.detections import LOC_PATTERN, LOC_TOKENS, SEG_PATTERN, SEG_TOKENS
 from paligemma.images import full_size, open_image
+from paligemma.tokenizer_file import read_tokenizer, tokenizer_errors
 
 IMAGE, PAD, EOS, BOS = "<image>", "<pad>", "<eos>", "<bos>"
 MAX_PROMPT_TOKENS = 512  # text tokens of the longest stage of pretraining (arXiv 2407.07726, 3.2)
@@ -111,10 +112,7 @@ class PaliGemmaProcessor:
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise ValueError(f"There is no tokenizer.json in {str(folder)!r}.")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception
-            raise ValueError(f"{str(path)!r} is not a tokenizer file: {error}.") from error
+        tokenizer = read_tokenizer(path)
         vision, rows = config.vision_config, config.text_config.vocab_size
         processor = cls(tokenizer, vision.num_image_tokens, vision.image_size)
         if processor.image_token_id != config.image_token_index:
@@ -212,7 +210,8 @@ class PaliGemmaProcessor:
         text += end
         cuts = [match.start() + 1 for match in control.finditer(text) if not match[0]]
         pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
-        encoded = [self.tokenizer.encode(piece, add_special_tokens=False) for piece in pieces]
+        with tokenizer_errors(f"The tokenizer cannot encode this {name}"):
+            encoded = [self.tokenizer.encode(piece, add_special_tokens=False) for piece in pieces]
         ids = [i for piece in encoded for i in piece.ids]
         if not self._forbidden_ids.isdisjoint(ids):  # a spelling that appears only once normalised
             raise ValueError(f"The {name} spells a control token of the tokenizer.")
@@ -232,7 +231,8 @@ class PaliGemmaProcessor:
         for i in ids:
             if i not in self._control_ids:
                 incomplete.append(i)
-            text = self.tokenizer.decode(incomplete, skip_special_tokens=False)
+            with tokenizer_errors("The tokenizer cannot decode the answer"):
+                text = self.tokenizer.decode(incomplete, skip_special_tokens=False)
             if text.endswith("\ufffd"):
                 text = ""
             else:

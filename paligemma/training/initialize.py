@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from paligemma.checkpoints import lora as adapters
@@ -18,6 +17,7 @@ from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma.models.init import initialize, order_locations
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor, processor_files
+from paligemma.tokenizer_file import read_tokenizer
 from paligemma.training.config import NewModel, Run
 
 POSITIONS = "vision_tower.embeddings.position_embedding.weight"
@@ -60,7 +60,7 @@ def _new_checkpoint(given: NewModel) -> Checkpoint:
         raise ValueError(f"There is no tokenizer at {path}.")
     if given.mask_codec and not given.mask_codec.is_file():
         raise ValueError(f"There is no mask codec at {given.mask_codec}.")
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = read_tokenizer(path)
     vision = VisionConfig(**given.vision_config)
     sizes: dict[str, Any] = {"vocab_size": tokenizer.get_vocab_size()} | given.text_config
     text = TextConfig(**sizes)
