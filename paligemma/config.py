@@ -275,6 +275,8 @@ def _check_number(name: str, value: Any, bounds: tuple[float, float]) -> Any:
         raise ValueError(f"{name} is {_shorten(value)}; it must be a {kind}.")
     if not low <= value <= high:  # NaN is refused too
         allowed = f"{low:,} to {high:,}" if whole else f"{low:g} to {high:g}"
+        if low == 1:
+            allowed = f"above 0, and {high:,} at most"
         allowed = allowed if low != high else f"{low}"
         raise ValueError(f"{name} is {_shorten(value)}; it must be {allowed}.")
     return value

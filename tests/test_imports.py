@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # Layers from the top down, by the names of rooms and files in `paligemma`: a file imports from its
 # own layer and those above it, and no two files import each other in a circle.
 LAYERS = (
-    "config tasks detections images tokenizer_file interpret.views",
+    "config tasks detections images npz tokenizer_file interpret.views",
     "models devices reply",
     "processor generation checkpoints interpret",
     "pipeline",

@@ -16,9 +16,11 @@ from einops import EinopsError, rearrange
 from torch import Tensor
 
 from paligemma.config import VARIANTS, PaliGemmaConfig
+from paligemma.npz import check_npz, read_headers
 
 INPUT_EMBEDDING = "llm/embedder/input_embedding"
 EMBEDDING = "language_model.embed_tokens.weight"
+SPARE_NUMBERS = 2_000_000  # that a file may hold beyond its config's, to be named when it is fitted
 # What numpy and torch raise for a damaged archive, a single array, an array with too few axes.
 NPZ_ERRORS = (
     *(EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error),
@@ -136,19 +138,14 @@ def _sizes(shapes: dict[str, tuple[int, ...]]) -> tuple:
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """The shape of every array, from the headers alone."""
-    shapes = {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                with archive.open(name) as file:
-                    if np.lib.format.read_magic(file) == (1, 0):
-                        shape, _, _ = np.lib.format.read_array_header_1_0(file)
-                    else:
-                        shape, _, _ = np.lib.format.read_array_header_2_0(file)
-                    shapes[name.removesuffix(".npy").removeprefix("params/")] = shape
+        headers = read_headers(path)
     except NPZ_ERRORS as error:
         raise ValueError(f"{path} cannot be read as a big_vision .npz: {error}") from error
-    return shapes
+    return {
+        name.removesuffix(".npy").removeprefix("params/"): shape
+        for name, (shape, _) in headers.items()
+    }
 
 
 def read(path: str | Path, config: PaliGemmaConfig) -> dict[str, Tensor]:
@@ -159,6 +156,7 @@ def read(path: str | Path, config: PaliGemmaConfig) -> dict[str, Tensor]:
     """
     mappings, state = _mappings(config), {}
     try:
+        check_npz(path, int(config.num_parameters * 1.25) + SPARE_NUMBERS)
         with np.load(path, allow_pickle=False) as arrays:
             for key in arrays.files:
                 tensor = _to_tensor(arrays[key])

@@ -36,6 +36,9 @@ from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 INITIALIZATION = "initialization"  # a key of config.json; "random": the weights were never trained
 MAX_JSON_BYTES = 8_000_000  # the published indexes have 0.1 MB
+# Larger models are mapped into memory, not read: only norms, biases and samples are checked there.
+FULLY_CHECKED_PARAMETERS = 200_000_000
+SAMPLED_NUMBERS = 4_096  # at either end of a tensor
 SHARD_BYTES = 5_000_000_000  # size of the hub's own shards
 
 # --- Names ----------------------------------------------------------------------------------------
@@ -139,20 +142,27 @@ def load_model(
     path = Path(path)
     config = config or read_config(path)
     files: dict[str, tuple[Path, str]] = {}
+    lm_heads: dict[str, Tensor] = {}
     if path.suffix == ".npz":
         state = big_vision.read(path, config)
     else:
-        state, files = _read_safetensors(path)
+        state, files, lm_heads = _read_safetensors(path)
     model = build_on_meta(config)
     _check_fit(model, state, path)
+    for name, tensor in lm_heads.items():
+        _check_tied(path, name, tensor, state[EMBEDDING])
     dtype = dtype or state[EMBEDDING].dtype
     if dtype not in DTYPES.values():
         raise ValueError(f"{path}: {dtype} is not a dtype to run in; choose {', '.join(DTYPES)}.")
     check_float16(config, dtype, path)
+    everything = config.num_parameters <= FULLY_CHECKED_PARAMETERS
     if isinstance(device, DeviceMap):
+        for name, tensor in state.items():
+            _check_finite(path, name, tensor, everything)
         return dispatch(model.eval(), state, files, device, dtype)
     for name in state:  # one at a time, so that what was read is freed as it is converted
         state[name] = state[name].to(device, dtype)
+        _check_finite(path, name, state[name], everything)
     model.load_state_dict(state, assign=True)
     return model.eval()
 
@@ -176,8 +186,13 @@ def build_on_meta(config: PaliGemmaConfig) -> PaliGemmaForConditionalGeneration:
         return PaliGemmaForConditionalGeneration(config)
 
 
-def _read_safetensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, tuple[Path, str]]]:
-    """Each parameter by its name here, and for each its file and its name in that file."""
+def _read_safetensors(
+    folder: Path,
+) -> tuple[dict[str, Tensor], dict[str, tuple[Path, str]], dict[str, Tensor]]:
+    """Each parameter by its name here, for each its file and its name in that file; output layers.
+
+    Nothing but the headers is read yet.
+    """
     state: dict[str, Tensor] = {}
     files: dict[str, tuple[Path, str]] = {}
     lm_heads: dict[str, Tensor] = {}
@@ -196,13 +211,27 @@ def _read_safetensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, tuple[
                 raise ValueError(f"{file} holds {hub_name}, which the checkpoint has twice.")
             else:
                 state[name], files[name] = tensor, (file, hub_name)
-    for name, tensor in lm_heads.items():
-        if EMBEDDING in state and not torch.equal(tensor, state[EMBEDDING]):
-            raise ValueError(
-                f"{folder} holds {name}, which differs from the embedding table; "
-                "PaliGemma ties the two, and only a tied model can be loaded."
-            )
-    return state, files
+    return state, files, lm_heads
+
+
+def _check_tied(folder: Path, name: str, lm_head: Tensor, embedding: Tensor) -> None:
+    if lm_head.dtype != embedding.dtype or not torch.equal(lm_head, embedding):
+        raise ValueError(
+            f"{folder} holds {name}, which differs from the embedding table; "
+            "PaliGemma ties the two, and only a tied model can be loaded."
+        )
+
+
+def _check_finite(path: Path, name: str, tensor: Tensor, everything: bool) -> None:
+    """Raises ValueError for NaN and infinity: anywhere, or at both ends of a large table."""
+    if not everything and tensor.dim() > 1:
+        flat = tensor.flatten()
+        tensor = torch.cat([flat[:SAMPLED_NUMBERS], flat[-SAMPLED_NUMBERS:]])
+    if not tensor.isfinite().all():
+        raise ValueError(
+            f"{path} holds numbers in {name} that are not finite (NaN or infinity): it is damaged, "
+            "its training went wrong, or it does not fit the dtype."
+        )
 
 
 def _weight_files(folder: Path) -> dict[Path, set[str]]:
@@ -254,6 +283,7 @@ def _check_fit(
 
 
 def _first(names: list[str], limit: int = 10) -> str:
+    names = [name if len(name) <= 200 else name[:200] + "…" for name in names]
     more = [f"and {len(names) - limit} more"] if len(names) > limit else []
     return ", ".join(names[:limit] + more)
 

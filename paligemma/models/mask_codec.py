@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from paligemma.npz import check_npz
+
+MAX_NUMBERS = 20_000_000  # in a file; the published one has 2 million
 MASK_SIZE = 64  # pixels a side
 GRID = 4  # codes a side
 NUM_CODES = GRID * GRID
@@ -73,6 +76,7 @@ class MaskCodec(nn.Module):
     def load(cls, path: str | Path) -> "MaskCodec":
         """Read an npz with the published keys. Raises ValueError if it is missing or not one."""
         try:
+            check_npz(path, MAX_NUMBERS)
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {key: torch.from_numpy(archive[key]).float() for key in archive.files}
         except FileNotFoundError:

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from reference import CONFIGS, ours, prompts, weights
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from paligemma.checkpoints import io
 from paligemma.checkpoints.io import INDEX, load_model, read_config_values, save_model
+from paligemma.models.mask_codec import MaskCodec
 
 ROOT = Path(__file__).parents[2]
 TABLE = "language_model.model.embed_tokens.weight"
@@ -410,3 +413,82 @@ def test_big_vision_is_strict(tmp_path):
         (tmp_path / "w.npz").write_bytes(damaged)
         with pytest.raises(ValueError, match="cannot be read as a big_vision"):
             load_npz(tmp_path / "w.npz", CONFIGS["gemma1"])
+
+
+# --- Files that ask for more than they hold -------------------------------------------------------
+
+
+def zip_of(path, key: str, shape: str, data: bytes, compression=zipfile.ZIP_DEFLATED) -> None:
+    """One array under `key`, with a header and bytes of one's choice."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        magic = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little")
+        archive.writestr(f"params/{key}.npy", magic + header + data)
+
+
+@pytest.mark.parametrize(
+    "shape, size, words",
+    [
+        ("(2000000000,)", 8, "it says that it holds 2,000,000,000 numbers; "),
+        ("(48, 2)", 8, r"is shorter than its shape \[48, 2\]"),
+        ("(1000000,)", 4_000_000, "is compressed more than weights can be"),
+        ("(" + "9" * 400 + ",)", 8, "it says that it holds"),
+        ("(-1,)", 8, "cannot be read as a big_vision"),
+    ],
+)
+def test_an_npz_that_asks_for_more_than_it_has_is_refused(tmp_path, shape, size, words):
+    zip_of(tmp_path / "w.npz", "llm/final_norm/scale", shape, bytes(size))
+    with pytest.raises(ValueError, match=words):
+        load_npz(tmp_path / "w.npz", CONFIGS["gemma1"])
+    with pytest.raises(ValueError, match=r"is not a readable mask codec|is not a PaliGemma mask"):
+        MaskCodec.load(tmp_path / "w.npz")
+
+
+def test_an_npz_of_many_names_is_not_opened(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
+        for n in range(10_001):
+            archive.writestr(str(n), b"")
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *given: pytest.fail("it was opened"))
+    with pytest.raises(ValueError, match="it lists 10,001 or more arrays"):
+        load_npz(tmp_path / "w.npz", CONFIGS["gemma1"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_tensor_that_is_not_finite_is_named(tmp_path, value, dtype):
+    state = renamed()
+    state[TABLE][3, 4] = value
+    with pytest.raises(ValueError, match=r"numbers in language_model\.embed_tokens\.weight that"):
+        load_model(folder_with(tmp_path, state), dtype=dtype)
+
+
+def test_weights_that_do_not_fit_the_dtype_are_named(tmp_path):
+    state = renamed()
+    state[TABLE][3, 4] = 1e6
+    folder = folder_with(tmp_path, state)
+    load_model(folder)
+    with pytest.raises(ValueError, match="not finite"):
+        load_model(folder, dtype=torch.float16)
+
+
+def test_of_a_large_model_norms_and_samples_are_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(io, "FULLY_CHECKED_PARAMETERS", 0)
+    monkeypatch.setattr(io, "SAMPLED_NUMBERS", 4)
+    state = renamed()
+    state[TABLE][3, 4] = float("nan")
+    load_model(folder_with(tmp_path, state))
+    state[TABLE][3, 4], state[TABLE][-1, -1] = 0, float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        load_model(folder_with(tmp_path, state))
+
+
+def test_an_index_of_megabytes_and_a_pipe_are_not_read(tmp_path):
+    folder = folder_with(tmp_path / "one", renamed())
+    (folder / "model.safetensors").unlink()
+    (folder / INDEX).write_text(json.dumps({"weight_map": {f"w{n}": "s" for n in range(10**6)}}))
+    with pytest.raises(ValueError, match=r"MB is more than 8 MB"):
+        load_model(folder)
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(ValueError, match=r"has no config\.json"):
+        load_model(folder)
