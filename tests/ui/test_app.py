@@ -99,7 +99,7 @@ def sentence(client, key, picture, *values, settings=SETTINGS):
     return str(caught.value)
 
 
-def test_a_tab_for_every_task_and_for_what_lies_behind(pg):
+def test_the_tabs(pg):
     demo = build_app(ModelManager(pg))
     tabs = [block.id for block in demo.blocks.values() if isinstance(block, gr.Tab)]
     tools = ["region", "attention", "compare", "batch", "how-it-works"]
@@ -134,12 +134,12 @@ def annotated(detections, masks, **display):
     return drawing.constructor_args["value"][1], drawing.constructor_args["color_map"]
 
 
-def test_a_box_without_area_is_still_seen():
+def test_a_box_without_area_is_drawn():
     [(alpha, _)], _ = annotated([Detection("thin", (0.2, 0.2, 0.2, 0.2))], [None])
     assert alpha.max() > 0
 
 
-def test_masks_and_a_box_where_the_codes_are_not_whole(pg, client, picture):
+def test_masks_and_a_box_without_enough_codes(pg, client, picture):
     raw, *_, line = ask(client, "segment", picture, "cat")
     assert line.startswith("Found 2 objects.")
     detections = parse(raw)
@@ -160,7 +160,7 @@ def test_masks_and_a_box_where_the_codes_are_not_whole(pg, client, picture):
         ("detect", ["nonsense"], "No complete box: see the raw output. "),
     ],
 )
-def test_empty_answers_get_a_friendly_word(client, picture, key, values, line):
+def test_status_of_empty_answers(client, picture, key, values, line):
     assert ask(client, key, picture, *values)[-1].startswith(line)
 
 
@@ -192,21 +192,21 @@ def attend(client, picture, prompt, settings=SETTINGS):
         ("caption", [5, "cap"], SETTINGS, "Caption takes text, not '' in 5."),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_sentence(client, picture, key, values, settings, words):
+def test_bad_requests_get_one_sentence(client, picture, key, values, settings, words):
     assert sentence(client, key, picture, *values, settings=settings).startswith(words)
 
 
-def test_no_picture_yet(client):
+def test_no_image(client):
     for key, values in [*VALUES.items(), ("attention", ["ocr"])]:
         words = "There is no picture yet: upload one, paste one, or pick an example."
         assert sentence(client, key, None, *values) == words
 
 
-def test_an_emptied_setting_is_at_its_usual_value():
+def test_a_cleared_setting_has_its_default():
     assert sampling_options(seed=None, top_k=3) == SamplingOptions(top_k=3)
 
 
-def test_only_pictures_of_the_page_are_opened(client, picture, tmp_path):
+def test_only_uploads_and_examples_are_opened(client, picture, tmp_path):
     """Gradio checks the paths of what says that it is a file; a program may send anything."""
     secret = tmp_path / "secret.png"
     Image.new("RGB", (8, 8), "red").save(secret)
@@ -216,7 +216,7 @@ def test_only_pictures_of_the_page_are_opened(client, picture, tmp_path):
                 client.predict({"path": path}, *values, *SETTINGS, api_name=f"/tab_{key}")
 
 
-def test_a_picture_that_was_deleted(tmp_path, monkeypatch):
+def test_a_deleted_upload(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     with pytest.raises(ValueError, match="deleted, as all are after two hours: upload it again"):
         common.upload_path({"path": str(tmp_path / "gone.png")})
@@ -281,7 +281,7 @@ def test_closing_the_run_stops_the_model(picture):
 
 
 @pytest.mark.slow
-def test_visitors_do_not_meet(url, tmp_path):
+def test_visitors_get_their_own_answers(url, tmp_path):
     def visit(n):
         path = tmp_path / f"{n}.png"
         Image.new("RGB", (100 + n, 100), "navy").save(path)
@@ -342,7 +342,7 @@ def test_settings_are_the_fields_of_sampling_options(pg):
     assert {name: part.value for name, part in settings.items()} == asdict(SamplingOptions())
 
 
-def test_photographs_are_told_from_drawings():
+def test_photographs_are_recognized():
     for example in load_examples(EXAMPLES):
         assert not is_photograph(Image.open(example.image))
     rng = np.random.default_rng(0)

@@ -186,7 +186,7 @@ def test_attention(page):
     at_rest(page)
 
 
-def test_what_was_found_is_sifted_and_downloaded(page, tmp_path):
+def test_objects_are_highlighted_and_downloaded(page, tmp_path):
     example(page, "Detect: cat ; dog")
     expect(line(page)).to_contain_text("Found 2 objects.")
     rows = panel(page).locator("table.objects tr")
@@ -206,7 +206,7 @@ def test_what_was_found_is_sifted_and_downloaded(page, tmp_path):
         assert Image.open(archive.open("drawing.png")).size == (200, 150)
 
 
-def test_changing_the_model(browser, tmp_path):
+def test_switching_the_model(browser, tmp_path):
     folder = tiny.write(tmp_path / "little")
     demo = build_app(ModelManager(PaliGemma.load()))
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS)
@@ -327,7 +327,7 @@ def test_the_first_paint_has_a_result(built_in):
     expect(panel(built_in).locator("table.objects tr")).to_have_count(3)
 
 
-def test_where_a_slider_stops_is_what_counts(built_in):
+def test_a_dragged_slider_ends_at_its_last_value(built_in):
     built_in.goto(built_in.url.split("?")[0])
     rows = panel(built_in).locator("table.objects tr")
     expect(rows).to_have_count(3)
@@ -366,7 +366,7 @@ def test_an_address_is_restored_and_run(browser, url, pg):
     page.close()
 
 
-def test_the_explorer_and_a_region_are_restored_from_an_address(built_in):
+def test_attention_and_region_are_restored_from_an_address(built_in):
     start = built_in.url.split("?")[0]
     built_in.goto(f"{start}?tab=attention&attention=detect+wheel&attention.view=rollout")
     expect(line(built_in)).to_contain_text("Done.")
@@ -383,7 +383,7 @@ def test_the_explorer_and_a_region_are_restored_from_an_address(built_in):
     expect(built_in.locator(".toast-body")).to_have_count(0)
 
 
-def test_a_link_keeps_the_visitors_own_picture(browser, url, pg, tmp_path):
+def test_a_shared_link_shows_the_uploaded_image(browser, url, pg, tmp_path):
     Image.new("RGB", (37, 20), "teal").save(tmp_path / "own.png")
     page = browser.new_page()
     page.set_default_timeout(PATIENCE)
@@ -465,7 +465,7 @@ def test_how_it_works(built_in):
     expect(built_in.locator("#source")).to_contain_text("paligemma/models/gemma.py")
 
 
-def test_every_way_to_ask_where_it_looked(built_in, tmp_path):
+def test_every_view_of_attention(built_in, tmp_path):
     built_in.goto(built_in.url.split("?")[0])
     built_in.wait_for_function("window.restored")
     expect(line(built_in)).to_contain_text("Saved example answer")
@@ -514,7 +514,7 @@ def test_every_way_to_ask_where_it_looked(built_in, tmp_path):
     assert Image.open(coming.value.path()).n_frames == 5
 
 
-def test_a_sketch_is_asked_about(built_in):
+def test_a_drawing_is_used(built_in):
     built_in.get_by_role("tab", name="Draw", exact=True).click()
     canvas = built_in.locator("#canvas canvas").first
     built_in.locator("#canvas").get_by_role("button", name="Brush").click()
@@ -534,7 +534,7 @@ def test_a_sketch_is_asked_about(built_in):
     expect(panel(built_in).get_by_label("Raw output")).to_have_value("white")
 
 
-def test_what_fails_beside_the_queue_is_said_too(built_in):
+def test_errors_outside_the_queue_are_shown(built_in):
     built_in.reload()  # for an empty canvas
     built_in.wait_for_function("window.restored")
     built_in.get_by_role("tab", name="Draw", exact=True).click()
@@ -542,7 +542,7 @@ def test_what_fails_beside_the_queue_is_said_too(built_in):
     expect(built_in.locator(".toast-body").first).to_contain_text("Nothing is drawn yet")
 
 
-def test_the_plain_page_comes_back_as_it_was(built_in):
+def test_reloading_shows_the_same_page(built_in):
     built_in.goto(built_in.url.split("?")[0])
     expect(line(built_in)).to_contain_text("Saved example answer")
     built_in.wait_for_timeout(1000)  # for what the address then remembers, if anything
@@ -551,7 +551,7 @@ def test_the_plain_page_comes_back_as_it_was(built_in):
     expect(panel(built_in).locator(".result .mask")).to_have_count(2)
 
 
-def test_an_example_takes_over_from_what_runs(page, pg):
+def test_an_example_stops_a_run(page, pg):
     tab(page, "Ask").click()
     panel(page).get_by_role("textbox").first.fill("how many?")
     press(page, "Ask")
@@ -579,7 +579,7 @@ def test_one_run_at_a_time(page):
     expect(line(page)).to_have_text("")
 
 
-def test_a_new_picture_empties_what_was_said(built_in, tmp_path):
+def test_a_new_image_resets_the_tabs(built_in, tmp_path):
     built_in.goto(f"{built_in.url.split('?')[0]}?tab=attention&attention=detect+wheel")
     expect(line(built_in)).to_contain_text("Done.")
     example(built_in, "Detect: plane")
@@ -601,7 +601,7 @@ def test_a_new_picture_empties_what_was_said(built_in, tmp_path):
     assert "image=" not in built_in.url
 
 
-def test_two_visitors_never_see_each_other(browser, url, tmp_path):
+def test_two_visitors_at_once(browser, url, tmp_path):
     pages = []
     for n, width in enumerate((31, 47)):
         page = browser.new_page()
@@ -626,7 +626,7 @@ def test_two_visitors_never_see_each_other(browser, url, tmp_path):
         page.close()
 
 
-def test_who_waits_sees_the_place_in_line(browser, url, pg):
+def test_the_queue_position_is_shown(browser, url, pg):
     pages = [browser.new_page() for _ in range(2)]
     for page in pages:
         page.set_default_timeout(PATIENCE)

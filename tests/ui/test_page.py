@@ -126,14 +126,14 @@ def test_every_task_is_an_endpoint_with_a_docstring(client):
         ("generate", {"prompt": "caption en", "max_new_tokens": 2}, "a red"),
     ],
 )
-def test_endpoints_answer_in_words(client, path, name, values, text):
+def test_endpoints_return_text(client, path, name, values, text):
     answer = client.predict(image=handle_file(path), **values, api_name=f"/{name}")
     assert answer["text"] == text
     assert (answer["width"], answer["height"]) == (60, 40)
     assert answer["model"] == Scripted.name and answer["detections"] == []
 
 
-def test_endpoints_answer_in_boxes_and_masks(client, path, pg):
+def test_endpoints_return_boxes_and_masks(client, path, pg):
     answer = client.predict(image=handle_file(path), objects="cat", api_name="/detect")
     [cat] = answer["detections"]
     assert cat["label"] == "cat" and cat["box"] == pytest.approx([30.03, 0, 60, 40], abs=0.01)
@@ -152,13 +152,13 @@ def test_endpoints_answer_in_boxes_and_masks(client, path, pg):
         ("region", {"x1": 0.5, "y1": 0, "x2": 0.2, "y2": 1}, "A box has 0"),
     ],
 )
-def test_endpoints_refuse_in_a_sentence(client, path, name, values, words):
+def test_endpoints_refuse_bad_values(client, path, name, values, words):
     with pytest.raises(AppError, match=words):
         client.predict(image=handle_file(path), **values, api_name=f"/{name}")
 
 
 @pytest.mark.parametrize("most", [None, "many", 513])
-def test_a_length_that_is_none(client, path, most):
+def test_max_new_tokens_out_of_bounds(client, path, most):
     with pytest.raises(AppError, match="max_new_tokens is a whole number from 1 to 512, not "):
         client.predict(handle_file(path), "ocr", most, api_name="/generate")
 
@@ -169,7 +169,7 @@ def test_endpoints_read_uploads_only(client, image):
         client.predict(image=image, api_name="/read")
 
 
-def test_a_path_that_says_it_is_a_file_must_be_an_upload(client):
+def test_a_path_sent_as_a_file_must_be_an_upload(client):
     """Refused by Gradio: it lies outside the folder of uploads."""
     claimed = {"path": str(BUILTIN.parent / "config.json"), "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(AppError):
@@ -220,12 +220,12 @@ def test_any_two_opposite_corners_make_a_box(words):
         ("0, 10, 20, 130", "0 to 100 per cent"),
     ],
 )
-def test_what_is_no_box_is_refused(words, said):
+def test_invalid_boxes_are_refused(words, said):
     with pytest.raises(ValueError, match=said):
         region.read_box(words)
 
 
-def test_two_clicks_write_a_box_and_a_third_begins_anew(path):
+def test_two_clicks_make_a_box_and_a_third_starts_another(path):
     file = {"path": str(path)}
     click = lambda first, x, y: region.add_corner(
         file, first, gr.SelectData(None, {"index": [x, y], "value": None})
@@ -242,7 +242,7 @@ def test_two_clicks_write_a_box_and_a_third_begins_anew(path):
     assert region.start_box(file, "10, 15")[0].getpixel((200, 64)) == (0, 0, 128)
 
 
-def test_a_box_is_described_and_an_answer_gets_its_question(page, path):
+def test_region_and_question_prompts(page, path):
     ask = lambda box, way, reply: list(
         region.run_region(page, {"path": str(path)}, box, way, reply, "en")
     )[-1]
@@ -256,69 +256,69 @@ def test_a_box_is_described_and_an_answer_gets_its_question(page, path):
         ask("", "question", " ")
 
 
-# ----------------------------------------------------------------------------- found, attention
+# ---------------------------------------------------------------------------- results, attention
 
 
-def test_without_a_whole_answer_there_is_nothing_to_take_away():
+def test_no_export_without_a_complete_answer():
     for take in results.objects_csv, results.objects_zip:
         with pytest.raises(gr.Error, match="run this tab first"):
             take(None, 0, 1)
 
 
-def test_a_view_that_is_not_worked_out_is_refused_in_a_sentence(path, tmp_path):
+def test_a_view_that_was_not_computed_is_refused(path, tmp_path):
     pg, image = PaliGemma.load(tiny.write(tmp_path / "little")), Image.open(path)
     reply = pg.generate(image, "detect cat", SamplingOptions(max_new_tokens=2))
     seen = pg.explain_reply(image, "detect cat", reply, ("middle",))
-    looked = attention_maps.ExplainedAnswer(str(path), "detect cat", seen, ref(pg))
-    glow, drawn, _, _, _ = attention_maps.show_token(looked, 1, "middle", 0, 0.5)
+    answer = attention_maps.ExplainedAnswer(str(path), "detect cat", seen, ref(pg))
+    shown_map, drawn, _, _, _ = attention_maps.show_token(answer, 1, "middle", 0, 0.5)
     assert drawn.size == (640, 427)
-    former = attention_maps.show_token(looked, 99, "middle", 0, 0.5)[1]
-    assert former == attention_maps.show_token(looked, 0, "middle", 0, 0.5)[1], (
+    former = attention_maps.show_token(answer, 99, "middle", 0, 0.5)[1]
+    assert former == attention_maps.show_token(answer, 0, "middle", 0, 0.5)[1], (
         "a former answer's token"
     )
     clicked = SimpleNamespace(index=(639, 0))
     side = seen.heads.shape[-1]
-    assert f"Row 1, column {side}" in attention_maps.tokens_at_patch(glow, "middle", clicked)
+    assert f"Row 1, column {side}" in attention_maps.tokens_at_patch(shown_map, "middle", clicked)
     for ask in (
-        lambda: attention_maps.show_token(looked, 0, "gradient", 0, 0.5),
-        lambda: attention_maps.tokens_at_patch(glow, "gradient", clicked),
-        lambda: list(attention_maps.draw_answer(looked, "gradient", 0.5)),
+        lambda: attention_maps.show_token(answer, 0, "gradient", 0, 0.5),
+        lambda: attention_maps.tokens_at_patch(shown_map, "gradient", clicked),
+        lambda: list(attention_maps.draw_answer(answer, "gradient", 0.5)),
     ):
         with pytest.raises(gr.Error, match="“Attention × gradient” is not computed yet"):
             ask()
 
 
-def test_another_model_does_not_read_on(page, path, tmp_path):
-    """Whose maps are on the page must answer for them: another model has another grid."""
+def test_maps_of_another_model_are_refused(page, path, tmp_path):
+    """A map is of the model that computed it: another model has another grid."""
     pg, other = (PaliGemma.load(tiny.write(tmp_path / name)) for name in ("one", "two"))
     clicked = SimpleNamespace(index=(5, 5))
     page.models.current = pg
     reply = pg.generate(path, "detect cat", SamplingOptions(max_new_tokens=2))
-    looked = attention_maps.ExplainedAnswer(
+    answer = attention_maps.ExplainedAnswer(
         str(path), "detect cat", pg.explain_reply(path, "detect cat", reply), ref(pg)
     )
-    glow = attention_maps.show_token(looked, 0, "mean", 0, 0.5)[0]
-    assert attention.tower_at_patch(page, glow, clicked)
+    shown_map = attention_maps.show_token(answer, 0, "mean", 0, 0.5)[0]
+    assert attention.tower_at_patch(page, shown_map, clicked)
     assert (
-        "gradient" in attention.change_view(page, looked, 0, "gradient", 0, 0.5)[0].explanation.maps
+        "gradient" in attention.change_view(page, answer, 0, "gradient", 0, 0.5)[0].explanation.maps
     )
     page.models.current = other
     for ask in (
-        lambda: attention.tower_at_patch(page, glow, clicked),
-        lambda: attention.change_view(page, looked, 0, "gradient", 0, 0.5),
+        lambda: attention.tower_at_patch(page, shown_map, clicked),
+        lambda: attention.change_view(page, answer, 0, "gradient", 0, 0.5),
     ):
         with pytest.raises(gr.Error, match="Another model was loaded since"):
             ask()
 
 
-def test_a_words_map_is_of_no_answer(page, path, tmp_path):
+def test_the_map_of_a_word_belongs_to_no_answer(page, path, tmp_path):
     page.models.current = PaliGemma.load(tiny.write(tmp_path / "one"))
-    glow, drawn, _, says, *_ = attention.compare_word(page, {"path": str(path)}, "cat", 0.5)
+    shown_map, drawn, _, says, *_ = attention.compare_word(page, {"path": str(path)}, "cat", 0.5)
     assert "each patch and “cat”" in says and drawn.size == (640, 427)
     clicked = SimpleNamespace(index=(5, 5))
-    assert attention_maps.tokens_at_patch(glow, "mean", clicked) == ""
-    assert attention.tower_at_patch(page, glow, clicked)
-    assert np.any(np.asarray(attention_maps.change_opacity(glow, 1.0)) != np.asarray(drawn))
+    assert attention_maps.tokens_at_patch(shown_map, "mean", clicked) == ""
+    assert attention.tower_at_patch(page, shown_map, clicked)
+    assert np.any(np.asarray(attention_maps.change_opacity(shown_map, 1.0)) != np.asarray(drawn))
     assert attention_maps.change_opacity(None, 1.0) is None
 
 
@@ -337,8 +337,8 @@ def test_two_precisions_side_by_side(tmp_path):
     assert slider.constructor_args["visible"] and line in ("Same answer.", "Different answers.")
     left, right = slider.constructor_args["value"]
     assert left.size == right.size == (640, 640)
-    guest = models.load_comparison(sides, "bfloat16")
-    assert models.load_comparison(sides, "bfloat16") is guest, "it stays"
+    comparison = models.load_comparison(sides, "bfloat16")
+    assert models.load_comparison(sides, "bfloat16") is comparison, "it stays loaded"
     other = models.resolve_comparison(str(tiny.write(tmp_path / "one")))
     assert models.load_comparison(other, "float32").name == "one"
     *_, (table, slider, line) = compare.compare(page, shown, "detect anchor", other, "float32")
@@ -350,7 +350,7 @@ def test_two_precisions_side_by_side(tmp_path):
 # ----------------------------------------------------------------------------------------- batch
 
 
-def test_a_batch_answers_what_it_can_and_says_what_it_cannot(page, path, tmp_path):
+def test_a_batch_with_unreadable_files(page, path, tmp_path):
     (tmp_path / "note.txt").write_text("no picture")
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.write(path, "in/a.png")
@@ -378,7 +378,7 @@ def test_a_batch_answers_what_it_can_and_says_what_it_cannot(page, path, tmp_pat
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
-def test_a_damaged_member_stops_nobody(page, path, tmp_path, packing):
+def test_a_damaged_member_does_not_stop_the_batch(page, path, tmp_path, packing):
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w", packing) as archive:
         for name in "abc":
@@ -394,7 +394,7 @@ def test_a_damaged_member_stops_nobody(page, path, tmp_path, packing):
     assert line == "Done: 2 answered, 1 not readable." and "cannot be unpacked" in table
 
 
-def test_a_batch_has_a_size(page, path, monkeypatch):
+def test_a_batch_has_a_maximum_size(page, path, monkeypatch):
     monkeypatch.setattr(batch, "MAX_UPLOAD_BYTES", 10)
     with pytest.raises(gr.Error, match="At most"):
         list(batch.run_batch(page, [{"path": str(path)}], "ocr"))
@@ -445,7 +445,7 @@ def test_a_zip_bomb_is_not_unpacked(monkeypatch, tmp_path):
         read()
 
 
-def test_a_batch_needs_pictures_and_a_prompt(page, path):
+def test_a_batch_needs_images_and_a_prompt(page, path):
     for files, prompt, words in ([], "ocr", "no pictures yet"), ([path], " ", "no prompt yet"):
         with pytest.raises(gr.Error, match=words):
             list(batch.run_batch(page, [{"path": str(file)} for file in files], prompt))
@@ -455,7 +455,7 @@ def test_a_batch_needs_pictures_and_a_prompt(page, path):
 
 
 @pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in model is not there")
-def test_the_model_and_the_last_request_as_drawings():
+def test_diagram_tokens_and_mask():
     models = ModelManager(PaliGemma.load())
     drawing, strip, mask = how_it_works.show_model(
         models, LastRequest("detect cat", ["<loc0000>", " cat"])
@@ -467,7 +467,7 @@ def test_the_model_and_the_last_request_as_drawings():
     assert how_it_works.show_model(models, None)[1] == "There was no request yet."
 
 
-def test_the_strip_has_every_token_and_the_mask_its_shape():
+def test_the_mask_of_a_request():
     kinds = ["image"] * 100 + ["bos", "prefix", "prefix", "separator", "answer", "answer"]
     mask, shown = request_mask(kinds)
     assert len(shown) == MAX_MASK_IMAGE_TOKENS + 6
@@ -481,7 +481,7 @@ def test_the_strip_has_every_token_and_the_mask_its_shape():
         draw_attention_mask(mask, shown[1:])
 
 
-def test_drawings_escape_what_they_show():
+def test_drawings_escape_text():
     assert "<img" not in draw_tokens([("answer", "<img src=x>")])
     assert "<img" not in draw_model([("<img>", ("<img>",), "x.py", "<img>")])
 
@@ -496,7 +496,7 @@ def test_only_source_files_are_opened():
         assert "value" not in (how_it_works.open_source(event(file)) or {})
 
 
-# ----------------------------------------------------------------------------------------- links
+# ----------------------------------------------------------------------------------------- address
 
 
 @pytest.fixture
@@ -551,12 +551,12 @@ def test_every_tab_resets_its_outputs_and_nothing_else(tabs):
         ("seed", "x", None),
     ],
 )
-def test_an_address_restores_what_its_parts_can_have(address, name, written, value):
+def test_an_address_restores_valid_values(address, name, written, value):
     restored = address.restore({name: written})
     assert restored == ({} if value is None else {address.params[name]: value})
 
 
-def test_an_address_only_names_the_model(address):
+def test_an_address_does_not_load_the_model(address):
     assert address.restore({"model": "owner/model"}) == {address.model: "owner/model"}
 
 
@@ -583,7 +583,7 @@ def test_an_address_names_uploads_and_nothing_else(path, tmp_path, monkeypatch):
         url_state.name_in_url(None, uploads)
 
 
-def test_old_files_go_and_the_oldest_where_there_are_too_many(tmp_path):
+def test_temporary_files_are_deleted_by_age_and_size(tmp_path):
     def left(seconds, most):
         temp_files.delete_temp_files(demo, seconds, most)
         return sorted(file.name for file in tmp_path.rglob("*.png"))
@@ -611,10 +611,10 @@ def test_old_files_go_and_the_oldest_where_there_are_too_many(tmp_path):
     assert set().union(*demo.temp_file_sets) == {str(tmp_path / "folder0" / "0.png")}
 
 
-# --------------------------------------------------------------------------------------- picture
+# --------------------------------------------------------------------------------------- image
 
 
-def test_a_drawing_becomes_the_picture():
+def test_a_drawing_becomes_the_image():
     drawings, blank = image_input.Drawings(), Image.new("RGBA", (64, 64))
     drawn = blank.copy()
     drawn.paste("red", (10, 10, 30, 30))
@@ -700,7 +700,7 @@ def test_in_the_app_no_library_opens_other_formats():
     assert done.stdout.splitlines() == [*refused, "(10000, 10000)", "refused"], done.stderr
 
 
-def test_a_photograph_gets_a_word_from_the_built_in_model_only(tmp_path, monkeypatch):
+def test_the_note_about_photographs_is_the_built_in_models_only(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8)
     Image.fromarray(pixels).resize((90, 90), Image.Resampling.BICUBIC).save(tmp_path / "p.png")
     models, file = ModelManager(Scripted({})), {"path": str(tmp_path / "p.png")}
@@ -709,7 +709,7 @@ def test_a_photograph_gets_a_word_from_the_built_in_model_only(tmp_path, monkeyp
     assert "Another model" in image_input.check_upload(models, file)[1]
 
 
-def test_what_is_exported_reads_back_to_what_was_drawn(pg, path):
+def test_exported_masks_equal_the_drawn_ones(pg, path):
     detections = parse("".join(ANSWERS["segment cat"]))
     masks = pg.masks(detections)
     zipped = b64decode(results.objects_zip(results.AnswerObjects(str(path), detections, masks)))
@@ -727,7 +727,7 @@ def test_there_are_the_papers_35_languages():
 
 
 @pytest.mark.slow
-def test_on_a_space_the_model_asks_for_the_lent_gpu(tmp_path):
+def test_on_a_space_model_handlers_get_the_gpu(tmp_path):
     """`spaces.GPU` wraps every handler that calls the model; visitors get the list of models."""
     (tmp_path / "spaces.py").write_text("marked = []\nGPU = lambda f: marked.append(f) or f\n")
     code = """
