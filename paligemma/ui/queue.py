@@ -185,24 +185,12 @@ class RequestQueue(Queue):
         start = monotonic()
         try:
             await super().process_events(events, batch, begin_time, fn)
-        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # a panic of native code too, which gradio does not catch
-            self._fail(events, error)
         finally:
             for event in events:
                 self.event_ids_to_events.pop(event._id, None)
                 record = self._record(event, fn, start)
                 if self.limits.log_requests:
                     print(json.dumps(record), flush=True)
-
-    def _fail(self, events: list[Event], error: BaseException) -> None:
-        print(f"A request failed: {type(error).__name__}", flush=True)
-        for event in events:
-            message = "This request failed: the error is not one that the app knows."
-            self.send_message(
-                event, ProcessCompletedMessage(output={"error": message}, success=False)
-            )
 
     def _record(self, event: Event, fn: BlockFunction, start: float) -> dict[str, Any]:
         """What is logged of a request: nothing that the client sent."""

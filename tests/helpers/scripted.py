@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -23,7 +24,8 @@ class Scripted:
     name = "a scripted model"
     description = "It answers what a test wrote down."
     facts = "no parameters"
-    checkpoint, memory, is_built_in, resolution = None, 0, False, 128
+    checkpoint = SimpleNamespace(source="scripted")
+    memory, is_built_in, resolution = 0, False, 128
 
     def __init__(self, answers: Mapping[str, Sequence[str]], pause: float = 0.0):
         self.answers, self.pause, self.log = answers, pause, []
