@@ -20,7 +20,7 @@ from paligemma.ui.layout import ON_SPACE, build_app
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.network import NetworkPolicy, RequestFilter, check_port, read_port
 from paligemma.ui.queue import PRIVATE_LIMITS, PUBLIC_LIMITS
-from paligemma.ui.temp_files import start_cleanup
+from paligemma.ui.temp_files import Cleanup, DiskGuard, use_own_folder
 from paligemma.ui.theme import LAUNCH_OPTIONS
 
 
@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         policy = NetworkPolicy.of(args.host, is_shared, root_path, args.allow_host)
         port = read_port(args.port)
         check_port(args.host, port)
+        folder = use_own_folder()
         model = PaliGemma.load(args.model, args.device, args.dtype, args.tokenizer, args.mask_codec)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         can_switch=args.model_switch,
     )
     demo = build_app(models, limits=PRIVATE_LIMITS if policy.is_private else PUBLIC_LIMITS)
-    start_cleanup(demo)
+    cleanup = Cleanup(demo, folder)
+    cleanup.start()
     start_watchdog(demo)
     demo.launch(
         server_name=args.host,
@@ -56,7 +58,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         share=args.share,
         mcp_server=args.mcp,
         app_kwargs={
-            "middleware": [Middleware(RequestFilter, policy=policy)],
+            "middleware": [
+                Middleware(RequestFilter, policy=policy),
+                Middleware(DiskGuard, cleanup=cleanup),
+            ],
             "routes": [health_route(demo, models)],
         },
         **LAUNCH_OPTIONS,

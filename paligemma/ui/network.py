@@ -27,6 +27,7 @@ UPLOAD = f"{API_PREFIX}/upload"
 # limit is that of the MCP SDK.
 WITH_PICTURES = (f"{API_PREFIX}/mcp", f"{API_PREFIX}/component_server")
 MAX_JSON_BYTES = 2 * 2**20  # no function of the page or the API needs more
+MAX_UPLOAD_BYTES = 320 * 2**20  # of one request: the Batch tab takes 300 MB
 MAX_PICTURE_BYTES = 4 * 2**20
 # Routes of gradio 6.31 that the app has no use for.
 CLOSED = (
@@ -132,8 +133,6 @@ class RequestFilter:
         if path.startswith(CLOSED):
             return await _respond(404, "Not Found", scope, receive, send)
         limit = max_body_bytes(path)
-        if limit is None:
-            return await self.app(scope, receive, send)
         body = LimitedBody(limit, receive, send)
         if int(headers.get("content-length") or 0) > limit:
             return await body.refuse(scope)
@@ -183,10 +182,10 @@ async def _respond(status: int, sentence: str, scope: Scope, receive: Receive, s
     await JSONResponse({"detail": sentence}, status)(scope, receive, send)
 
 
-def max_body_bytes(path: str) -> int | None:
-    """The largest body that a route takes; None for uploads, where gradio caps each file."""
+def max_body_bytes(path: str) -> int:
+    """The largest body that a route takes; gradio caps each file of an upload besides."""
     if path == UPLOAD:
-        return None
+        return MAX_UPLOAD_BYTES
     return MAX_PICTURE_BYTES if path.startswith(WITH_PICTURES) else MAX_JSON_BYTES
 
 

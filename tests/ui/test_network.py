@@ -322,14 +322,15 @@ def test_a_taken_port_as_a_process():
     assert "Traceback" not in ended.stderr
 
 
-def test_the_program_serves_behind_the_filter(monkeypatch):
+def test_the_program_serves_behind_the_filter(monkeypatch, tmp_path):
     seen = {}
     model = Scripted({})
     model.checkpoint = SimpleNamespace(source="folder")
     monkeypatch.setattr(PaliGemma, "load", lambda *given: model)
     monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: seen.update(options))
     monkeypatch.setattr(app, "check_port", lambda *given: None)
+    monkeypatch.setattr(app, "use_own_folder", lambda: tmp_path)
     app.main(["--allow-host", "a.b", "--allow-host", "c.d:1"])
-    [middleware] = seen["app_kwargs"]["middleware"]
+    middleware, _ = seen["app_kwargs"]["middleware"]
     assert middleware.cls is RequestFilter
     assert middleware.kwargs["policy"] == NetworkPolicy(True, False, ("a.b", "c.d:1"))

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import zipfile
 from base64 import b64decode, b64encode
 from pathlib import Path
@@ -29,7 +28,7 @@ from paligemma.generation import SamplingOptions
 from paligemma.interpret.anatomy import MAX_MASK_IMAGE_TOKENS, request_mask
 from paligemma.pipeline import PaliGemma
 from paligemma.tasks import LANGUAGES, TASKS
-from paligemma.ui import app, attention_maps, image_input, results, temp_files, url_state
+from paligemma.ui import app, attention_maps, image_input, results, url_state
 from paligemma.ui.layout import EXAMPLES, build_app
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.page import LastRequest, Page
@@ -436,6 +435,34 @@ def test_bad_zips(page, path, tmp_path, name, data, words):
             list(run)
 
 
+def test_a_zip_of_too_many_files_is_refused_before_its_list_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "many.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(batch.MAX_ZIP_ENTRIES + 1):
+            archive.writestr(f"{number}.txt", b"")
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *given: pytest.fail("it was opened"))
+    with pytest.raises(ValueError, match=r"'many.zip' has too many files: at most 5000 are read"):
+        batch.unpack([str(path)])
+    content = path.read_bytes()
+    end = content.rindex(b"PK\5\6")
+    lie = content[:end] + content[end : end + 8] + b"\1\0\1\0" + content[end + 12 :]
+    path.write_bytes(lie)  # one entry, but as long a list
+    monkeypatch.setattr(batch, "MAX_ZIP_LIST_BYTES", 100_000)
+    with pytest.raises(ValueError, match=r"'many.zip' has too many files"):
+        batch.unpack([str(path)])
+
+
+def test_pictures_in_zips_have_a_limit_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "MAX_UNPACKED_BYTES", 2**20)
+    for number in range(2):
+        with zipfile.ZipFile(tmp_path / f"{number}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.png", bytes(600_000))
+    paths = [str(tmp_path / f"{number}.zip") for number in range(2)]
+    assert len(batch.unpack(paths[:1])) == 1
+    with pytest.raises(ValueError, match="At most 1 MB of pictures in zips, unpacked"):
+        batch.unpack(paths)
+
+
 def test_a_zip_bomb_is_not_unpacked(monkeypatch, tmp_path):
     monkeypatch.setattr(batch, "MAX_IMAGE_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -581,34 +608,6 @@ def test_an_address_names_uploads_and_nothing_else(path, tmp_path, monkeypatch):
     )
     with pytest.raises(gr.Error, match="There is no picture yet"):
         url_state.name_in_url(None, uploads)
-
-
-def test_temporary_files_are_deleted_by_age_and_size(tmp_path):
-    def left(seconds, most):
-        temp_files.delete_temp_files(demo, seconds, most)
-        return sorted(file.name for file in tmp_path.rglob("*.png"))
-
-    with gr.Blocks() as demo:
-        shown, cached = gr.Image(), gr.Image()
-    for n in range(5):
-        file = tmp_path / f"folder{n}" / f"{n}.png"
-        file.parent.mkdir()
-        file.write_bytes(b"1234")
-        if n < 4:  # the last is another program's
-            demo.upload_file_set.add(str(file))
-        time.sleep(0.02)
-    demo.upload_file_set |= {str(tmp_path / "folder0" / "0.png" / "x"), "\0"}  # no file has it
-    shown.temp_files.add(str(tmp_path / "folder3" / "3.png"))
-    cached.keep_in_cache.add(str(tmp_path / "folder0" / "0.png"))
-    assert left(60, 12) == ["0.png", "1.png", "2.png", "3.png", "4.png"]
-    assert left(60, 11) == ["0.png", "2.png", "3.png", "4.png"]
-    assert not (tmp_path / "folder1").exists()
-    (tmp_path / "folder2" / "2.png").unlink()
-    (tmp_path / "folder3" / "another").touch()
-    assert left(60, 12) == ["0.png", "3.png", "4.png"]
-    assert left(0, 12) == ["0.png", "4.png"]
-    assert (tmp_path / "folder3").exists()
-    assert set().union(*demo.temp_file_sets) == {str(tmp_path / "folder0" / "0.png")}
 
 
 # --------------------------------------------------------------------------------------- image

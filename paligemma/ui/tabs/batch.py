@@ -42,6 +42,9 @@ from visualize import draw_objects
 MAX_IMAGES = 200
 MAX_IMAGE_BYTES = 50 * 2**20  # of one file, unpacked
 MAX_UPLOAD_BYTES = 300 * 2**20  # of all files
+MAX_UNPACKED_BYTES = 2**31  # of all images in zips
+MAX_ZIP_ENTRIES = 5_000  # images or not
+MAX_ZIP_LIST_BYTES = 2**20  # of the list of the entries, which may say another number than it has
 UPDATE_SECONDS = 0.5
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
 
@@ -166,6 +169,7 @@ def unpack(paths: Sequence[str]) -> list[BatchImage]:
     Raises ValueError for no image at all, more than MAX_IMAGES, and a zip that cannot be read.
     """
     images: list[BatchImage] = []
+    unpacked = 0  # bytes of the images in zips
     if sum(os.path.getsize(path) for path in paths) > MAX_UPLOAD_BYTES:
         raise ValueError(f"At most {MAX_UPLOAD_BYTES >> 20} MB of pictures at once.")
     for path in paths:
@@ -173,19 +177,40 @@ def unpack(paths: Sequence[str]) -> list[BatchImage]:
             images.append(BatchImage(Path(path).name, partial(_plain_file, path)))
             continue
         try:
+            _check_entries(path)
             with zipfile.ZipFile(path) as archive:
-                images += [
-                    BatchImage(member.filename, partial(_read_member, path, member))
-                    for member in archive.infolist()
-                    if _is_image(member)
-                ]
+                members = [member for member in archive.infolist() if _is_image(member)]
+            unpacked += sum(member.file_size for member in members)
+            images += [
+                BatchImage(member.filename, partial(_read_member, path, member))
+                for member in members
+            ]
         except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
             raise ValueError(f"The zip {Path(path).name!r} cannot be read: {error}.") from error
     if not images:
         raise ValueError("There are no pictures yet: add some, or a zip of them.")
     if len(images) > MAX_IMAGES:
         raise ValueError(f"At most {MAX_IMAGES} pictures at once, not {len(images)}.")
+    if unpacked > MAX_UNPACKED_BYTES:
+        raise ValueError(f"At most {MAX_UNPACKED_BYTES >> 20} MB of pictures in zips, unpacked.")
     return images
+
+
+def _check_entries(path: str) -> None:
+    """Raises ValueError for a zip with a longer list of entries than any that is of use here.
+
+    `ZipFile` reads the whole list when it opens a file, a kilobyte of memory for each entry. The
+    record at the end says how long it is; zipfile's own reader of that record is what counts.
+    """
+    with open(path, "rb") as file:
+        record = zipfile._EndRecData(file)  # pyright: ignore[reportAttributeAccessIssue]
+    if record is None:
+        raise zipfile.BadZipFile("it has no list of its files")
+    entries, list_bytes = record[4], record[5]
+    if entries > MAX_ZIP_ENTRIES or list_bytes > MAX_ZIP_LIST_BYTES:
+        raise ValueError(
+            f"The zip {Path(path).name!r} has too many files: at most {MAX_ZIP_ENTRIES} are read."
+        )
 
 
 def _is_image(member: zipfile.ZipInfo) -> bool:
