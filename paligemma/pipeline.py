@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 
@@ -23,7 +23,7 @@ from paligemma.checkpoints import hub
 from paligemma.checkpoints.resolve import Checkpoint, resolve
 from paligemma.config import PaliGemmaConfig
 from paligemma.detections import Detection, DetectionParser
-from paligemma.devices import format_bytes
+from paligemma.devices import format_bytes, plan_placement
 from paligemma.generation import SamplingOptions, Step, stream
 from paligemma.images import open_image
 from paligemma.interpret.capture import capture_attention, tower_attention
@@ -69,7 +69,9 @@ class PaliGemma:
 
         Raises ValueError if the checkpoint cannot be had or does not fit.
         """
-        return cls.from_checkpoint(resolve(source, tokenizer, mask_codec), device, dtype)
+        fits = partial(plan_placement, device=device, dtype=dtype)
+        checkpoint = resolve(source, tokenizer, mask_codec, fits=fits)
+        return cls.from_checkpoint(checkpoint, device, dtype)
 
     @classmethod
     def from_checkpoint(

@@ -32,21 +32,27 @@ ProgressCallback = Callable[[int, int], None]  # (bytes done, bytes in all)
 REPO_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)  # owner/model[@revision]
 MODEL_FILES, TOKENIZER_FILES = ["*.json", "*.safetensors"], ["tokenizer.json"]
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]  # peft's
+UNCHECKED_BYTES = 100_000_000  # smaller downloads are not worth a look at their config first
 BYTES_BAR = "huggingface_hub.snapshot_download"  # the bar of what is written to the disk
 # The published mask codec and its digest (google-research/big_vision).
 MASK_CODEC_REPO, MASK_CODEC_FILE = "google/paligemma-hf", "vae-oid.npz"
 MASK_CODEC_SHA256 = "5586010257b8536dddefab65e7755077f21d5672d5674dacf911f73ae95a4447"
 
 
-def fetch_model(name: str, progress: ProgressCallback | None = None) -> Path:
+def fetch_model(
+    name: str,
+    progress: ProgressCallback | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> Path:
     """The folder of `owner/model` or `owner/model@revision`, downloaded unless it is cached.
 
     `progress` is called from other threads. An exception that it raises cancels the download and
-    is raised here; files that are complete by then stay in the cache. Raises ValueError if the
-    model cannot be had.
+    is raised here; files that are complete by then stay in the cache. `check` is called with the
+    folder of config.json before the weights of a large model are fetched, and refuses them by a
+    ValueError. Raises ValueError if the model cannot be had.
     """
     repo, _, revision = name.partition("@")
-    return _fetch(repo, revision or None, MODEL_FILES, progress)
+    return _fetch(repo, revision or None, MODEL_FILES, progress, check)
 
 
 def fetch_tokenizer(name: str) -> Path:
@@ -78,7 +84,11 @@ def fetch_mask_codec() -> Path:
 
 
 def _fetch(
-    repo: str, revision: str | None, patterns: list[str], progress: ProgressCallback | None
+    repo: str,
+    revision: str | None,
+    patterns: list[str],
+    progress: ProgressCallback | None,
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     download = partial(snapshot_download, repo, revision=revision, allow_patterns=patterns)
     cancelled: list[Exception] = []  # what `progress` raised
@@ -90,9 +100,13 @@ def _fetch(
             if constants.HF_HUB_OFFLINE:
                 raise LocalEntryNotFoundError("The files in the cache are incomplete.")
             download = partial(download, revision=cached.name)  # the rest of the same commit
-        files = download(dry_run=True)
-        size = sum(file.file_size or 0 for file in files if file.will_download)
+        size = _download_size(download)
         _check_disk_space(repo, size)
+        if check and size > UNCHECKED_BYTES:
+            folder = Path(download(allow_patterns=["config.json"]))
+            check(folder)
+            download = partial(download, revision=folder.name)  # of the commit that was checked
+            size = _download_size(download)
         if progress is None:
             folder = Path(download())
         else:
@@ -106,6 +120,10 @@ def _fetch(
             raise cancelled[0] from None
         raise ValueError(f"{repo} cannot be loaded: {_explain(error, repo, revision)}") from error
     return folder
+
+
+def _download_size(download: Callable) -> int:
+    return sum(file.file_size or 0 for file in download(dry_run=True) if file.will_download)
 
 
 def _find_cached(download: Callable) -> Path | None:

@@ -1,5 +1,6 @@
 """From a name to a checkpoint on this machine: the built-in model, a folder, an `.npz`, the hub."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,7 +8,13 @@ import torch
 
 from paligemma.checkpoints import hub, lora
 from paligemma.checkpoints.hub import ProgressCallback
-from paligemma.checkpoints.io import CONFIG, INITIALIZATION, load_model, read_config_values
+from paligemma.checkpoints.io import (
+    CONFIG,
+    INITIALIZATION,
+    load_model,
+    read_config,
+    read_config_values,
+)
 from paligemma.config import PaliGemmaConfig
 from paligemma.devices import DeviceMap, plan_placement
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
@@ -87,6 +94,7 @@ def resolve(
     tokenizer: str | Path | None = None,
     mask_codec: str | Path | None = None,
     progress: ProgressCallback | None = None,
+    fits: Callable[[PaliGemmaConfig], object] | None = None,
 ) -> Checkpoint:
     """Find a checkpoint and download it if necessary. Its weights are not read.
 
@@ -96,16 +104,24 @@ def resolve(
         no tokenizer.json beside the weights
     mask_codec: an `.npz`, instead of the one beside the weights
     progress: called with (bytes done, bytes in all) during downloads
+    fits: called with the config before weights are downloaded; refuses them by a ValueError
 
     Raises ValueError if a part is missing, damaged or does not fit the others.
     """
+
+    def check(folder: Path) -> None:
+        if (folder / CONFIG).is_file():
+            config = read_config(folder)
+            if fits is not None:
+                fits(config)
+
     source = str(source or BUILT_IN)
-    path = _locate(source, progress)
+    path = _locate(source, progress, check)
     if not _is_adapter(path):
         return _checkpoint(source, path, tokenizer, mask_codec)
     base = _base_of(path)
     try:
-        base_path = _locate(base, progress)
+        base_path = _locate(base, progress, check)
         if _is_adapter(base_path):
             raise ValueError("it is an adapter itself; merge that one first.")
         checkpoint = _checkpoint(base, base_path, tokenizer, mask_codec)
@@ -150,7 +166,7 @@ def _checkpoint(
     )
 
 
-def _locate(source: str, progress: ProgressCallback | None) -> Path:
+def _locate(source: str, progress: ProgressCallback | None, check: Callable[[Path], None]) -> Path:
     if source == BUILT_IN:
         return BUILT_IN_FOLDER
     path = _as_path(source)
@@ -162,7 +178,7 @@ def _locate(source: str, progress: ProgressCallback | None) -> Path:
             ".npz. For safetensors, give their folder."
         )
     if path.suffix != ".npz" and hub.REPO_NAME.fullmatch(source):
-        return hub.fetch_model(source, progress)
+        return hub.fetch_model(source, progress, check)
     raise ValueError(
         f"There is no checkpoint {source!r}: it is neither {BUILT_IN!r} nor a folder, an .npz or a "
         "model of the hub (owner/model)."

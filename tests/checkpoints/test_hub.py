@@ -122,6 +122,15 @@ def test_a_model_is_downloaded_and_answers(served):
     assert pg.generate(noise, "detect cat", SamplingOptions(max_new_tokens=3)).finished
 
 
+def test_memory_is_planned_before_weights_are_fetched(served, cache, monkeypatch):
+    monkeypatch.setattr(hub, "UNCHECKED_BYTES", 0)
+    monkeypatch.setattr("paligemma.devices.free_memory", lambda device: 1000)
+    assert "The model needs" in refused(PaliGemma.load, NAME, "cpu")
+    assert not whole_weights(cache) and not any(
+        line.startswith("GET") and WEIGHTS in line for line in served.asked
+    )
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_an_adapter_is_downloaded_and_loads_on_its_base(served, tmp_path, cached, monkeypatch):
     folder = tmp_path / "adapter"
