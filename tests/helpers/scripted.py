@@ -18,7 +18,8 @@ class Scripted:
     """Has what the app uses of `PaliGemma`.
 
     answers: the tokens for each prompt; any other prompt is answered with nothing.
-    pause: seconds a token takes. `log` holds (prompt, tokens given, how it ended) of every stream.
+    pause: seconds a token takes; `pauses`, for some prompts. `log` holds (prompt, tokens given, how
+    it ended) of every stream.
     """
 
     name = "a scripted model"
@@ -27,8 +28,14 @@ class Scripted:
     checkpoint = SimpleNamespace(source="scripted")
     memory, is_built_in, resolution = 0, False, 128
 
-    def __init__(self, answers: Mapping[str, Sequence[str]], pause: float = 0.0):
+    def __init__(
+        self,
+        answers: Mapping[str, Sequence[str]],
+        pause: float = 0.0,
+        pauses: Mapping[str, float] | None = None,
+    ):
         self.answers, self.pause, self.log = answers, pause, []
+        self.pauses = pauses or {}
 
     def stream(self, image, prompt: str, options: SamplingOptions) -> Iterator[Reply]:
         size = open_image(image).size
@@ -41,7 +48,7 @@ class Scripted:
                 spent = Timings(0.01, 0.01, time.perf_counter() - started, given)
                 found, finished = tuple(parse(text)), given == len(script)
                 yield Reply(text, found, tokens, spent, finished, prompt, size)
-                time.sleep(self.pause)
+                time.sleep(self.pauses.get(prompt, self.pause))
             end = "finished"
         finally:
             self.log.append((prompt, given, end))

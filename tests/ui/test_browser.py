@@ -35,7 +35,7 @@ FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-ba
 EVIL = "<img src=x onerror=alert(1)>"
 CODES = tuple(range(16))
 THINGS = [Detection("cat", (0.1, 0.1, 0.4, 0.5)), Detection(EVIL, (0.5, 0.5, 0.9, 0.9))]
-ANSWERS = {  # by prompt; "how many?" takes some seconds unless it is stopped
+ANSWERS = {  # by prompt; "how many?" takes half a minute unless it is stopped
     "detect cat ; dog": write(THINGS),
     "segment cat": write([Detection("cat", (0.1, 0.1, 0.4, 0.5), CODES)]),
     "answer en how many?": "0123456789" * 50,
@@ -57,7 +57,7 @@ expect = sync_api.expect
 @pytest.fixture(scope="module")
 def pg():
     scripts = {prompt: re.findall("<[a-z0-9]+>|.", text) for prompt, text in ANSWERS.items()}
-    return Scripted(scripts, pause=0.05)
+    return Scripted(scripts, pause=0.05, pauses={"answer en how many?": 0.25})
 
 
 @pytest.fixture(scope="module")
@@ -620,6 +620,8 @@ def test_two_visitors_at_once(browser, url, tmp_path):
     for page, found in zip(pages, ("Found 2 objects.", "Found 1 object."), strict=True):
         expect(line(page)).to_contain_text(found)
     shown = [panel(page).locator(".result img").first for page in pages]
+    for image in shown:
+        expect(image).not_to_have_js_property("naturalWidth", 0)
     ratios = [image.evaluate("i => i.naturalWidth / i.naturalHeight") for image in shown]
     assert ratios == pytest.approx([31 / 20, 47 / 20], abs=0.01)
     for page in pages:
@@ -635,7 +637,7 @@ def test_the_queue_position_is_shown(browser, url, pg):
     example(pages[0], "Ask: how many?")
     expect(line(pages[0])).to_contain_text("tokens/s")
     example(pages[1], "Caption")
-    place = panel(pages[1]).locator(".line .progress-text")
+    place = panel(pages[1]).locator(".status .progress-text")
     expect(place).to_contain_text("queue: 1/1")
     expect(place).to_be_visible()
     press(pages[0], "Stop")
