@@ -266,8 +266,9 @@ def invalid_objects(text: str) -> str | None:
     Unlike `parse`, which keeps what is whole, this finds the first location or mask token that is
     no token, the first box without four locations in order, and the first mask without 16 codes.
     """
-    for run in re.findall(r"(?:<loc[^>]*>\s*)+(?:<seg[^>]*>\s*)*|(?:<seg[^>]*>\s*)+", text):
-        locs, segs = re.findall(r"<loc[^>]*>", run), re.findall(r"<seg[^>]*>", run)
+    loc, seg = r"<loc[^>]{0,40}>", r"<seg[^>]{0,40}>"  # bounded: "<loc<loc<loc…" stays linear
+    for run in re.findall(rf"(?:{loc}\s*)+(?:{seg}\s*)*|(?:{seg}\s*)+", text):
+        locs, segs = re.findall(loc, run), re.findall(seg, run)
         for tokens, pattern, allowed in (
             (locs, LOC_PATTERN, "<loc0000> to <loc1023>"),
             (segs, SEG_PATTERN, "<seg000> to <seg127>"),
