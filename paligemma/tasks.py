@@ -8,6 +8,7 @@ same rows make the app's tabs and the endpoints of its API.
 
 import re
 from dataclasses import dataclass
+from reprlib import repr as short_repr
 from typing import Literal
 
 
@@ -45,20 +46,24 @@ class Task:
         such style.
         """
         if not (isinstance(text, str) and isinstance(language, str)):
-            raise ValueError(f"{self.label} takes text, not {text!r} in {language!r}.")
+            raise ValueError(
+                f"{self.label} takes text, not {short_repr(text)} in {short_repr(language)}."
+            )
         style = self.styles[0] if style is None else style
         if style not in self.styles:
             raise ValueError(
-                f"{self.label} has the styles {', '.join(self.styles)}; got {style!r}."
+                f"{self.label} has the styles {', '.join(self.styles)}; got {short_repr(style)}."
             )
         if not re.fullmatch("[A-Za-z]+(-[A-Za-z]+)*", language):
-            raise ValueError(f"A language is a code such as 'en' or 'de'; got {language!r}.")
+            raise ValueError(
+                f"A language is a code such as 'en' or 'de'; got {short_repr(language)}."
+            )
         words = " ".join(text.split())
         if self.answers != "text":
             names = (name.strip() for name in re.split("[;,]", words))
             words = " ; ".join(name for name in names if name)
         if self.needs and not words:
-            raise ValueError(f"{self.label} needs {self.needs}; got {text!r}.")
+            raise ValueError(f"{self.label} needs {self.needs}; got {short_repr(text)}.")
         return self.template.format(text=words, language=language, style=style)
 
 

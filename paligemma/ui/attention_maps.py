@@ -16,6 +16,7 @@ from paligemma.images import read_size
 from paligemma.interpret.explain import VIEWS, Explanation
 from paligemma.pipeline import PaliGemma
 from paligemma.ui.common import display_size, open_for_page, resize_for_display, user_errors
+from paligemma.ui.inputs import read_choice, read_index, read_number
 from visualize import (
     attention_legend,
     contact_sheet,
@@ -56,7 +57,7 @@ class ExplainedAnswer:
 
     def maps(self, view: str) -> np.ndarray:
         """[tokens, grid, grid]; raises ValueError if the view was not computed."""
-        if view not in self.explanation.maps:
+        if read_choice(view, list(VIEW_NAMES), "A view") not in self.explanation.maps:
             raise ValueError(f"“{VIEW_NAMES[view]}” is not computed yet: choose another view.")
         return self.explanation.maps[view]
 
@@ -75,6 +76,7 @@ class ShownMap:
     answer: ExplainedAnswer | None = None
 
     def draw(self, image: Image.Image, opacity: float) -> Image.Image:
+        opacity = read_number(opacity, 0, 1, "Opacity")
         return draw_attention(resize_for_display(image), self.values, opacity)
 
     def legend(self) -> gr.Image:
@@ -91,7 +93,7 @@ class ShownMap:
 def layer_slider(answer: ExplainedAnswer, view: str, layer: int = 0) -> gr.Slider:
     """The slider of the layers, disabled where a view has no more than one."""
     count = len(answer.explanation.layers[view])
-    value = layer if layer <= count > 1 else 0
+    value = read_index(layer, count + 1) if count > 1 else 0
     return gr.Slider(value=value, maximum=max(count, 1), interactive=count > 1)
 
 
@@ -109,11 +111,11 @@ def show_token(
     """
     if answer is None:
         return None, None, gr.Image(visible=False), "", None
-    if token is None or token >= len(answer.token_texts):  # it was chosen in a former answer
-        token = 0
     with user_errors():
+        token = read_index(token, len(answer.token_texts))
         explanation, values = answer.explanation, answer.maps(view)[token]
         layers = explanation.layers[view]
+        layer = read_index(layer, len(layers) + 1)
         if is_one_layer := 0 < layer <= len(layers) > 1:
             values = layers[layer - 1, token]
         text = f"{VIEWS[view].description} "
@@ -138,11 +140,13 @@ def change_opacity(shown: ShownMap | None, opacity: float) -> Image.Image | None
 
 
 def show_head(
-    answer: ExplainedAnswer | None, token: int, opacity: float, click: gr.SelectData
+    answer: ExplainedAnswer | None, token: int | None, opacity: float, click: gr.SelectData
 ) -> tuple:
     """The head that was clicked in the contact sheet: ShownMap, drawing, legend, description."""
     if answer is None:
         return None, None, gr.Image(visible=False), ""
+    with user_errors():
+        token = read_index(token, len(answer.token_texts))
     heads = heads_of(answer.explanation, token)
     cell = sheet_cell(*click.index, *heads.shape[:2])
     if cell is None:
@@ -176,6 +180,7 @@ def draw_answer(answer: ExplainedAnswer | None, view: str, opacity: float) -> It
         if answer is None:
             raise ValueError("There is no answer yet: press Show attention first.")
         image = resize_for_display(open_for_page(answer.path))
+        opacity = read_number(opacity, 0, 1, "Opacity")
         maps, texts = answer.maps(view)[:MAX_FRAMES], answer.token_texts[:MAX_FRAMES]
         animation = Path(folder) / "answer.gif"
         animation.write_bytes(to_gif(token_frames(image, maps, texts, opacity)))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from paligemma.images import open_image
 from paligemma.reply import Reply
+from paligemma.ui.inputs import read_text
 
 # Images on the page have fewer than four times as many: enough for the display and for models of
 # 896 x 896 pixels. `images.full_size` has the size of the file's image, which boxes refer to.
@@ -74,7 +75,7 @@ def upload_path(file: dict | None) -> str:
 def _is_upload_or_example(path: str) -> bool:
     try:
         return is_in_or_equal(path, get_upload_folder()) or is_static_file(path)
-    except OSError:  # a longer name than files have
+    except (OSError, ValueError):  # a longer name than files have, or one with a NUL
         return False
 
 
@@ -99,8 +100,8 @@ def open_for_page(source: str | bytes) -> Image.Image:
 
 
 def raw_prompt(prompt: str | None) -> str:
-    """A prompt that the model gets as it is; raises ValueError if it is empty."""
-    if not (prompt := str(prompt or "").strip()):
+    """A prompt that the model gets as it is; raises ValueError for none, and for no text."""
+    if not (prompt := read_text(prompt, "A prompt").strip()):
         raise ValueError("There is no prompt yet: write one, such as detect cat.")
     return prompt
 

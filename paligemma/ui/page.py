@@ -10,6 +10,7 @@ from gradio.components import Component
 
 from paligemma.pipeline import PaliGemma
 from paligemma.ui.common import PRIVATE, UNQUEUED, WAITING, in_model_queue
+from paligemma.ui.inputs import read_text
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.model_run import ModelRun
 from paligemma.ui.queue import PRIVATE_LIMITS, Limits
@@ -148,7 +149,7 @@ class Page:
 
     def _settle(self, status: str | None) -> list:
         """After every run: a status that still ends in … is of a run that was stopped."""
-        status = (status or "").removeprefix(WAITING)
+        status = read_text(status, "The status").removeprefix(WAITING)
         status = f"Stopped. {status[:-1]}" if status.endswith("…") else status
         return [header_html(self.models), status, *self._button_states(running=False)]
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from html import escape
 from itertools import islice
+from reprlib import repr as short_repr
 from typing import Any
 
 import gradio as gr
@@ -28,6 +29,7 @@ from paligemma.ui.common import (
     resize_for_display,
     user_errors,
 )
+from paligemma.ui.inputs import read_number
 from paligemma.ui.page import Component, Updates
 from visualize import color_map, draw_objects, object_layers
 from visualize.export import AnnotatedImage, cutouts, mask_images, to_coco, to_csv
@@ -38,12 +40,21 @@ MAX_CUT_OUTS = 24  # shown on the page; the download has all
 
 @dataclass(frozen=True)
 class DisplayOptions:
-    """Which objects are shown, and how masks are drawn; the last two are for masks only."""
+    """Which objects are shown, and how masks are drawn; the last two are for masks only.
+
+    Raises ValueError for values that the sliders cannot have.
+    """
 
     min_score: float = 0.0
     max_iou: float = 1.0
     opacity: float = MASK_OPACITY
     outline: bool = True
+
+    def __post_init__(self):
+        for name in ("min_score", "max_iou", "opacity"):
+            read_number(getattr(self, name), 0, 1, name)
+        if not isinstance(self.outline, bool):
+            raise ValueError(f"outline is true or false, not {short_repr(self.outline)}.")
 
     @classmethod
     def of(cls, *values) -> "DisplayOptions":

@@ -41,6 +41,7 @@ from paligemma.ui.common import (
     user_errors,
 )
 from paligemma.ui.errors import escape_markdown
+from paligemma.ui.inputs import read_choice, read_number, read_text
 from paligemma.ui.page import Component, LastRequest, Page, Updates
 from paligemma.ui.settings import sampling_options
 from visualize import contact_sheet, visible
@@ -192,8 +193,8 @@ class AttentionTab:
             model = page.model
             upload, options = open_upload(image), sampling_options(**settings)
             prompt = raw_prompt(prompt)
-            if view not in list(VIEWS):
-                raise ValueError(f"There is no view {view!r}; choose {', '.join(VIEWS)}.")
+            read_choice(view, list(VIEWS), "A view")
+            read_number(opacity, 0, 1, "Opacity")
             yield self.reset() | {self.controls.status: WAITING}
             run = page.start_run()
             with closing(run.stream(model, upload.image, prompt, options)) as replies:
@@ -221,6 +222,7 @@ def change_view(page: Page, answer: ExplainedAnswer | None, token, view, layer, 
     """Another view, computed first where it costs a backward pass."""
     image = None
     with user_errors():
+        read_choice(view, list(VIEWS), "A view")
         if answer is not None and view not in answer.explanation.maps:
             model, image = same_model(page, answer.model), open_for_page(answer.path)
             known = answer.explanation
@@ -236,7 +238,7 @@ def change_view(page: Page, answer: ExplainedAnswer | None, token, view, layer, 
 def compare_word(page: Page, image: dict | None, word: str, opacity: float) -> tuple:
     """The similarity of each patch, after the connector, and a word of the visitor's choice."""
     with user_errors():
-        upload, word = open_upload(image), str(word or "")
+        upload, word = open_upload(image), read_text(word, "A word")
         values = page.model.similarity(upload.image, word).clip(0)
         shown = ShownMap(upload.path, values, VIEWS["similarity"].unit, ref(page.model))
         text = f"Cosine similarity of each patch and “{escape_markdown(word)}”, "

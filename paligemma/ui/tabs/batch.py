@@ -132,6 +132,8 @@ def run_batch(page: Page, files: list | None, prompt: str, **settings) -> Iterat
     unchanged, updated = gr.skip(), perf_counter()
     results: list[BatchResult] = []
     with user_errors(), TemporaryDirectory() as folder:
+        if not isinstance(files, list | None):
+            raise ValueError("Pictures are sent as a list of files.")
         options, paths = sampling_options(**settings), [upload_path(file) for file in files or []]
         prompt, images = raw_prompt(prompt), unpack(paths)
         yield gr.Gallery([], visible=False), "", gr.DownloadButton(visible=False), WAITING

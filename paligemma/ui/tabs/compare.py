@@ -23,6 +23,7 @@ from paligemma.ui.common import (
     user_errors,
 )
 from paligemma.ui.errors import escape_markdown
+from paligemma.ui.inputs import read_choice
 from paligemma.ui.model_picker import model_choices, resolve_with_progress
 from paligemma.ui.model_run import ModelRun
 from paligemma.ui.page import Component, Page, Updates
@@ -135,6 +136,7 @@ def compare(
             sampling_options(**settings),
             raw_prompt(prompt),
         )
+        read_choice(dtype, DTYPES, "The precision")
         yield "", gr.ImageSlider(visible=False), WAITING
         left = right = None
         run = page.start_run()

@@ -86,7 +86,9 @@ def show_model(models: ModelManager, last_request: LastRequest | None) -> tuple:
 def open_source(event: gr.EventData) -> Any:
     """The file behind the part that was pressed."""
     file = getattr(event, "file", None)
-    if file not in {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}:
+    if not isinstance(file, str) or file not in {
+        path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")
+    }:
         return gr.skip()
     return gr.Code(read_source(file), label=f"paligemma/{file}")
 
