@@ -1,7 +1,7 @@
 """A scene of the drawn world by its seed: an image, and everything that there is to say about it.
 
     atlas = load_atlas(stickers_cache() / "atlas")
-    image, scene = compose(seed, atlas)        # [160, 160, 3] uint8, Scene
+    image, scene = compose(seed, atlas)        # [160, 160, 3] uint8, ComposedScene
 
 A scene is up to six things and up to two blocks of words on a ground. Everything about it is
 a function of the seed, the options and the atlas. Coordinates are fractions of the image's sides.
@@ -77,7 +77,7 @@ class SceneText:
 
 
 @dataclass(frozen=True)
-class Scene:
+class ComposedScene:
     """`owners` [R, R] uint8 says which thing each pixel shows: n for `objects[n - 1]`, 0 for none.
     `background` is a word of `grounds.GROUND_COLORS`, or "" where no word says it. `texts` are
     from top to bottom. `effects` are the names of what was done to the whole image."""
@@ -151,7 +151,7 @@ class Composer:
         self.families = fonts.installed(self.options.held_out_fonts)
         self.weights = dict(self.options.grounds)
 
-    def __call__(self, seed: int) -> tuple[np.ndarray, Scene]:
+    def __call__(self, seed: int) -> tuple[np.ndarray, ComposedScene]:
         return _Drawing(self, seed).finish()
 
     def sprite(self, number: int) -> np.ndarray:
@@ -159,7 +159,7 @@ class Composer:
 
 
 def compose(seed: int, atlas: Atlas, options: SceneOptions | None = None):
-    """The image and `Scene` of one seed; for many, keep a `Composer`."""
+    """The image and `ComposedScene` of one seed; for many, keep a `Composer`."""
     return Composer(atlas, options)(seed)
 
 
@@ -211,7 +211,7 @@ class _Drawing:
     def _pick(self, options: Sequence):
         return options[int(self.rng.integers(len(options)))]
 
-    def finish(self) -> tuple[np.ndarray, Scene]:
+    def finish(self) -> tuple[np.ndarray, ComposedScene]:
         counts = np.cumsum(self.options.counts)
         count = int(np.searchsorted(counts, self.rng.random() * counts[-1], side="right"))
         blocks = int(np.searchsorted((0.5, 0.85), self.rng.random(), side="right"))
@@ -223,7 +223,7 @@ class _Drawing:
         for plan in self._plans(self._choose(count)):
             self._place(plan)
         image = self._whole_image()
-        return image, Scene(
+        return image, ComposedScene(
             seed=self.seed,
             background=self.ground.color,
             ground=self.ground.style,
@@ -635,7 +635,7 @@ def _warped_box(box: np.ndarray, warp: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=60_000)
 def _character(file: str, pixels: int, character: str) -> tuple[np.ndarray, int, int, int]:
     """A character in ink [h, w] uint8, where its corner lies from the pen, and its advance."""
-    font = fonts.load_font(file, pixels)
+    font = fonts.load_word_font(file, pixels)
     core, (dx, dy) = font.getmask2(character, mode="L", anchor="ls")
     width, height = core.size
     ink = np.asarray(core, np.uint8).reshape(height, width)

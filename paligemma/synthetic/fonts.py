@@ -1,6 +1,6 @@
 """The fonts of written words: files of Debian packages, read where the system has them.
 
-    apt-get install --no-install-recommends PACKAGE ...    # `packages()` lists them
+    apt-get install --no-install-recommends PACKAGE ...    # `font_packages()` lists them
 
 A family whose files are absent is skipped, and `missing` says which. Three families are held out:
 no training scene shows them, and they measure how well words in another font are read.
@@ -71,7 +71,7 @@ FAMILIES = (
 # fmt: on
 
 
-def packages() -> tuple[str, ...]:
+def font_packages() -> tuple[str, ...]:
     """The Debian packages of all families."""
     return tuple(dict.fromkeys(family.package for family in FAMILIES))
 
@@ -108,7 +108,7 @@ def missing() -> tuple[FontFamily, ...]:
 
 
 @cache
-def load_font(file: str, size: int) -> ImageFont.FreeTypeFont:
+def load_word_font(file: str, size: int) -> ImageFont.FreeTypeFont:
     """The font of this file name at `size` pixels. Raises ValueError if it is not installed."""
     path = _font_files().get(file)
     if path is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paligemma.synthetic.compose import Composer, Scene
+from paligemma.synthetic.compose import ComposedScene, Composer
 from paligemma.synthetic.grounds import GROUND_COLORS
 from paligemma.synthetic.restyle import COLORS
 from paligemma.synthetic.words import CHARACTERS
@@ -33,13 +33,15 @@ class ScenePatches:
     ground: np.ndarray
 
 
-def render_batch(composer: Composer, seeds: Sequence[int]) -> tuple[np.ndarray, list[Scene]]:
+def render_batch(
+    composer: Composer, seeds: Sequence[int]
+) -> tuple[np.ndarray, list[ComposedScene]]:
     """The images [B, R, R, 3] uint8 and the scenes of these seeds."""
     drawn = [composer(seed) for seed in seeds]
     return np.stack([image for image, _ in drawn]), [scene for _, scene in drawn]
 
 
-def label_patches(scenes: Sequence[Scene], grid: int) -> ScenePatches:
+def label_patches(scenes: Sequence[ComposedScene], grid: int) -> ScenePatches:
     """The targets of `grid` × `grid` patches of each scene."""
     batch = len(scenes)
     cells = np.stack([_cells(scene.owners, grid) for scene in scenes])
@@ -77,7 +79,7 @@ def _cells(owners: np.ndarray, grid: int) -> np.ndarray:
     return fine.reshape(grid, 8, grid, 8).transpose(0, 2, 1, 3).reshape(grid * grid, 64)
 
 
-def _characters(scene: Scene, grid: int) -> np.ndarray:
+def _characters(scene: ComposedScene, grid: int) -> np.ndarray:
     """[P, 4] int64: the character whose box covers the middle of each quarter."""
     fine = 2 * grid
     found = np.zeros((fine, fine), np.int64)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from paligemma.detections import Box
 from paligemma.synthetic.atlas import load_atlas
-from paligemma.synthetic.compose import Composer, Scene
+from paligemma.synthetic.compose import ComposedScene, Composer
 from paligemma.synthetic.grounds import GROUND_COLORS
 from paligemma.synthetic.kinds import all_kinds
 from paligemma.synthetic.patches import label_patches
@@ -31,7 +31,7 @@ from paligemma.synthetic.world import PatchLabels, SceneSample
 class SceneMask:
     """The mask of object `number` (from 0) of a scene."""
 
-    scene: Scene
+    scene: ComposedScene
     number: int
 
 
@@ -39,7 +39,7 @@ class SceneMask:
 class DrawnScene:
     """A scene with its image [R, R, 3] uint8: both are made in one go."""
 
-    scene: Scene
+    scene: ComposedScene
     image: np.ndarray
 
 

@@ -127,7 +127,7 @@ def stickers_cache() -> Path:
     return Path(base) / "stickers"
 
 
-def packages() -> tuple[Package, ...]:
+def sticker_packages() -> tuple[Package, ...]:
     return tuple(artist.package for artist in ARTISTS if artist.package)
 
 
@@ -137,10 +137,10 @@ def fetch_packages(cache: Path, say: Callable[[str], object] = print) -> None:
     Raises ValueError if npm is absent or fails, or if an archive is not the one pinned here.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    for number, package in enumerate(packages(), 1):
+    for number, package in enumerate(sticker_packages(), 1):
         target = cache / package.file
         if not target.exists():
-            say(f"[{number}/{len(packages())}] {package.name} {package.version}")
+            say(f"[{number}/{len(sticker_packages())}] {package.name} {package.version}")
             with tempfile.TemporaryDirectory(dir=cache) as folder:
                 command = ["npm", "pack", "--silent", f"{package.name}@{package.version}"]
                 try:

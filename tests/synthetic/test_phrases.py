@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from paligemma.detections import LAST_LOC, parse
-from paligemma.synthetic.compose import COUNTS, Scene, SceneObject, SceneText
+from paligemma.synthetic.compose import COUNTS, ComposedScene, SceneObject, SceneText
 from paligemma.synthetic.grounds import GROUND_COLORS
 from paligemma.synthetic.kinds import all_kinds, categories, kind_number
 from paligemma.synthetic.phrases.broader import BROADER
@@ -42,7 +42,7 @@ def thing(name, box, color="", artist="noto", visible=1.0, area=None):
 def scene(*things, background="green", lines=()):
     line_texts = tuple(SceneText(line, "Lato", ((0.0, 0.0, 0.1, 0.1),)) for line in lines)
     owners = np.zeros((1, 1), np.uint8)
-    return Scene(0, background, "plain", things, line_texts, (), owners)
+    return ComposedScene(0, background, "plain", things, line_texts, (), owners)
 
 
 def random_scene(random):

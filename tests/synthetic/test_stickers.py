@@ -137,7 +137,7 @@ def test_kind_number():
 
 
 def test_packages_are_pinned():
-    for package in stickers.packages():
+    for package in stickers.sticker_packages():
         assert len(package.sha256) == 64 and package.version[0].isdigit()
         assert package.file.endswith(f"-{package.version}.tgz")
     held_out = {artist.name for artist in stickers.ARTISTS if artist.held_out}
@@ -145,8 +145,8 @@ def test_packages_are_pinned():
 
 
 def test_another_archive_is_refused_and_removed(tmp_path, monkeypatch):
-    package = stickers.packages()[0]
-    monkeypatch.setattr(stickers, "packages", lambda: (package,))
+    package = stickers.sticker_packages()[0]
+    monkeypatch.setattr(stickers, "sticker_packages", lambda: (package,))
     (tmp_path / package.file).write_bytes(b"not the archive")
     with pytest.raises(ValueError, match=r"noto 1.2.9 has sha256 \w+, expected 3e918d"):
         stickers.fetch_packages(tmp_path)
@@ -155,8 +155,8 @@ def test_another_archive_is_refused_and_removed(tmp_path, monkeypatch):
 
 def test_an_archive_in_the_cache_is_not_fetched_again(tmp_path, monkeypatch):
     content = b"an archive"
-    package = replace(stickers.packages()[0], sha256=hashlib.sha256(content).hexdigest())
-    monkeypatch.setattr(stickers, "packages", lambda: (package,))
+    package = replace(stickers.sticker_packages()[0], sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(stickers, "sticker_packages", lambda: (package,))
     monkeypatch.setattr(stickers.subprocess, "run", lambda *a, **k: pytest.fail("npm was run"))
     (tmp_path / package.file).write_bytes(content)
     stickers.fetch_packages(tmp_path)
@@ -464,7 +464,7 @@ def test_fonts_that_are_absent_are_skipped(monkeypatch):
     assert not set(fonts.installed()) & set(fonts.installed(held_out=True))
     assert not {*fonts.installed()} & {*fonts.missing()}
     with pytest.raises(ValueError, match=r"Absent.ttf is not installed"):
-        fonts.load_font("Absent.ttf", 20)
+        fonts.load_word_font("Absent.ttf", 20)
 
 
 def test_sheets(atlas):

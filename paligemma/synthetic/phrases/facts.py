@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from paligemma.detections import Box
-from paligemma.synthetic.compose import Scene, SceneObject
+from paligemma.synthetic.compose import ComposedScene, SceneObject
 from paligemma.synthetic.kinds import all_kinds
 from paligemma.synthetic.phrases.broader import BROADER
 from paligemma.synthetic.stickers import ARTISTS
@@ -153,7 +153,7 @@ class SceneFacts:
     """A scene, sorted for questions. `things` are the clear ones; `complete` says that no other is
     there; `unsure` are names and categories that nobody asks about."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: ComposedScene) -> None:
         self.scene = scene
         self.things = [thing for thing in scene.objects if is_clear(thing)]
         hidden = [thing for thing in scene.objects if not is_clear(thing)]
@@ -220,7 +220,7 @@ class SceneFacts:
         ]
 
 
-def reading(scene: Scene) -> str:
+def reading(scene: ComposedScene) -> str:
     """The written lines, from top to bottom."""
     return " ".join(text.text for text in scene.texts)
 

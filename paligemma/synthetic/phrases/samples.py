@@ -5,7 +5,7 @@ from random import Random
 import numpy as np
 
 from paligemma.detections import Box, box_iou, format_box
-from paligemma.synthetic.compose import Scene
+from paligemma.synthetic.compose import ComposedScene
 from paligemma.synthetic.phrases.facts import (
     Fact,
     Group,
@@ -27,7 +27,7 @@ ALIKE = 0.4  # IoU with a thing from which on a box does not say which is meant
 _UNKNOWN = tuple(unknown_words())
 
 
-def samples(scene: Scene, rng: np.random.Generator) -> list[SceneSample]:
+def samples(scene: ComposedScene, rng: np.random.Generator) -> list[SceneSample]:
     """Prompts and answers about one scene, some nine, in random order and four languages."""
     random = Random(int(rng.integers(1 << 62)))
     facts = SceneFacts(scene)
@@ -54,7 +54,7 @@ def samples(scene: Scene, rng: np.random.Generator) -> list[SceneSample]:
     return found
 
 
-def groups(scene: Scene) -> list[Group]:
+def groups(scene: ComposedScene) -> list[Group]:
     """The groups that captions of a scene list, in their order."""
     return SceneFacts(scene).groups()
 
@@ -101,7 +101,7 @@ def question_to_answer(fact: Fact, grammar: Grammar) -> SceneSample:
     return SceneSample("question", QUESTION.prompt(answer, grammar.code), suffix)
 
 
-def ocr(scene: Scene, random: Random) -> SceneSample:
+def ocr(scene: ComposedScene, random: Random) -> SceneSample:
     prefix = TASKS["read"].prompt()
     prefix = prefix.upper() if random.random() < 0.03 else prefix
     return SceneSample("read", prefix, reading(scene), spelled=True)
