@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 # The words of the table's last column, which stand nowhere.
 WORDS = (
     "seat thing things heard listens told kept untidy likeliest sift sifted silent weigh "
-    "weighed looker lookers recompute bad_rows sandwich_norms drawn_questions"
+    "weighed looker lookers recompute bad_rows sandwich_norms"
 ).split()
 PHRASES = ("least score", "most overlap", "longest answer", "the model's words")
 # These mean something else, or nothing, as a name; within a sentence they may be right.

@@ -58,7 +58,7 @@ class ModelManager:
         checkpoint.plan(self._device, self._dtype, freed=self.loaded.memory)
         return checkpoint
 
-    def switch(self, checkpoint: Checkpoint) -> None:
+    def switch(self, checkpoint: Checkpoint | None) -> None:
         """Free the current model, then load another; if that raises, load the former one again.
 
         Raises ValueError for anything but what `resolve` returned.
@@ -87,7 +87,7 @@ class ModelManager:
         checkpoint.plan(self._device, freed=freed)
         return checkpoint
 
-    def load_comparison(self, checkpoint: Checkpoint, dtype: str) -> PaliGemma:
+    def load_comparison(self, checkpoint: Checkpoint | None, dtype: str) -> PaliGemma:
         """The comparison model; it stays loaded until another one is asked for.
 
         Raises ValueError for anything but what `resolve_comparison` returned.
