@@ -35,7 +35,7 @@ from visualize import color_map, draw_objects, object_layers
 from visualize.export import AnnotatedImage, cutouts, mask_images, to_coco, to_csv
 from visualize.masks import MASK_OPACITY
 
-MAX_CUT_OUTS = 24  # shown on the page; the download has all
+MAX_CUTOUTS = 24  # shown on the page; the download has all
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ class AnswerObjects:
 
 
 class ObjectsPanel:
-    """The components below the drawing: sliders, table and buttons, and cut-outs of masks.
+    """The components below the drawing: sliders, table and buttons, and cutouts of masks.
 
     `answer` is the State of the last whole answer's AnswerObjects.
     """
 
     def __init__(self, drawing: gr.AnnotatedImage, has_masks: bool) -> None:
         self.drawing, self.answer = drawing, gr.State()
-        self.cut_outs: gr.Gallery | None = None
+        self.cutouts: gr.Gallery | None = None
         default = DisplayOptions()
         fine: dict[str, Any] = {"step": 0.01, "min_width": 140}
         self.display: dict[str, Any] = {}  # the components of DisplayOptions, by name
@@ -116,14 +116,14 @@ class ObjectsPanel:
             self.copy = gr.Button("Copy table", interactive=False, size="md", min_width=130)
             self.save = gr.Button("Download", interactive=False, size="md", min_width=130)
         if has_masks:
-            self.cut_outs = gr.Gallery(
-                label="Cut-outs",
+            self.cutouts = gr.Gallery(
+                label="Cutouts",
                 columns=4,
                 height="auto",
                 format="png",
                 object_fit="contain",
                 visible=False,
-                elem_classes="cut-outs",
+                elem_classes="cutouts",
                 buttons=["fullscreen", "download"],
             )
         self.packed = gr.Textbox(visible=False)
@@ -132,7 +132,7 @@ class ObjectsPanel:
     def shown(self) -> list[Component]:
         """What a slider changes."""
         shown = [self.drawing, self.table, self.copy, self.save]
-        return [*shown, self.cut_outs] if self.cut_outs else shown
+        return [*shown, self.cutouts] if self.cutouts else shown
 
     @property
     def outputs(self) -> list[Component]:
@@ -190,11 +190,11 @@ class ObjectsPanel:
         note = f"<p>The sliders hide {hidden} of {len(answer.detections)}.</p>" if hidden else ""
         button = gr.Button(interactive=bool(objects.detections))
         shown = [drawing, objects_table(objects) + note, button, button]
-        if self.cut_outs:
+        if self.cutouts:
             reduced = answer.filtered(image.size, display)
             cuts = [
                 (picture, name[3:].removesuffix(".png"))
-                for name, picture in islice(cutouts(image, reduced), MAX_CUT_OUTS)
+                for name, picture in islice(cutouts(image, reduced), MAX_CUTOUTS)
             ]
             shown.append(gr.Gallery(cuts, visible=bool(cuts)))
         return shown
@@ -240,7 +240,7 @@ def objects_csv(answer: AnswerObjects | None, *display) -> str:
 
 
 def objects_zip(answer: AnswerObjects | None, *display) -> str:
-    """A zip of what is shown, in base64: drawing, masks, cut-outs, COCO JSON, CSV."""
+    """A zip of what is shown, in base64: drawing, masks, cutouts, COCO JSON, CSV."""
     with user_errors(), FULL_SIZE:
         answer, options = _complete(answer), DisplayOptions.of(*display)
         image = open_image(answer.path)
@@ -266,8 +266,8 @@ def _pictures(
     )
     for name, mask in mask_images(objects):
         yield f"masks/{name}", mask
-    for name, cut_out in cutouts(image, objects):
-        yield f"cutouts/{name}", cut_out
+    for name, cutout in cutouts(image, objects):
+        yield f"cutouts/{name}", cutout
 
 
 def _complete(answer: AnswerObjects | None) -> AnswerObjects:

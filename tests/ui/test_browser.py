@@ -354,7 +354,7 @@ def test_an_address_is_restored_and_run(browser, url, pg):
     expect(line(page)).to_contain_text("Found 1 object.")
     expect(page.locator("#image img")).to_have_attribute("src", re.compile("1.png$"))
     expect(panel(page).get_by_role("textbox").first).to_have_value("cat")
-    expect(panel(page).locator(".cut-outs img")).to_have_count(1)
+    expect(panel(page).locator(".cutouts img")).to_have_count(1)
     assert pg.log[-1][0] == "segment cat"
     page.get_by_role("button", name="Settings").first.click()
     expect(page.get_by_label("number input for Max new tokens")).to_have_value("77")
