@@ -1,12 +1,14 @@
 """The model that serves every visitor of an app, switching it, and one more to compare with."""
 
 import gc
+from functools import partial
 
 import torch
 
 from paligemma.checkpoints.catalog import PUBLISHED
 from paligemma.checkpoints.hub import ProgressCallback
 from paligemma.checkpoints.resolve import BUILT_IN, Checkpoint, resolve
+from paligemma.devices import plan_placement
 from paligemma.pipeline import PaliGemma
 
 
@@ -54,7 +56,7 @@ class ModelManager:
         not fit, and while another model is being loaded.
         """
         self._require_allowed(source)
-        checkpoint = resolve(source, mask_codec=self._mask_codec, progress=progress)
+        checkpoint = self._resolve(source, progress, self.loaded.memory, self._dtype)
         checkpoint.plan(self._device, self._dtype, freed=self.loaded.memory)
         return checkpoint
 
@@ -82,8 +84,8 @@ class ModelManager:
     ) -> Checkpoint:
         """A checkpoint that fits beside the current model; raises ValueError as `resolve`."""
         self._require_allowed(source)
-        checkpoint = resolve(source, mask_codec=self._mask_codec, progress=progress)
         freed = self._comparison[1].memory if self._comparison else 0
+        checkpoint = self._resolve(source, progress, freed, None)
         checkpoint.plan(self._device, freed=freed)
         return checkpoint
 
@@ -101,6 +103,13 @@ class ModelManager:
             _free_memory()
             self._comparison = key, PaliGemma.from_checkpoint(checkpoint, self._device, dtype)
         return self._comparison[1]
+
+    def _resolve(
+        self, source: str, progress: ProgressCallback | None, freed: int, dtype: str | None
+    ) -> Checkpoint:
+        """Memory is planned before the weights are fetched."""
+        fits = partial(plan_placement, device=self._device, dtype=dtype, freed=freed)
+        return resolve(source, mask_codec=self._mask_codec, progress=progress, fits=fits)
 
     def _require_allowed(self, source: str) -> None:
         """Raises ValueError for a model that visitors may not load, the same for all there is."""

@@ -12,6 +12,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from paligemma.checkpoints.resolve import resolve
+from paligemma.config import VARIANTS
 from paligemma.pipeline import PaliGemma
 from paligemma.ui import model_manager, model_picker
 from paligemma.ui.image_input import load_examples
@@ -178,6 +179,18 @@ def test_a_public_page_offers_published_models_only():
     assert pickers[True].allow_custom_value and not pickers[False].allow_custom_value
     names = [value for _, value in pickers[False].choices]
     assert names[0] == "built-in" and "google/paligemma-3b-mix-224" in names
+
+
+@pytest.mark.parametrize("load", ["resolve", "resolve_comparison"])
+def test_memory_is_planned_before_weights_are_fetched(monkeypatch, load):
+    def fetch(source, *, fits, **options):
+        fits(VARIANTS["paligemma2-28b-896"])
+        raise AssertionError("the weights are fetched")
+
+    monkeypatch.setattr(model_manager, "resolve", fetch)
+    monkeypatch.setattr("paligemma.devices.free_memory", lambda device: 10**9)
+    with pytest.raises(ValueError, match="The model needs"):
+        getattr(ModelManager(PaliGemma.load()), load)("google/paligemma2-28b-pt-896")
 
 
 # --- What visitors of a public page may load ------------------------------------------------------
