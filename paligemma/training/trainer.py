@@ -112,8 +112,8 @@ class Trainer:
                 accelerator.print(f"left out: {count} {what}")
         samples = (run.epochs or 0) * len(self.job.batches.mixture)
         self.steps = run.max_steps or max(round(samples / run.batch_size), 1)
-        self.optimizers = make_optimizers(self.job.objective, run)
-        self.objective, *self.prepared = accelerator.prepare(self.job.objective, *self.optimizers)
+        optimizers = make_optimizers(self.job.objective, run)
+        self.objective, *self.prepared = accelerator.prepare(self.job.objective, *optimizers)
         self.optimizers = [prepared.optimizer for prepared in self.prepared]
         self.step, self.losses = 0, torch.zeros(self.steps)
         self.eval_losses: dict[int, float] = {}  # by the number of steps taken
