@@ -138,9 +138,14 @@ def _clutter(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
     moves = (rng.uniform(-3, 3, (number, 2)) * reach[:, None]).astype(int)
     thick = rng.integers(1, 4, number)
     for sort, point, move, far, width, shade in zip(
-        sorts.tolist(), points.tolist(), moves.tolist(), reach.tolist(), thick.tolist(),
-        shades.tolist(), strict=True,
-    ):  # fmt: skip
+        sorts.tolist(),
+        points.tolist(),
+        moves.tolist(),
+        reach.tolist(),
+        thick.tolist(),
+        shades.tolist(),
+        strict=True,
+    ):
         x, y = point
         end = (x + move[0], y + move[1])
         if sort == 0:

@@ -46,9 +46,13 @@ def _color_table() -> np.ndarray:
     hue *= 360
     names = np.full(len(rgb), "red", dtype="<U6")
     for name, start, end in (
-        ("orange", 14, 41), ("yellow", 41, 62), ("green", 62, 165), ("blue", 165, 255),
-        ("purple", 255, 292), ("pink", 292, 344),
-    ):  # fmt: skip
+        ("orange", 14, 41),
+        ("yellow", 41, 62),
+        ("green", 62, 165),
+        ("blue", 165, 255),
+        ("purple", 255, 292),
+        ("pink", 292, 344),
+    ):
         names[(hue >= start) & (hue < end)] = name
     names[(hue >= 62) & (hue < 66) & (value > 0.8)] = "yellow"
     names[(hue >= 41) & (hue < 62) & (value < 0.45)] = "brown"

@@ -60,8 +60,11 @@ def json_line(rng: random.Random) -> bytes:
     suffix = "".join(rng.choice(PIECES) for _ in range(rng.randrange(8)))
     if rng.random() < 0.001:
         suffix = "<loc" * 200_000
-    record = {"image": value(rng, "a.jpg"), "prefix": value(rng, "detect cat"),
-              "suffix": value(rng, suffix)}  # fmt: skip
+    record = {
+        "image": value(rng, "a.jpg"),
+        "prefix": value(rng, "detect cat"),
+        "suffix": value(rng, suffix),
+    }
     line = json.dumps(without_some(rng, record)).encode()
     damage = rng.random()
     if damage < 0.03:

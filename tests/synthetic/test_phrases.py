@@ -379,16 +379,27 @@ class Judge:
         q = re.sub(r" in (the|this) (image|picture|photo)$", "", question)
         q = q.replace("bigger", "larger").replace("biggest", "largest")
         place = r"(?:at|on|in) the ((?:top|bottom) (?:left|right)|top|bottom|left|right|middle)"
-        if q in ("what is", "what do you see", "what is this", "what can you see", "what is there",
-                 "which things are there"):  # fmt: skip
+        if q in (
+            "what is",
+            "what do you see",
+            "what is this",
+            "what can you see",
+            "what is there",
+            "which things are there",
+        ):
             return self.listed(self.clear)
         if re.fullmatch("how many (things|objects) (are there|are|do you see)", q):
             assert not self.hidden
             return str(len(self.clear))
         if q in ("is there any text", "is something written", "is there a word"):
             return "yes" if self.scene.texts else "no"
-        if q in ("what is written", "what does it say", "what does the text say",
-                 "what is the text", "read the text"):  # fmt: skip
+        if q in (
+            "what is written",
+            "what does it say",
+            "what does the text say",
+            "what is the text",
+            "read the text",
+        ):
             return " ".join(line.text for line in self.scene.texts) or "nothing"
         if found := re.fullmatch(
             r"how many (.+) (?:are there|are|do you see|can you see)|count the (.+)", q
@@ -550,8 +561,9 @@ def test_descriptions_say_where_things_are(many):
                     found = [o for o in judge.clear if o.name == NAMES.get(name)]
                     if len(found) != 1:
                         continue
-                    side = ((found[0].box[2] - found[0].box[0])
-                            * (found[0].box[3] - found[0].box[1])) ** 0.5  # fmt: skip
+                    side = (
+                        (found[0].box[2] - found[0].box[0]) * (found[0].box[3] - found[0].box[1])
+                    ) ** 0.5
                     assert size == ("large" if side >= 0.4 else "small" if side <= 0.2 else "")
                     words = place.split()[2:]
                     x, y = (min(int(3 * v), 2) for v in center(found[0]))
@@ -757,8 +769,10 @@ def test_mentions_are_where_names_end(many):
                 for mention in found:
                     start = text[: mention.end].casefold().replace("grey", "gray")
                     if mention.name == "background":
-                        forms = [said(grammar.forms(Term("background", "background")).the)
-                                 for grammar in GRAMMARS.values()]  # fmt: skip
+                        forms = [
+                            said(grammar.forms(Term("background", "background")).the)
+                            for grammar in GRAMMARS.values()
+                        ]
                         forms = [form.split(" ", 1)[1] for form in forms]
                     else:
                         forms = [
@@ -811,8 +825,14 @@ def test_yes_and_no_are_even(many):
             if sample.prefix.startswith("answer en ") and sample.suffix in ("yes", "no"):
                 words = plain(sample.prefix.removeprefix("answer en "))
                 answers[sample.suffix] += 1
-                sort = next((w for w in ("larger", "smaller", "left", "right", "above", "below",
-                             "text") if w in words), "presence")  # fmt: skip
+                sort = next(
+                    (
+                        w
+                        for w in ("larger", "smaller", "left", "right", "above", "below", "text")
+                        if w in words
+                    ),
+                    "presence",
+                )
                 per_word.setdefault(sort, Counter())[sample.suffix] += 1
     assert 0.45 < answers["yes"] / answers.total() < 0.55
     presence = per_word["presence"]

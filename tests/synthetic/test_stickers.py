@@ -370,9 +370,10 @@ def test_patches_show_the_thing_that_covers_them(atlas):
             kind = labels.kind[number, patch]
             if kind:
                 owner = next(
-                    n for n, thing in enumerate(scene.objects)
+                    n
+                    for n, thing in enumerate(scene.objects)
                     if np.allclose(thing.box, labels.box[number, patch])
-                )  # fmt: skip
+                )
                 assert scene.objects[owner].number + 1 == kind
                 assert (labels.mask[number, patch] == (cells == owner + 1).ravel()).all()
                 assert labels.mask[number, patch].sum() >= 4

@@ -46,8 +46,13 @@ ANSWERS = {
     "segment cat": [*LOCS, *SEGS, " cat", " ;", *LOCS, *SEGS[:3], " half"],
     "answer en count": [str(n) for n in range(100)],
 }
-VALUES = {"caption": [], "ask": ["what is it?"], "read": [], "detect": ["cat, dog"],
-          "segment": ["cat"]}  # fmt: skip
+VALUES = {
+    "caption": [],
+    "ask": ["what is it?"],
+    "read": [],
+    "detect": ["cat, dog"],
+    "segment": ["cat"],
+}
 ODDLY_SHAPED = {"one_pixel", "one_wide_5000_high", "5000_wide_one_high", "megapixels_24"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # gradio's use of pandas
 

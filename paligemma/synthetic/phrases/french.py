@@ -51,9 +51,11 @@ def noun(entry: Entry, color: str, size: str) -> FrenchNoun:
     if _elides(singular):
         the, of = f"l'{singular}", f"de l'{singular}"
     else:
-        the, of = (f"la {singular}", f"de la {singular}") if gender == "f" else (
-            f"le {singular}", f"du {singular}"
-        )  # fmt: skip
+        the, of = (
+            (f"la {singular}", f"de la {singular}")
+            if gender == "f"
+            else (f"le {singular}", f"du {singular}")
+        )
     feminine = gender == "f"
     return FrenchNoun(
         label=singular if color or size else entry.short,
