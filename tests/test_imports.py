@@ -26,7 +26,7 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms.s
 # Rooms that may import visualize, besides `ui`.
 DRAW = {"evaluation.synthetic", "evaluation.report", "training.inspect", "cli.inference"}
 # What the app and `ui` may import: what a program outside would.
-APP = set("tasks detections images reply generation pipeline checkpoints interpret".split())
+APP = set("tasks detections images devices reply generation pipeline checkpoints interpret".split())
 
 
 def module(path: Path) -> str:
