@@ -309,7 +309,11 @@ class Trainer:
 
 
 def _start_worker(_: int) -> None:
-    """Workers leave stopping to their parent, and take what CPU time the model leaves."""
+    """Workers leave stopping to their parent, and take what CPU time the model leaves.
+
+    Who stops a run may send SIGTERM to all of its processes: the parent still needs batches until
+    its step is done, so a worker ends a minute later, if nothing has ended it before.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
     os.nice(10)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,31 @@ def test_a_request_to_stop_saves_and_the_rest_follows(home, tmp_path, capsys, mo
     one, other = runs.weights(home / "whole"), runs.weights(tmp_path / "out")
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert "Wrote" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_request_to_stop_all_processes_saves_too(home, tmp_path):
+    """As `timeout` and job schedulers do it: workers get the signal as well."""
+    out = tmp_path / "out"
+    given = runs.values(home, output_dir=str(out), max_steps=100_000, num_workers=2, save_steps=5)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(given), "utf-8")
+    command = [sys.executable, "-m", "paligemma", "train", str(tmp_path / "config.yaml")]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while process.poll() is None and checkpoint.newest_state(out) is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)
+    shown, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors[-3000:]
+    step = checkpoint.newest_state(out)["step"]
+    assert shown.startswith(f"Stopped after step {step} of 100000;")
 
 
 def test_a_damaged_state_gives_way_to_the_one_before(home, tmp_path):
