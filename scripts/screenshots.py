@@ -1,8 +1,8 @@
-"""Pictures of the demo for the README and the tour, with the built-in model.
+"""Screenshots of the app for the README and the docs, with the built-in model.
 
     python scripts/screenshots.py
 
-Writes docs/tour/TAB-WIDTH-THEME.png, and the explorer on three scenes,
+Writes docs/tour/TAB-WIDTH-THEME.png, and attention maps of three examples as
 docs/explorer-{harbour,music,zoo}.png. Needs Playwright and a Chromium on the PATH.
 """
 
@@ -28,10 +28,10 @@ FLAGS = [
     "--disable-sync",
 ]
 HEIGHTS = {1440: 1000, 390: 844}  # width: height of the screen, in pixels
-USUAL = (1440, "light"), (390, "dark")
-ALL = *USUAL, (1440, "dark"), (390, "light")
-PATIENCE = 120_000  # milliseconds an answer may take
-EXPLORED = {  # example: its card's number, the prompt, and the token to ask
+DEFAULT = (1440, "light"), (390, "dark")
+ALL = *DEFAULT, (1440, "dark"), (390, "light")
+TIMEOUT = 120_000  # milliseconds an answer may take
+ATTENTION = {  # example: its card's number, the prompt, and the token whose map is shown
     "harbour": (0, "detect wheel", "wheel"),
     "music": (2, "answer en what is red?", "star"),
     "zoo": (6, "caption en", "monkey"),
@@ -60,10 +60,10 @@ def region(page: Page) -> None:
 
 
 def attention(page: Page) -> None:
-    attend(page, *EXPLORED["harbour"])
+    show_attention(page, *ATTENTION["harbour"])
     panel(page).locator("#attention-map img").click()
     expect(panel(page).locator("#patch li").first).to_be_visible()
-    panel(page).get_by_role("button", name="Every layer and head").click()
+    panel(page).get_by_role("button", name="All layers and heads").click()
 
 
 def compare(page: Page) -> None:
@@ -83,21 +83,21 @@ def batch(page: Page) -> None:
 
 
 TABS: dict[str, tuple[Callable[[Page], object], tuple]] = {
-    "caption": (lambda page: press_example(page, 2, "Caption"), USUAL),
-    "ask": (ask, USUAL),
-    "read": (lambda page: press_example(page, 3, "Read"), USUAL),
+    "caption": (lambda page: press_example(page, 2, "Caption"), DEFAULT),
+    "ask": (ask, DEFAULT),
+    "read": (lambda page: press_example(page, 3, "Read"), DEFAULT),
     "detect": (lambda page: press_example(page, 0, "Detect"), ALL),
-    "segment": (lambda page: press_example(page, 1, "Segment"), USUAL),
-    "region": (region, USUAL),
+    "segment": (lambda page: press_example(page, 1, "Segment"), DEFAULT),
+    "region": (region, DEFAULT),
     "attention": (attention, ALL),
-    "compare": (compare, USUAL),
-    "batch": (batch, USUAL),
-    "how-it-works": (lambda page: open_tab(page, "How it works"), USUAL),
+    "compare": (compare, DEFAULT),
+    "batch": (batch, DEFAULT),
+    "how-it-works": (lambda page: open_tab(page, "How it works"), DEFAULT),
 }
 
 
-def shoot(url: str, folder: Path) -> None:
-    """Save every picture of the app at `url` into `folder`."""
+def take_screenshots(url: str, folder: Path) -> None:
+    """Save every screenshot of the app at `url` into `folder`."""
     with sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         for name, (visit, screens) in TABS.items():
@@ -111,8 +111,8 @@ def shoot(url: str, folder: Path) -> None:
         page = chromium.new_page(viewport={"width": 1440, "height": 1000})
         page.goto(url)
         finish(page, "Saved example answer")
-        for name, explored in EXPLORED.items():
-            attend(page, *explored)
+        for name, request in ATTENTION.items():
+            show_attention(page, *request)
             page.locator("#attention-map").screenshot(path=folder / f"explorer-{name}.png")
         chromium.close()
 
@@ -135,8 +135,8 @@ def open_tab(page: Page, name: str) -> Locator:
     return panel(page)
 
 
-def attend(page: Page, card: int, prompt: str, token: str) -> None:
-    """Ask in the attention tab about an example, and choose that token of the answer."""
+def show_attention(page: Page, card: int, prompt: str, token: str) -> None:
+    """Explain the answer about an example, and choose that token."""
     press_example(page, card)
     open_tab(page, "Attention").get_by_role("textbox").first.fill(prompt)
     page.locator("#run-attention").click()
@@ -145,11 +145,11 @@ def attend(page: Page, card: int, prompt: str, token: str) -> None:
     page.wait_for_timeout(1000)
 
 
-def finish(page: Page, words: str) -> None:
-    """Wait until the visible tab's line says so and its button can be pressed again."""
+def finish(page: Page, status: str) -> None:
+    """Wait for a text in the visible tab's status and for its run button."""
     line = panel(page).locator(".prose.status").first
-    expect(line).to_contain_text(re.compile(words), timeout=PATIENCE)
-    expect(panel(page).locator("button.primary")).to_be_enabled(timeout=PATIENCE)
+    expect(line).to_contain_text(re.compile(status), timeout=TIMEOUT)
+    expect(panel(page).locator("button.primary")).to_be_enabled(timeout=TIMEOUT)
 
 
 def save(page: Page, path: Path) -> None:
@@ -171,5 +171,5 @@ if __name__ == "__main__":
 
     demo = build_app(ModelManager(PaliGemma.load()))
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS)
-    shoot(url, DOCS)
+    take_screenshots(url, DOCS)
     demo.close()
