@@ -98,7 +98,7 @@ def ask(client, key, picture, *values, settings=SETTINGS):
     return client.predict(picture, *values, *options, *settings, api_name=f"/tab_{key}")
 
 
-def sentence(client, key, picture, *values, settings=SETTINGS):
+def error_message(client, key, picture, *values, settings=SETTINGS):
     with pytest.raises(AppError) as caught:
         ask(client, key, picture, *values, settings=settings)
     return str(caught.value)
@@ -112,9 +112,9 @@ def test_the_tabs(pg):
 
 
 def test_text_answers(client, picture):
-    for key, words in ("caption", "a red cat"), ("ask", "cat"), ("read", "EXIT"):
+    for key, text in ("caption", "a red cat"), ("ask", "cat"), ("read", "EXIT"):
         raw, *_, line = ask(client, key, picture, *VALUES[key])
-        assert raw == words
+        assert raw == text
         assert re.fullmatch(r"Done\. \d+\.\d\d s · \d+ tokens?( · \d+ tokens/s)?", line)
 
 
@@ -170,11 +170,13 @@ def test_status_of_empty_answers(client, picture, key, values, line):
 
 
 def test_attention(client, picture):
-    tokens, layer, heat, scale, says, sheet, *_, line = attend(client, picture, "caption en")
+    tokens, layer, drawing, scale, description, sheet, *_, line = attend(
+        client, picture, "caption en"
+    )
     assert tokens["choices"] == [["1 a", 0], ["2 red", 1], ["3 cat", 2]]
     assert layer["maximum"] == 2 and layer["interactive"]
-    assert Image.open(heat).size == (640, 427)
-    assert "36% of this token's attention is on the picture" in says
+    assert Image.open(drawing).size == (640, 427)
+    assert "36% of this token's attention is on the picture" in description
     assert Image.open(sheet).height > 2 * 8 and scale["visible"]
     assert line.startswith("Done.")
     assert "returned no text" in attend(client, picture, "anything")[-1]
@@ -185,7 +187,7 @@ def attend(client, picture, prompt, settings=SETTINGS):
 
 
 @pytest.mark.parametrize(
-    ("key", "values", "settings", "words"),
+    ("key", "values", "settings", "message"),
     [
         ("ask", [""], SETTINGS, "Ask needs a question about the picture"),
         ("ask", [None], SETTINGS, "Ask needs a question about the picture"),
@@ -197,14 +199,14 @@ def attend(client, picture, prompt, settings=SETTINGS):
         ("caption", [5, "cap"], SETTINGS, "Caption takes text, not '' in 5."),
     ],
 )
-def test_bad_requests_get_one_sentence(client, picture, key, values, settings, words):
-    assert sentence(client, key, picture, *values, settings=settings).startswith(words)
+def test_bad_requests_get_one_sentence(client, picture, key, values, settings, message):
+    assert error_message(client, key, picture, *values, settings=settings).startswith(message)
 
 
 def test_no_image(client):
     for key, values in [*VALUES.items(), ("attention", ["ocr"])]:
-        words = "There is no picture yet: upload one, paste one, or pick an example."
-        assert sentence(client, key, None, *values) == words
+        message = "There is no picture yet: upload one, paste one, or pick an example."
+        assert error_message(client, key, None, *values) == message
 
 
 def test_a_cleared_setting_has_its_default():
@@ -212,7 +214,7 @@ def test_a_cleared_setting_has_its_default():
 
 
 def test_only_uploads_and_examples_are_opened(client, picture, tmp_path):
-    """Gradio checks the paths of what says that it is a file; a program may send anything."""
+    """Gradio checks the paths of declared files; a program may send anything."""
     secret = tmp_path / "secret.png"
     Image.new("RGB", (8, 8), "red").save(secret)
     for path in str(secret), "/etc/passwd", "x" * 5000, f"{tmp_path}/../secret.png", "\0":
@@ -258,10 +260,10 @@ def test_every_hostile_file_ends_in_an_answer_or_a_sentence(client, picture, tmp
                 outcomes[name] = ask(client, key, handle_file(path), *VALUES[key])[-1]
             except AppError as error:
                 outcomes[name] = str(error)
-    for name, words in outcomes.items():
-        assert re.fullmatch(r"\S[^\n]+ [^\n]+", words) and len(words) < 300, name
-        assert "Error" not in words and "Traceback" not in words, name
-        assert words.startswith(("Found", "Done.")) == (name in ANSWERED), (name, words)
+    for name, message in outcomes.items():
+        assert re.fullmatch(r"\S[^\n]+ [^\n]+", message) and len(message) < 300, name
+        assert "Error" not in message and "Traceback" not in message, name
+        assert message.startswith(("Found", "Done.")) == (name in ANSWERED), (name, message)
     assert len(outcomes) >= 50
     assert ask(client, "caption", picture)[0] == "a red cat", "the app goes on"
 
@@ -292,8 +294,8 @@ def test_visitors_get_their_own_answers(url, tmp_path):
         Image.new("RGB", (100 + n, 100), "navy").save(path)
         client, picture = Client(url, verbose=False), handle_file(path)
         raw, *_ = ask(client, "detect", picture, ("cat, dog", "thin")[n % 2])
-        _, _, heat, *_ = ask(client, "attention", picture, ("ocr", "caption en")[n % 2])
-        assert Image.open(heat).size == (640, round(640 * 100 / (100 + n)))
+        _, _, drawing, *_ = ask(client, "attention", picture, ("ocr", "caption en")[n % 2])
+        assert Image.open(drawing).size == (640, round(640 * 100 / (100 + n)))
         return raw[-4:].strip()
 
     with ThreadPoolExecutor(4) as pool:
@@ -337,8 +339,8 @@ def test_the_built_in_model_answers_in_every_tab():
         raw, *_, line = ask(client, example.task, handle_file(example.image), *values)
         assert raw and line.startswith(("Done.", "Found"))
     image = handle_file(load_examples(EXAMPLES)[0].image)
-    tokens, _, _, _, says, *_ = ask(client, "attention", image, "caption en")
-    assert tokens["choices"] and "of this token's attention" in says
+    tokens, _, _, _, description, *_ = ask(client, "attention", image, "caption en")
+    assert tokens["choices"] and "of this token's attention" in description
     server.close()
 
 

@@ -144,15 +144,15 @@ def test_endpoints_return_boxes_and_masks(client, path, pg):
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "words"),
+    ("name", "values", "message"),
     [
         ("ask", {"question": " "}, "Ask needs a question"),
         ("caption", {"language": "<loc0001>"}, "A language is a code"),
         ("region", {"x1": 0.5, "y1": 0, "x2": 0.2, "y2": 1}, "A box has 0"),
     ],
 )
-def test_endpoints_refuse_bad_values(client, path, name, values, words):
-    with pytest.raises(AppError, match=words):
+def test_endpoints_refuse_bad_values(client, path, name, values, message):
+    with pytest.raises(AppError, match=message):
         client.predict(image=handle_file(path), **values, api_name=f"/{name}")
 
 
@@ -188,28 +188,28 @@ def test_an_mcp_client_finds_and_calls_the_tools(url, path):
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             [detect] = [tool for name, tool in tools.items() if name.endswith("detect")]
             sent = f"data:image/png;base64,{b64encode(path.read_bytes()).decode()}"
-            said = await session.call_tool(detect.name, {"image": sent, "objects": "cat"})
-            return tools, detect, said
+            result = await session.call_tool(detect.name, {"image": sent, "objects": "cat"})
+            return tools, detect, result
 
-    tools, detect, said = asyncio.run(visit())
+    tools, detect, result = asyncio.run(visit())
     assert {name.split("_")[-1] for name in tools} == set(ENDPOINTS)
     schema = detect.inputSchema
     assert schema["properties"]["image"]["type"] == "string"
     assert "separated by semicolons" in schema["properties"]["objects"]["description"]
     assert schema["required"] == ["image", "objects"]
-    assert not said.isError and "<loc0000>" in said.content[0].text
+    assert not result.isError and "<loc0000>" in result.content[0].text
 
 
 # ---------------------------------------------------------------------------------------- region
 
 
-@pytest.mark.parametrize("words", ["10, 20, 50, 60", "50 20 10 60", "50;60 10;20.0"])
-def test_any_two_opposite_corners_make_a_box(words):
-    assert region.read_box(words) == (0.1, 0.2, 0.5, 0.6)
+@pytest.mark.parametrize("text", ["10, 20, 50, 60", "50 20 10 60", "50;60 10;20.0"])
+def test_any_two_opposite_corners_make_a_box(text):
+    assert region.read_box(text) == (0.1, 0.2, 0.5, 0.6)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("text", "message"),
     [
         ("", "no box yet"),
         (None, "no box yet"),
@@ -219,9 +219,9 @@ def test_any_two_opposite_corners_make_a_box(words):
         ("0, 10, 20, 130", "0 to 100 per cent"),
     ],
 )
-def test_invalid_boxes_are_refused(words, said):
-    with pytest.raises(ValueError, match=said):
-        region.read_box(words)
+def test_invalid_boxes_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        region.read_box(text)
 
 
 def test_two_clicks_make_a_box_and_a_third_starts_another(path):
@@ -245,8 +245,8 @@ def test_region_and_question_prompts(page, path):
     ask = lambda box, way, reply: list(
         region.run_region(page, {"path": str(path)}, box, way, reply, "en")
     )[-1]
-    said, last, line = ask("25, 25, 50, 75", "region", "")
-    assert said == "a red box" and line.startswith("Done.")
+    text, last, line = ask("25, 25, 50, 75", "region", "")
+    assert text == "a red box" and line.startswith("Done.")
     assert last == (list(ANSWERS)[-1], ["a", " red", " box"])
     assert ask("", "question", "cat")[0] == "what is it?"
     with pytest.raises(gr.Error, match="no box yet"):
@@ -312,8 +312,10 @@ def test_maps_of_another_model_are_refused(page, path, tmp_path):
 
 def test_the_map_of_a_word_belongs_to_no_answer(page, path, tmp_path):
     page.models.current = PaliGemma.load(tiny.write(tmp_path / "one"))
-    shown_map, drawn, _, says, *_ = attention.compare_word(page, {"path": str(path)}, "cat", 0.5)
-    assert "each patch and “cat”" in says and drawn.size == (640, 427)
+    shown_map, drawn, _, description, *_ = attention.compare_word(
+        page, {"path": str(path)}, "cat", 0.5
+    )
+    assert "each patch and “cat”" in description and drawn.size == (640, 427)
     clicked = SimpleNamespace(index=(5, 5))
     assert attention_maps.tokens_at_patch(shown_map, "mean", clicked) == ""
     assert attention.tower_at_patch(page, shown_map, clicked)
@@ -415,13 +417,13 @@ def test_a_batch_is_stopped_between_tokens(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "words"),
+    ("name", "data", "message"),
     [
         ("cut.zip", lambda zipped: zipped[: len(zipped) // 2], "is damaged: pack it again"),
         ("many.zip", None, "At most 200 pictures"),
     ],
 )
-def test_bad_zips(page, path, tmp_path, name, data, words):
+def test_bad_zips(page, path, tmp_path, name, data, message):
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
         for n in range(3 if data else 201):
@@ -429,9 +431,9 @@ def test_bad_zips(page, path, tmp_path, name, data, words):
     (tmp_path / name).write_bytes(data(whole.getvalue()) if data else whole.getvalue())
     run = batch.run_batch(page, [{"path": str(tmp_path / name)}], "detect cat")
     if data:
-        assert words in list(run)[-1][1]
+        assert message in list(run)[-1][1]
     else:
-        with pytest.raises(gr.Error, match=words):
+        with pytest.raises(gr.Error, match=message):
             list(run)
 
 
@@ -473,8 +475,8 @@ def test_a_zip_bomb_is_not_unpacked(monkeypatch, tmp_path):
 
 
 def test_a_batch_needs_images_and_a_prompt(page, path):
-    for files, prompt, words in ([], "ocr", "no pictures yet"), ([path], " ", "no prompt yet"):
-        with pytest.raises(gr.Error, match=words):
+    for files, prompt, message in ([], "ocr", "no pictures yet"), ([path], " ", "no prompt yet"):
+        with pytest.raises(gr.Error, match=message):
             list(batch.run_batch(page, [{"path": str(file)} for file in files], prompt))
 
 
