@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -199,7 +200,11 @@ def test_a_package_of_an_extra_that_is_not_installed(scripted, picture, capsys, 
 
 
 def test_the_app_is_a_command(monkeypatch, capsys):
-    for argv, code in (["--help"], 0), (["--model", "nowhere"], 2), (["--prot", "1"], 2):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    nowhere = ["--model", "nowhere", "--port", port]
+    for argv, code in (["--help"], 0), (nowhere, 2), (["--prot", "1"], 2):
         with pytest.raises(SystemExit) as caught:
             main(["app", *argv])
         assert caught.value.code == code

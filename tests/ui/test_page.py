@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import zipfile
@@ -748,7 +749,10 @@ print(len(spaces.marked), "DuplicateButton" in kinds, pickers, seen["server_name
 """
     paths = [str(tmp_path), str(ROOT), str(Path(scripted.__file__).parent)]
     given = {"PYTHONPATH": os.pathsep.join(paths), "SPACE_ID": "me/here"}
-    given |= {"GRADIO_SERVER_NAME": "0.0.0.0"}
+    with socket.socket() as free:  # other tests' apps hold the usual port
+        free.bind(("", 0))
+        port = str(free.getsockname()[1])
+    given |= {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": port}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
