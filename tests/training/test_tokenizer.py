@@ -33,6 +33,7 @@ def stickers():
     return train_tokenizer(open_world("stickers").texts(1, 0), open_world("stickers").characters)
 
 
+@pytest.mark.slow
 def test_words_of_four_languages_are_tokens(stickers):
     tokens = lambda text: stickers.encode(text, add_special_tokens=False).tokens
     assert tokens("answer de wo ist der Hund?")[1:] == ["▁de", "▁wo", "▁ist", "▁der", "▁Hund", "?"]

@@ -348,7 +348,8 @@ def faults_of(call: Call, succeeded: bool, output: dict) -> Iterator[str]:
         yield f"is no sentence of ours: {short(call)}: {message[:300]!r}"
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [3, 1_000])
+@pytest.mark.slow
 def test_every_function_with_hostile_values(count, page, outside, monkeypatch, capfd, caplog):
     """`count`: values for each input, of all that there are."""
 

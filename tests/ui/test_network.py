@@ -310,6 +310,7 @@ def test_the_program_ends_with_a_sentence(monkeypatch, capsys, arguments, variab
     assert sentence in printed and printed.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_taken_port_as_a_process():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = str(taken.getsockname()[1])

@@ -689,6 +689,7 @@ for side in (10_000, 10_001):
 """
 
 
+@pytest.mark.slow
 def test_in_the_app_no_library_opens_other_formats():
     folders = [str(ROOT), str(ROOT / "tests" / "helpers")]
     done = subprocess.run(

@@ -126,6 +126,7 @@ def start(parent: Path) -> tuple[subprocess.Popen, Path]:
 
 
 @pytest.mark.skipif(temp_files.fcntl is None, reason="folders are locked with fcntl")
+@pytest.mark.slow
 def test_apps_share_no_folder_and_sweep_those_of_the_killed(tmp_path):
     running = [start(tmp_path) for _ in range(2)]
     try:
