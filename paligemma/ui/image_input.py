@@ -107,22 +107,13 @@ class ImageInput:
             self.cards = [gr.Button(example.label, icon=example.image) for example in examples]
 
     def wire(self, models: ModelManager) -> None:
-        shown = [self.image, self.note]
         self.image.upload(
             lambda image: check_upload(models, image),
             self.image,
-            shown,
+            [self.image, self.note],
             preprocess=False,
             **PARALLEL,
         )
-        drawn = self.use_drawing.click(
-            lambda canvas: read_drawing(self.drawings, canvas),
-            self.canvas,
-            [*shown, self.tabs],
-            preprocess=False,
-            **PARALLEL,
-        )
-        self.new_image_events = [self.image.upload, self.image.clear, drawn.success]
 
 
 def check_upload(models: ModelManager, file: dict | None) -> tuple:

@@ -10,7 +10,7 @@ from paligemma.tasks import TASKS
 from paligemma.ui.api import add_endpoints
 from paligemma.ui.common import PARALLEL, PRIVATE, UNQUEUED
 from paligemma.ui.errors import AppBlocks
-from paligemma.ui.image_input import GalleryExample, ImageInput, load_examples
+from paligemma.ui.image_input import GalleryExample, ImageInput, load_examples, read_drawing
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.model_picker import ModelPicker
 from paligemma.ui.page import Component, LastRequest, Page, Tab, Updates, header_html
@@ -120,9 +120,11 @@ class Layout:
             tab.wire(self.page)
         self.page.wire_stop_buttons()
         self.input.wire(self.models)
-        self.url_state.wire(self.input.new_image_events)
-        for event in self.input.new_image_events:
+        image = self.input.image
+        for event in image.upload, image.clear:
             event(self.reset_tabs, None, self.tab_outputs, cancels=self.page.run_events, **UNQUEUED)
+        drawn = self._wire_drawing()
+        self.url_state.wire([image.upload, image.clear, drawn.success])
         for card, example in zip(self.input.cards, self.examples, strict=True):
             self._wire_card(card, example)
         switched = [self.page.header, self.model_version, *self.tab_outputs]
@@ -136,6 +138,18 @@ class Layout:
         self.demo.load(self.show_header, None, header, **UNQUEUED)
         restored = self.demo.load(self.restore, None, self.restored, **UNQUEUED)
         restored.then(None, self.key_to_run, js="(key) => finishRestore(key)", **PRIVATE)
+
+    def _wire_drawing(self):
+        """Image and tabs change in one event: a visitor may start a run as soon as it is shown."""
+        source = self.input
+        return source.use_drawing.click(
+            self.use_drawing,
+            source.canvas,
+            [source.image, source.note, source.tabs, *self.tab_outputs],
+            preprocess=False,
+            cancels=self.page.run_events,
+            **PARALLEL,
+        )
 
     def _wire_card(self, card: gr.Button, example: GalleryExample) -> None:
         stopped = card.click(
@@ -165,6 +179,12 @@ class Layout:
         for tab in self.tabs:
             updates |= tab.reset()
         return updates
+
+    def use_drawing(self, canvas: dict | None) -> Updates:
+        """The drawing as the image, and all tabs without an answer."""
+        source = self.input
+        image, note, tab = read_drawing(source.drawings, canvas)
+        return self.reset_tabs() | {source.image: image, source.note: note, source.tabs: tab}
 
     def reset_after_switch(self) -> Updates:
         """The page after another model was loaded."""
