@@ -192,6 +192,11 @@ class RequestQueue(Queue):
                 if self.limits.log_requests:
                     print(json.dumps(record), flush=True)
 
+    async def reset_iterators(self, event_id: str) -> None:
+        """Drop a request's iterator, which /cancel may do too while this waits for the lock."""
+        with suppress(KeyError):
+            await super().reset_iterators(event_id)
+
     def _record(self, event: Event, fn: BlockFunction, start: float) -> dict[str, Any]:
         """What is logged of a request: nothing that the client sent."""
         status = self._statuses.pop(event._id, "cancelled")

@@ -1,5 +1,6 @@
 """The queue under clients that take more than their share, that do not read, and that cancel."""
 
+import asyncio
 import json
 import threading
 import time
@@ -16,7 +17,7 @@ from paligemma.ui.health import health_route, watch
 from paligemma.ui.layout import EXAMPLES, build_app
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.model_run import ModelRun
-from paligemma.ui.queue import Limits, add_queue, client_address
+from paligemma.ui.queue import PRIVATE_LIMITS, Limits, RequestQueue, add_queue, client_address
 from paligemma.ui.theme import LAUNCH_OPTIONS
 
 ANSWERS = {"short": ["a", " cat"], "long": ["x"] * 400}
@@ -196,6 +197,26 @@ def test_a_cancelled_run_keeps_its_place_until_it_ends(app, image):
         assert app.http.post("/gradio_api/cancel", json=body | {"event_id": event}).is_success
     ask_as_a_stranger(app, image, "after cancels")
     assert app.model.most_users == 1
+
+
+def test_an_iterator_may_be_dropped_by_a_cancel_meanwhile():
+    """Gradio looks whether it is there, waits for the lock, and deletes it."""
+
+    class Lock(asyncio.Lock):
+        async def __aenter__(self):
+            await super().__aenter__()
+            server.iterators.clear()
+
+    async def reset():
+        with gr.Blocks() as demo:
+            pass
+        queue = RequestQueue(demo, PRIVATE_LIMITS)
+        queue.server_app = server
+        await queue.reset_iterators("event")
+
+    server = SimpleNamespace(iterators={"event": iter(())}, lock=Lock())
+    asyncio.run(reset())
+    assert not server.iterators
 
 
 def test_a_panic_is_answered(app, image):
