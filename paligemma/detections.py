@@ -266,8 +266,10 @@ def invalid_objects(text: str) -> str | None:
     Unlike `parse`, which keeps what is whole, this finds the first location or mask token that is
     no token, the first box without four locations in order, and the first mask without 16 codes.
     """
-    loc, seg = r"<loc[^>]{0,40}>", r"<seg[^>]{0,40}>"  # bounded: "<loc<loc<loc…" stays linear
-    for run in re.findall(rf"(?:{loc}\s*)+(?:{seg}\s*)*|(?:{seg}\s*)+", text):
+    loc, seg = r"<loc[^>]*>", r"<seg[^>]*>"
+    # Behind the last ">" nothing can match, but each "<loc" of many would look for one to the end.
+    closed = text[: text.rfind(">") + 1]
+    for run in re.findall(rf"(?:{loc}\s*)+(?:{seg}\s*)*|(?:{seg}\s*)+", closed):
         locs, segs = re.findall(loc, run), re.findall(seg, run)
         for tokens, pattern, allowed in (
             (locs, LOC_PATTERN, "<loc0000> to <loc1023>"),
@@ -275,7 +277,7 @@ def invalid_objects(text: str) -> str | None:
         ):
             for token in tokens:
                 if not re.fullmatch(pattern, token):
-                    return f"{token} is none of {allowed}"
+                    return f"{token[:40]} is none of {allowed}"
         if len(locs) != 4:
             return f"it has {len(locs)} <loc> in a row; a box has 4"
         if len(segs) not in (0, CODES_PER_MASK):
