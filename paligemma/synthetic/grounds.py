@@ -5,14 +5,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from paligemma.synthetic.scenes import BACKGROUNDS
+
 # The colour words of grounds, which a caption may name.
 GROUND_COLORS = {
-    "white": (250, 250, 250),
-    "gray": (140, 140, 140),
-    "black": (15, 15, 15),
-    "beige": (240, 225, 190),
-    "teal": (20, 130, 135),
-    "navy": (20, 25, 85),
+    **BACKGROUNDS,
     "red": (205, 45, 45),
     "orange": (245, 150, 50),
     "yellow": (250, 225, 90),

@@ -9,18 +9,12 @@ from functools import cache
 import cv2
 import numpy as np
 
+from paligemma.synthetic import scenes
 from paligemma.synthetic.atlas import disc
 
 # name: (filling, lines), as a sticker of one colour is painted
 PAINTS = {
-    "red": ((255, 120, 110), (190, 15, 20)),
-    "orange": ((255, 185, 95), (225, 95, 0)),
-    "yellow": ((255, 245, 120), (205, 165, 0)),
-    "green": ((140, 225, 130), (10, 115, 35)),
-    "blue": ((135, 185, 255), (20, 60, 200)),
-    "purple": ((205, 155, 250), (110, 25, 165)),
-    "pink": ((255, 190, 225), (230, 40, 150)),
-    "brown": ((190, 145, 105), (95, 50, 15)),
+    **scenes.COLORS,
     "black": ((120, 120, 125), (20, 20, 22)),
     "white": ((252, 252, 252), (190, 190, 195)),
     "gray": ((205, 205, 208), (105, 105, 110)),

@@ -295,7 +295,7 @@ class Trainer:
         checkpoint.restore_state(state, self.objective, self.optimizers)
         self.step = state["step"]
         self.losses[: self.step] = state["losses"]
-        self.eval_losses = state.get("eval_losses", {})
+        self.eval_losses = state["eval_losses"]
 
     def finish(self) -> None:
         """Write the output."""

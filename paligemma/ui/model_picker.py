@@ -92,8 +92,7 @@ def switch_model(models: ModelManager, checkpoint: Checkpoint | None) -> str:
         start = time.perf_counter()
         models.switch(checkpoint)
         seconds = time.perf_counter() - start
-    assert models.current is not None
-    return f"Loaded {escape(models.current.name)} in {seconds:.1f} s."
+    return f"Loaded {escape(models.loaded.name)} in {seconds:.1f} s."
 
 
 def progress_bar(share: float, html: str) -> str:
