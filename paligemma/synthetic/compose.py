@@ -405,7 +405,8 @@ class _Drawing:
         lines = [random_line(rng, family.accents) for _ in range(1 + self._chance(0.25))]
         for attempt in range(8):
             high = (0.26 if large else 0.18) - 0.015 * attempt
-            pixels = _TEXT_SIZES[self.size * rng.uniform(0.09, high) >= _TEXT_SIZES].max(initial=9)
+            side = self.size * rng.uniform(min(0.09, high), high)
+            pixels = _TEXT_SIZES[side >= _TEXT_SIZES].max(initial=9)
             masks = [_text_mask(file, int(pixels), line, self.stretch) for line in lines]
             pitch = round(1.15 * pixels * self.stretch[1])
             width = max(mask.shape[1] for mask, _ in masks)

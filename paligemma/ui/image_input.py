@@ -11,7 +11,6 @@ import gradio as gr
 import numpy as np
 from gradio.components.base import server
 from gradio.components.image_editor import AcceptBlobs
-from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
@@ -19,6 +18,7 @@ from paligemma.images import open_image
 from paligemma.tasks import TASKS
 from paligemma.ui.common import FULL_SIZE, PARALLEL, open_for_page, upload_path, user_errors
 from paligemma.ui.model_manager import ModelManager
+from paligemma.ui.temp_files import save_pil_to_cache
 
 BROWSER_FORMATS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"}
 BRUSH_COLORS: list[str | tuple[str, float]] = [

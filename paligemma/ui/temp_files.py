@@ -18,7 +18,9 @@ from typing import IO
 
 import gradio as gr
 from anyio import to_thread
+from gradio import processing_utils
 from gradio.route_utils import API_PREFIX
+from PIL import Image
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -96,6 +98,31 @@ def _is_held(folder: Path, is_new: bool) -> bool:
         return is_new
     except OSError:  # another process has the lock, or the folder is another user's
         return True
+
+
+def save_pil_to_cache(
+    img: Image.Image, cache_dir: str, name: str = "image", format: str = "webp"
+) -> str:
+    """Gradio's function of this name, which wrote a file anew that another visitor was reading.
+
+    The folder is named by the image's bytes, so a file that is there is right: it is only touched,
+    because clean-ups go by age. A new one gets its name when it is complete.
+    """
+    data = processing_utils.encode_pil_to_bytes(img, format)
+    folder = Path(cache_dir).resolve() / processing_utils.hash_bytes(data)
+    path = folder / f"{name}.{format}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        descriptor, incomplete = tempfile.mkstemp(dir=folder)
+        with open(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(incomplete, path)
+    return str(path)
+
+
+processing_utils.save_pil_to_cache = save_pil_to_cache  # for every component that shows an image
 
 
 def temp_files(demo: gr.Blocks) -> set[str]:

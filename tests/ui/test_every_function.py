@@ -41,6 +41,7 @@ from paligemma.ui.theme import LAUNCH_OPTIONS
 
 ROOT = Path(app.__file__).parents[2]
 BATCH = 30  # calls at once
+SOME = 6  # values for each input; with --all-values, all that there are
 SECRET = "the canary sings at midnight"
 OBJECT = ["<loc0000>", "<loc0512>", "<loc1023>", "<loc1023>"]
 ANSWERS = {
@@ -334,10 +335,10 @@ def short(call: Call) -> str:
     return f"{call.index} {call.name} {str(call.data)[:300]} {str(call.event_data)[:100]}"
 
 
-def faults_of(call: Call, succeeded: bool, output: dict) -> Iterator[str]:
-    """What is wrong with an answer."""
+def faults_of(call: Call, succeeded: bool, output: dict, may_read: bool) -> Iterator[str]:
+    """What is wrong with an answer; `may_read`: the visitor may name any folder."""
     text = json.dumps(output)
-    if SECRET in text or re.search(r"root:.?:0:0", text):
+    if (SECRET in text and not may_read) or re.search(r"root:.?:0:0", text):
         yield f"shows a file: {short(call)}"
     if succeeded:
         return
@@ -348,28 +349,30 @@ def faults_of(call: Call, succeeded: bool, output: dict) -> Iterator[str]:
         yield f"is no sentence of ours: {short(call)}: {message[:300]!r}"
 
 
-@pytest.mark.parametrize("count", [3, 1_000])
 @pytest.mark.slow
-def test_every_function_with_hostile_values(count, page, outside, monkeypatch, capfd, caplog):
-    """`count`: values for each input, of all that there are."""
+def test_every_function_with_hostile_values(
+    page, outside, monkeypatch, capfd, caplog, pytestconfig
+):
 
     def refuse(name: str, *_) -> Path:
         raise ValueError(f"{name} is not on the hub.")
 
     monkeypatch.setattr(hub, "fetch_model", refuse)
     values, chance, image = hostile_values(outside), random.Random(0), upload(page)
+    count = len(values) if pytestconfig.getoption("all_values") else SOME
     MONITOR.watch(outside)
     fill_states(page, image)
     faults, total = [], 0
     for function in in_order(page.demo):
         valid = valid_call(function, image)
         # the owner of a private app may load any model
-        MONITOR.is_on = not (page.is_private and names_a_model(function))
+        may_read = page.is_private and names_a_model(function)
+        MONITOR.is_on = not may_read
         calls = [valid, *hostile_calls(valid, values, count if function.fn else 0, chance)]
         for start in range(0, len(calls), BATCH):
             for call, succeeded, output in answers(page, "a", calls[start : start + BATCH]):
                 total += 1
-                faults += faults_of(call, succeeded, output)
+                faults += faults_of(call, succeeded, output, may_read)
                 if call is valid and function.fn and not succeeded:
                     faults.append(f"refuses valid values: {short(call)}: {output}")
     MONITOR.is_on = False

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -195,3 +196,15 @@ def test_other_errors_of_uploads_stay_errors(demo, folder):
     )
     with pytest.raises(OSError, match="broken"):
         TestClient(app).post(UPLOAD)
+
+
+def test_an_image_that_others_may_be_reading_is_not_written_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    component = gr.Image(format="png")
+    first = Path(component.postprocess(Image.new("RGB", (9, 9), "teal")).path)
+    assert Image.open(first).size == (9, 9) and [*first.parent.iterdir()] == [first]
+    first.write_bytes(b"as it was")
+    os.utime(first, (1, 1))
+    again = component.postprocess(Image.new("RGB", (9, 9), "teal")).path
+    assert again == str(first) and first.read_bytes() == b"as it was"
+    assert first.stat().st_mtime > 1  # it is in use: clean-ups go by age
