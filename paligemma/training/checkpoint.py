@@ -50,15 +50,19 @@ def save_state(
     """Write `output_dir`/states/step-N.state, N being values["step"]; only `KEPT` states stay.
 
     All processes must call it: each holds a part of what is written where a model is sharded.
+    Raises ValueError if it cannot be written, for instance on a full disk; the others stay.
     """
     moments = get_optimizer_state_dict(module, optimizers, options=GATHERED)
     state = values | {"trained": gather(module), "optimizers": moments}
     if is_main:
-        folder = output_dir / "states"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_tree(folder / f"step-{values['step']:08d}.state", state)
-        for old in _newest_first(output_dir)[KEPT:]:
-            old.unlink()
+        path = output_dir / "states" / f"step-{values['step']:08d}.state"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_tree(path, state)
+            for old in _newest_first(output_dir)[KEPT:]:
+                old.unlink()
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} cannot be written: {error}.") from error
 
 
 def newest_state(output_dir: Path) -> dict[str, Any] | None:
@@ -69,6 +73,12 @@ def newest_state(output_dir: Path) -> dict[str, Any] | None:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             continue  # damaged, by a disk that was full or lost its power
     return None
+
+
+def newest_step(output_dir: Path) -> int | None:
+    """The step of the newest state, by its name; None if there is none."""
+    found = _newest_first(output_dir)
+    return int(found[0].stem.removeprefix("step-")) if found else None
 
 
 def restore_state(

@@ -113,7 +113,11 @@ class Mixture:
 
 
 class MixtureBatches(Dataset):
-    """The micro-batches of a mixture: `batches[step, numbers]` is that of the samples `numbers`."""
+    """The micro-batches of a mixture: `batches[step, numbers]` is that of the samples `numbers`.
+
+    Beside tensors a batch has `places`, the names of its samples for messages, and `skipped`, the
+    invalid ones that others stand in for.
+    """
 
     mixture: Mixture
 
@@ -139,12 +143,15 @@ class SampleBatches(MixtureBatches):
         self.max_text_tokens, self.loss_weights = max_text_tokens, loss_weights
 
     def __getitem__(self, numbers: Numbers) -> dict[str, Any]:
-        rows, skipped = [], []
+        rows, places, skipped = [], [], []
         for number in numbers[1]:
-            source, row = self.mixture.at(number)
-            rows.append(self._first_good(self.mixture.sources[source], row, skipped))
-        if None in rows:
-            return {"skipped": skipped}
+            which, first = self.mixture.at(number)
+            source = self.mixture.sources[which]
+            if (found := self._first_good(source, first, skipped)) is None:
+                return {"skipped": skipped}
+            row, encoded = found
+            rows.append(encoded)
+            places.append(source.place(row))
         padding = {
             "input_ids": self.processor.pad_token_id,
             "attention_mask": 0,
@@ -162,13 +169,15 @@ class SampleBatches(MixtureBatches):
         else:  # the loss is a mean over samples, of each a mean over its tokens
             batch["weights"] = labeled / labeled.sum(1, keepdim=True)
         pixels = torch.cat([row.pixel_values for row, _ in rows])
-        return {**batch, "pixel_values": pixels, "skipped": skipped}
+        return {**batch, "pixel_values": pixels, "places": places, "skipped": skipped}
 
-    def _first_good(self, source: Source, row: int, skipped: list[str]) -> tuple[Batch, str] | None:
-        """The first valid sample from `row` on, and its task."""
+    def _first_good(
+        self, source: Source, row: int, skipped: list[str]
+    ) -> tuple[int, tuple[Batch, str]] | None:
+        """The first valid sample from `row` on: its row, and what `encode` returns."""
         for number in (*range(row, len(source)), *range(row)):
             try:
-                return encode(source, number, self.processor, self.max_text_tokens)
+                return number, encode(source, number, self.processor, self.max_text_tokens)
             except InvalidSample as error:
                 skipped.append(str(error))
         return None
@@ -217,6 +226,7 @@ class SceneBatches(MixtureBatches):
         places = [self.mixture.at(number) for number in chosen]
         sources = [cast(SyntheticScenes, self.mixture.sources[source]) for source, _ in places]
         batch: dict[str, Any] = {"skipped": []}
+        batch["places"] = [s.place(row) for s, (_, row) in zip(sources, places, strict=True)]
         if self.packing is None:
             scenes = [source.scene(row) for source, (_, row) in zip(sources, places, strict=True)]
         else:

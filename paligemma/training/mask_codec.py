@@ -31,9 +31,11 @@ class SilhouetteBatches(MixtureBatches):
 
     def __getitem__(self, numbers: Numbers) -> dict[str, Any]:
         step, chosen = numbers
-        rngs = [np.random.default_rng((self.seed, *self.mixture.at(n))) for n in chosen]
+        at = [self.mixture.at(number) for number in chosen]
+        rngs = [np.random.default_rng((self.seed, *place)) for place in at]
         masks = torch.from_numpy(self.world.silhouettes(rngs))
-        return {"masks": masks, "step": torch.tensor(step), "skipped": []}
+        places = [self.mixture.sources[source].place(row) for source, row in at]
+        return {"masks": masks, "step": torch.tensor(step), "places": places, "skipped": []}
 
 
 class MaskReconstruction(Objective):

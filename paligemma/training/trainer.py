@@ -7,16 +7,20 @@ random, depend on nothing else. So a run that was killed goes on from its newest
 ends in the same weights. The recipe is that of big_vision's transfers (arXiv 2407.07726, J).
 """
 
+import math
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import cast
+from pathlib import Path
+from typing import NoReturn, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin, gather_object, send_to_device
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -30,6 +34,7 @@ from paligemma.training.plot import draw_curve
 from paligemma.training.sources import InvalidSample
 from paligemma.training.tokenizer import write_tokenizer
 
+SHOWN_PLACES = 8  # samples that a message names at most
 # What may differ when a run goes on.
 MAY_CHANGE = (
     "save_steps",
@@ -48,8 +53,9 @@ def train(run: Run) -> None:
     """Take every step that is left, then write the output.
 
     SIGINT and SIGTERM end it after the step at hand, its state saved. Raises ValueError for what
-    cannot be trained.
+    cannot be trained, and before a step whose loss or gradient is not finite.
     """
+    _check_writable(run.output_dir)
     if run.objective == "tokenizer":
         write_tokenizer(run)
         return
@@ -62,16 +68,28 @@ def train(run: Run) -> None:
         fsdp_plugin=_sharding(run),
     )
     trainer = Trainer(run, accelerator)
-    if trainer.step < trainer.steps:
-        trainer.loop()
-    if trainer.step == trainer.steps:
-        trainer.finish()
-    else:
-        accelerator.print(
-            f"Stopped after step {trainer.step} of {trainer.steps}; "
-            "the same command goes on from there."
-        )
-    accelerator.end_training()
+    try:
+        if trainer.step < trainer.steps:
+            trainer.loop()
+        if trainer.step == trainer.steps:
+            trainer.finish()
+        else:
+            accelerator.print(
+                f"Stopped after step {trainer.step} of {trainer.steps}; "
+                "the same command goes on from there."
+            )
+    finally:
+        accelerator.end_training()
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises ValueError, before anything is loaded, if nothing can be written to `folder`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"output_dir {folder} cannot be written: {error.strerror}.") from error
 
 
 def compute_dtype(run: Run) -> torch.dtype:
@@ -200,29 +218,56 @@ class Trainer:
         accelerator, run = self.accelerator, self.run
         torch.manual_seed(hash((run.seed, self.step, accelerator.process_index)) % 2**32)
         set_learning_rates(self.optimizers, self.step, self.steps, run)
-        on_device, counts = self._load(micro_batches)
+        on_device, counts, places = self._load(micro_batches)
         sums: dict[str, torch.Tensor] = {}
+        each_loss = []
         for number, batch in enumerate(on_device, 1):
             last = number == len(on_device)
             with nullcontext() if last else accelerator.no_sync(self.objective):
                 losses = self.objective(batch, counts)
                 accelerator.backward(losses["loss"])
+            each_loss.append(losses["loss"].detach())
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach()
             if "attention_mask" in batch:
                 sums["tokens"] = sums.get("tokens", 0) + batch["attention_mask"].sum()
         trained = [p for p in self.objective.parameters() if p.requires_grad]
-        accelerator.clip_grad_norm_(trained, run.max_grad_norm)
-        for optimizer in self.prepared:
-            optimizer.step()
-            optimizer.zero_grad()
+        grad_norm = accelerator.clip_grad_norm_(trained, run.max_grad_norm)
         totals = self._reduce(torch.stack([v.float() for v in sums.values()]), "sum")
         logged = dict(zip(sums, totals.tolist(), strict=True))
         tokens = logged.pop("tokens", 0)
-        logged = {name: value / accelerator.num_processes for name, value in logged.items()}
-        self.losses[self.step] = logged["loss"]
+        means: dict[str, float] = {
+            name: value / accelerator.num_processes for name, value in logged.items()
+        }
+        means["grad_norm"] = float(_whole(cast(torch.Tensor, grad_norm)))
+        if not math.isfinite(means["loss"]):
+            finite = [loss.isfinite().item() for loss in each_loss]
+            bad = [names for names, good in zip(places, finite, strict=True) if not good]
+            self._refuse_step("loss", means["loss"], bad)
+        if not math.isfinite(means["grad_norm"]):
+            self._refuse_step("gradient's norm", means["grad_norm"], places)
+        for optimizer in self.prepared:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.losses[self.step] = means["loss"]
         self.step += 1
-        return logged | {"tokens": tokens}
+        return means | {"tokens": tokens}
+
+    def _refuse_step(self, what: str, value: float, places: list[list[str]]) -> NoReturn:
+        """Raises ValueError: `what` of this step is not finite, over samples of these places."""
+        names = sorted(set(gather_object([place for batch in places for place in batch])))
+        more = f" and {len(names) - SHOWN_PLACES} more" if len(names) > SHOWN_PLACES else ""
+        raise ValueError(
+            f"Step {self.step + 1} was not taken, because its {what} is {value} "
+            f"(samples: {'; '.join(names[:SHOWN_PLACES])}{more}); {self._last_state()}."
+        )
+
+    def _last_state(self) -> str:
+        """Which state is the last one, for a message."""
+        step, folder = checkpoint.newest_step(self.run.output_dir), self.run.output_dir / "states"
+        if step is None:
+            return "no state was saved yet"
+        return f"the last good state, of step {step}, is in {folder}"
 
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:
@@ -234,25 +279,28 @@ class Trainer:
         total = torch.zeros((), device=self.accelerator.device)
         self.objective.eval()
         for micro_batches in self._batches(batches, steps):
-            on_device, counts = self._load(micro_batches)
+            on_device, counts, _ = self._load(micro_batches)
             total += sum(self.objective(batch, counts)["loss"] for batch in on_device)
         self.objective.train()
         loss = (self._reduce(total, "mean") / len(steps)).item()
         self.eval_losses[self.step] = loss
         return {"eval_loss": loss}
 
-    def _load(self, micro_batches: list[dict]) -> tuple[list[dict], dict[str, torch.Tensor]]:
-        """The micro-batches on the device, and their counts. Raises ValueError where one is empty.
+    def _load(
+        self, micro_batches: list[dict]
+    ) -> tuple[list[dict], dict[str, torch.Tensor], list[list[str]]]:
+        """The micro-batches on the device, their counts, and the places of each one's samples.
 
-        Skipped samples are noted.
+        Skipped samples are noted. Raises ValueError where a micro-batch is empty.
         """
         for batch in micro_batches:
             self._note_skipped(batch.pop("skipped"))
             if not batch:
                 raise ValueError("No valid sample is left in one of the sources.")
+        places = [batch.pop("places") for batch in micro_batches]
         device = self.accelerator.device
         on_device = [dict(send_to_device(batch, device)) for batch in micro_batches]
-        return on_device, self._counts(on_device)
+        return on_device, self._counts(on_device), places
 
     def _counts(self, micro_batches: list[dict]) -> dict[str, torch.Tensor]:
         """What the losses of this step are divided by: counts over its micro-batches, averaged over
@@ -272,6 +320,12 @@ class Trainer:
         self.invalid.update(skipped)
 
     def _save(self) -> None:
+        """Write a state and the curve. Raises ValueError if the weights are not finite any more."""
+        if not self._weights_are_finite():
+            raise ValueError(
+                f"The weights are not finite after step {self.step}, so that they were not saved: "
+                f"a lower learning_rate may help; {self._last_state()}."
+            )
         values = {"run": self.run.model_dump(mode="json"), "steps": self.steps}
         values |= {"step": self.step, "losses": self.losses[: self.step]}
         values["eval_losses"] = self.eval_losses
@@ -281,6 +335,12 @@ class Trainer:
             path = self.run.output_dir / "loss.png"
             draw_curve(values["losses"].numpy(), self.eval_losses, path)
         self.accelerator.wait_for_everyone()
+
+    def _weights_are_finite(self) -> bool:
+        trained = [p.detach() for p in self.objective.parameters() if p.requires_grad]
+        shards = [p.to_local() if isinstance(p, DTensor) else p for p in trained]
+        bad = torch.stack([(~shard.isfinite()).sum() for shard in shards]).sum()
+        return not self._reduce(bad.float(), "sum").item()
 
     def _resume(self, state: dict) -> None:
         # parsed again, so that a field that is new since has its default
@@ -306,6 +366,11 @@ class Trainer:
             skipped = f" {len(invalid)} invalid samples were skipped." if invalid else ""
             print(f"Wrote {self.run.output_dir} after {self.steps} steps.{skipped}")
         self.accelerator.wait_for_everyone()
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, gathered from all processes where it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _start_worker(_: int) -> None:

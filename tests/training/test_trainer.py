@@ -21,7 +21,7 @@ from paligemma.pipeline import PaliGemma
 from paligemma.training import checkpoint
 from paligemma.training.config import STAGES, parse_run, read_run
 from paligemma.training.initialize import resample
-from paligemma.training.objectives import SigLIP
+from paligemma.training.objectives import Answers, SigLIP
 from paligemma.training.schedule import lr_factor
 from paligemma.training.trainer import Trainer, train
 
@@ -178,6 +178,89 @@ def test_another_run_in_the_same_place_is_refused(home, tmp_path):
     with pytest.raises(ValueError, match=r"whose learning_rate is 0.001, not 0.002"):
         trained(home, tmp_path, max_steps=2, learning_rate=2e-3)
     assert trained(home, tmp_path, max_steps=2, micro_batch_size=2).step == 2  # that may change
+
+
+# --- Numbers that are not finite ------------------------------------------------------------------
+
+
+def poison(monkeypatch, change) -> None:
+    """Make `change` of every loss of step 8, which is the eighth call."""
+    calls, answer_loss = [], Answers.answer_loss
+
+    def poisoned(self, hidden, batch, counts):
+        calls.append(batch)
+        loss = answer_loss(self, hidden, batch, counts)
+        return change(loss) if len(calls) == 8 else loss
+
+    monkeypatch.setattr(Answers, "answer_loss", poisoned)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda loss: loss * torch.nan, "its loss is nan"),
+        (lambda loss: loss / 0, "its loss is inf"),
+        (lambda loss: loss + torch.sqrt(loss - loss.detach()), "its gradient's norm is nan"),
+    ],
+    ids=["nan", "infinite", "gradient"],
+)
+def test_a_step_that_is_not_finite_stops_the_run_before_it(
+    home, tmp_path, monkeypatch, capsys, change, reason
+):
+    out, config = tmp_path / "out", tmp_path / "config.yaml"
+    given = runs.values(home, output_dir=str(out), save_steps=5)
+    config.write_text(yaml.safe_dump(given), "utf-8")
+    poison(monkeypatch, change)
+    runs.AcceleratorState._reset_state(True)
+    assert main(["train", str(config)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"paligemma: Step 8 was not taken, because {reason} (samples: ")
+    names = error.split("samples: ")[1].split(");")[0].split("; ")
+    assert len(names) == 4 and names[0].startswith("samples.jsonl, line ")
+    assert error.endswith(f"; the last good state, of step 5, is in {out / 'states'}.")
+    assert not (out / "model.safetensors").exists()
+    monkeypatch.undo()  # the reason is mended: the same command goes on
+    runs.AcceleratorState._reset_state(True)
+    assert main(["train", str(config)]) == 0
+    whole, other = runs.weights(home / "whole"), runs.weights(out)
+    assert all(torch.equal(value, other[name]) for name, value in whole.items())
+
+
+def test_the_micro_batch_that_is_not_finite_is_named(home, tmp_path, monkeypatch):
+    poison(monkeypatch, lambda loss: loss * torch.nan)
+    with pytest.raises(
+        ValueError, match=r"Step 2 .* \(samples: samples.jsonl, line \d+\); no state"
+    ):
+        trained(home, tmp_path, micro_batch_size=1)
+
+
+def test_weights_that_are_not_finite_are_not_saved(home, tmp_path):
+    changes = {"learning_rate": 1e38, "weight_decay": 1e3, "warmup_ratio": 0, "max_steps": 1}
+    with pytest.raises(ValueError, match=r"not finite after step 1, .* no state was saved yet"):
+        trained(home, tmp_path, **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_found_first(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    config = tmp_path / "config.yaml"
+    given = {"model": "nowhere", "data": [{"jsonl": "nowhere"}], "max_steps": 1}
+    config.write_text(yaml.safe_dump(given | {"output_dir": str(tmp_path / "file" / "out")}))
+    assert main(["train", str(config)]) == 2
+    folder = tmp_path / "file" / "out"
+    expected = f"paligemma: output_dir {folder} cannot be written: Not a directory.\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_full_disk_is_one_sentence(home, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    one = trained(home, tmp_path, max_steps=2, save_steps=1)
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(ValueError, match=r"step-00000002.state cannot be written: .*No space left"):
+        one._save()
+    assert checkpoint.newest_step(tmp_path / "out") == 2
 
 
 # --- What is trained, and what is left ------------------------------------------------------------
