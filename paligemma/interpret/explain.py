@@ -73,30 +73,32 @@ NEUTRAL_PROMPT = ""
 class Explanation:
     """An answer and its attention maps.
 
-    `prompt` holds the texts of the prompt's tokens (BOS first, the newline last). `attention` are
-    the weights themselves: its text positions are those of the prompt, then one for each answer
-    token that was an input. `layers` has for each view [layers, tokens, grid, grid] (one layer
-    where a view has no more), `maps` [tokens, grid, grid]. `sinks` are the attention sinks.
+    All arrays are float32, and none is a part of a larger one: the weights of the prompt's
+    positions, which may be most of them, are not held.
+
+    prompt: the texts of the prompt's tokens, BOS first and the newline last
+    heads [layers, heads, tokens, grid, grid]: the attention of every head alone
+    between_tokens [positions, positions]: mean attention from each of the `positions` to each
+    prompt_maps [prompt, grid, grid]: mean attention of each prompt token, all layers and heads
+    layers: for each view [layers, tokens, grid, grid]; one layer where a view has no more
+    maps: for each view [tokens, grid, grid]
+    sinks: the attention sinks
     """
 
     reply: Reply
     prompt: tuple[str, ...]
-    attention: AttentionWeights
+    heads: np.ndarray
+    between_tokens: np.ndarray
+    prompt_maps: np.ndarray
     layers: dict[str, np.ndarray]
     maps: dict[str, np.ndarray]
     sinks: tuple[Sink, ...]
 
     @property
-    def heads(self) -> np.ndarray:
-        """Every head alone: [layers, heads, tokens, grid, grid]."""
-        image = self.attention.image[:, :, query_slice(len(self.prompt), len(self.reply.tokens))]
-        side = round(image.shape[-1] ** 0.5)
-        return image.reshape(*image.shape[:-1], side, side)
-
-    @property
-    def between_tokens(self) -> np.ndarray:
-        """Mean attention from each of the `positions` to each: [positions, positions]."""
-        return views.between_tokens(self.attention)
+    def num_bytes(self) -> int:
+        """What the arrays take of the memory."""
+        arrays = [self.heads, self.between_tokens, self.prompt_maps]
+        return sum(array.nbytes for array in (*arrays, *self.layers.values(), *self.maps.values()))
 
     def rank_tokens(self, view: str, row: int, column: int) -> list[tuple[int, float]]:
         """(index, value) of every answer token at one patch of a view, the highest value first.
@@ -127,17 +129,10 @@ class Explanation:
         }
 
     @property
-    def prompt_maps(self) -> np.ndarray:
-        """Mean attention of each prompt token, all layers and heads: [prompt, grid, grid]."""
-        maps = views.mean_attention(self.attention)[: len(self.prompt)]
-        side = round(maps.shape[-1] ** 0.5)
-        return maps.reshape(-1, side, side)
-
-    @property
     def positions(self) -> tuple[str, ...]:
-        """The text of each text position of `attention`, in order."""
+        """The texts of the prompt's tokens, then of the answer tokens that were an input."""
         answer = tuple(token.text for token in self.reply.tokens)
-        return (self.prompt + answer)[: self.attention.text.shape[-1]]
+        return (self.prompt + answer)[: len(self.between_tokens)]
 
 
 def query_slice(prompt: int, tokens: int) -> slice:
@@ -172,20 +167,22 @@ class Explainer:
             raise ValueError(f"{unknown[0]!r} is no view; choose {', '.join(VIEWS)}.")
         prompt = self.processor.prompt_texts(self.prompt)
         queries = query_slice(len(prompt), len(reply.tokens))
+        means = views.mean_attention(attention)
         layers = {name: self._layers(name, reply, attention, queries) for name in names}
         maps = {name: _combine_layers(name, values) for name, values in layers.items()}
         if "relative" in names:
-            maps["relative"] = views.relative(
-                views.mean_attention(attention)[queries], self.neutral.mean(0)
-            )
+            maps["relative"] = views.relative(means[queries], self.neutral.mean(0))
         grid = self.model.config.vision_config.grid
+        square = lambda values: values.reshape(*values.shape[:-1], grid, grid).copy()
         return Explanation(
             reply=reply,
             prompt=tuple(prompt),
-            attention=attention,
-            layers={name: v.reshape(*v.shape[:2], grid, grid) for name, v in layers.items()},
-            maps={name: v.reshape(-1, grid, grid) for name, v in maps.items()},
-            sinks=tuple(views.sinks(views.mean_attention(attention))),
+            heads=square(attention.image[:, :, queries]),
+            between_tokens=views.between_tokens(attention),
+            prompt_maps=square(means[: len(prompt)]),
+            layers={name: square(values) for name, values in layers.items()},
+            maps={name: square(values) for name, values in maps.items()},
+            sinks=tuple(views.sinks(means)),
         )
 
     def similarity(self, word: str) -> np.ndarray:

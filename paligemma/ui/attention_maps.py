@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 import gradio as gr
 import numpy as np
@@ -15,7 +16,13 @@ from PIL import Image
 from paligemma.images import read_size
 from paligemma.interpret.explain import VIEWS, Explanation
 from paligemma.pipeline import PaliGemma
-from paligemma.ui.common import display_size, open_for_page, resize_for_display, user_errors
+from paligemma.ui.common import (
+    display_size,
+    drop_oldest,
+    open_for_page,
+    resize_for_display,
+    user_errors,
+)
 from paligemma.ui.inputs import read_choice, read_index, read_number
 from visualize import (
     attention_legend,
@@ -37,36 +44,72 @@ VIEW_NAMES = {
     "gradient": "Attention × gradient",
     "similarity": "Similarity before any prompt",
 }
+MAX_EXPLANATION_BYTES = 10**9  # of all sessions' answers together
+DROPPED = "These attention maps are no longer in memory: press Show attention again."
 MAX_FRAMES = 60  # tokens of an answer in the animation and the strip
 LISTED_TOKENS = 6  # at a clicked patch
 LEGEND_WIDTH = 320  # pixels
 
 
-@dataclass(frozen=True)
+class ExplanationStore:
+    """The explanations of the answers of all sessions, within a number of bytes.
+
+    An explanation is dropped with its answer, by whoever has that, and before, where there are too
+    many bytes: those first that were not used for longest.
+    """
+
+    def __init__(self, max_bytes: int = MAX_EXPLANATION_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._explanations: WeakKeyDictionary[ExplainedAnswer, Explanation] = WeakKeyDictionary()
+        self._lock = Lock()
+
+    def put(self, answer: "ExplainedAnswer", explanation: Explanation) -> None:
+        with self._lock:
+            self._explanations.pop(answer, None)
+            self._explanations[answer] = explanation
+            drop_oldest(self._explanations, self.max_bytes, lambda held: held.num_bytes)
+
+    def get(self, answer: "ExplainedAnswer") -> Explanation:
+        """Raises ValueError if it was dropped."""
+        with self._lock:
+            if (explanation := self._explanations.pop(answer, None)) is None:
+                raise ValueError(DROPPED)
+            self._explanations[answer] = explanation  # as the newest
+            return explanation
+
+
+@dataclass(frozen=True, eq=False)
 class ExplainedAnswer:
-    """An answer with its attention maps, the path of the image, and the model that gave it."""
+    """An answer whose explanation is in a store, the path of the image, and the answer's model."""
 
     path: str
     prompt: str
-    explanation: Explanation
     model: ref[PaliGemma]
+    store: ExplanationStore
+
+    @property
+    def explanation(self) -> Explanation:
+        """Raises ValueError if it was dropped."""
+        return self.store.get(self)
 
     @property
     def token_texts(self) -> list[str]:
         return [token.text for token in self.explanation.reply.tokens]
 
     def maps(self, view: str) -> np.ndarray:
-        """[tokens, grid, grid]; raises ValueError if the view was not computed."""
-        if read_choice(view, list(VIEW_NAMES), "A view") not in self.explanation.maps:
+        """[tokens, grid, grid]; raises ValueError if the view was not computed, or is dropped."""
+        maps = self.explanation.maps
+        if read_choice(view, list(VIEW_NAMES), "A view") not in maps:
             raise ValueError(f"“{VIEW_NAMES[view]}” is not computed yet: choose another view.")
-        return self.explanation.maps[view]
+        return maps[view]
 
 
 @dataclass(frozen=True)
 class ShownMap:
     """A map [grid, grid] over an image; `answer` is None for the map of a word.
 
-    The image is read again when it is drawn: kept, it would fill the memory of every session.
+    The image is read again when it is drawn, and `values` are no part of a larger array: either
+    would fill the memory of every session.
     """
 
     path: str
@@ -109,9 +152,11 @@ def show_token(
 
     `image` is the answer's, if it was decoded already.
     """
-    if answer is None:
-        return None, None, gr.Image(visible=False), "", None
     with user_errors():
+        if answer is None and token is not None:
+            raise ValueError(DROPPED)  # with the session's State
+        if answer is None:
+            return None, None, gr.Image(visible=False), "", None
         token = read_index(token, len(answer.token_texts))
         explanation, values = answer.explanation, answer.maps(view)[token]
         layers = explanation.layers[view]
@@ -124,14 +169,10 @@ def show_token(
             text += f"{values.sum():.0%} of this token's attention is on the picture. "
         if sinks := explanation.sinks:
             text += f"Attention sinks, high for every token: {', '.join(map(str, sinks[:4]))}."
-        shown = ShownMap(answer.path, values, VIEWS[view].unit, answer.model, answer)
+        shown = ShownMap(answer.path, values.copy(), VIEWS[view].unit, answer.model, answer)
         drawing = shown.draw(image or open_for_page(answer.path), opacity)
-        return shown, drawing, shown.legend(), text, contact_sheet(heads_of(explanation, token))
-
-
-def heads_of(explanation: Explanation, token: int) -> np.ndarray:
-    """[layers, heads, grid, grid] of one token."""
-    return explanation.heads[:, :, token]
+        heads = contact_sheet(explanation.heads[:, :, token])
+        return shown, drawing, shown.legend(), text, heads
 
 
 def change_opacity(shown: ShownMap | None, opacity: float) -> Image.Image | None:
@@ -143,29 +184,30 @@ def show_head(
     answer: ExplainedAnswer | None, token: int | None, opacity: float, click: gr.SelectData
 ) -> tuple:
     """The head that was clicked in the contact sheet: ShownMap, drawing, legend, description."""
-    if answer is None:
-        return None, None, gr.Image(visible=False), ""
     with user_errors():
+        if answer is None:
+            raise ValueError(DROPPED)
         token = read_index(token, len(answer.token_texts))
-    heads = heads_of(answer.explanation, token)
-    cell = sheet_cell(*click.index, *heads.shape[:2])
-    if cell is None:
-        return (gr.skip(),) * 4
-    with user_errors():
-        shown = ShownMap(answer.path, heads[cell], VIEWS["mean"].unit, answer.model, answer)
+        heads = answer.explanation.heads[:, :, token]
+        cell = sheet_cell(*click.index, *heads.shape[:2])
+        if cell is None:
+            return (gr.skip(),) * 4
+        values = heads[cell].copy()
+        shown = ShownMap(answer.path, values, VIEWS["mean"].unit, answer.model, answer)
         text = f"Layer {cell[0] + 1}, head {cell[1] + 1} alone."
         return shown, shown.draw(open_for_page(answer.path), opacity), shown.legend(), text
 
 
 def tokens_at_patch(shown: ShownMap | None, view: str, click: gr.SelectData) -> str:
     """The tokens of the answer that attend most to the clicked patch, as HTML."""
-    if shown is None or shown.answer is None:
-        return ""
-    answer = shown.answer
     with user_errors():
+        if shown is None:
+            raise ValueError(DROPPED)
+        if (answer := shown.answer) is None:
+            return ""
         row, column = shown.patch(click)
         answer.maps(view)
-    ranked = answer.explanation.rank_tokens(view, row, column)[:LISTED_TOKENS]
+        ranked = answer.explanation.rank_tokens(view, row, column)[:LISTED_TOKENS]
     items = "".join(
         f"<li><code>{escape(visible(answer.token_texts[token]))}</code> {value:.2g}</li>"
         for token, value in ranked

@@ -1,11 +1,11 @@
 """What the parts of the page share: uploads, errors, the queue of the model, short texts."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from html import escape
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import gradio as gr
 from gradio.utils import get_upload_folder, is_in_or_equal, is_static_file
@@ -23,6 +23,7 @@ DISPLAY_SIDE = 640  # pixels of the longer side of a result, so that all outline
 WAITING = "One moment…"
 NO_TEXT = "The model returned no text."
 
+T = TypeVar("T")
 Options = dict[str, Any]  # of an event listener
 PRIVATE: Options = {"api_visibility": "private", "show_progress": "hidden"}
 # For what cannot fail: gradio 6.31 shows no error of events outside the queue.
@@ -97,6 +98,15 @@ def open_upload(file: dict | None) -> Upload:
 def open_for_page(source: str | bytes) -> Image.Image:
     """The one decoder of the page: any file as upright RGB, see PAGE_PIXELS."""
     return open_image(source, PAGE_PIXELS)
+
+
+def drop_oldest(values: MutableMapping[Any, T], max_bytes: int, size: Callable[[T], int]) -> None:
+    """Delete the first values until the others have `max_bytes` at most; the last one stays.
+
+    `size`: the bytes of a value.
+    """
+    while len(values) > 1 and sum(map(size, values.values())) > max_bytes:
+        del values[next(iter(values))]
 
 
 def raw_prompt(prompt: str | None) -> str:

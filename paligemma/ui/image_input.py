@@ -1,7 +1,6 @@
 """The image that all tabs use: uploaded, pasted, photographed, drawn, or an example."""
 
 import json
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -16,7 +15,14 @@ from PIL import Image
 
 from paligemma.images import open_image
 from paligemma.tasks import TASKS
-from paligemma.ui.common import FULL_SIZE, PARALLEL, open_for_page, upload_path, user_errors
+from paligemma.ui.common import (
+    FULL_SIZE,
+    PARALLEL,
+    drop_oldest,
+    open_for_page,
+    upload_path,
+    user_errors,
+)
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.temp_files import save_pil_to_cache
 
@@ -143,7 +149,7 @@ class Drawings:
     """
 
     def __init__(self) -> None:
-        self._files: OrderedDict[str, bytes] = OrderedDict()
+        self._files: dict[str, bytes] = {}
         self._lock = Lock()
 
     @server
@@ -155,10 +161,9 @@ class Drawings:
         if len(files[0][1]) > MAX_DRAWING_BYTES:
             return
         with self._lock:
+            self._files.pop(name, None)
             self._files[name] = files[0][1]
-            self._files.move_to_end(name)
-            while sum(map(len, self._files.values())) > MAX_DRAWINGS_BYTES:
-                self._files.popitem(last=False)
+            drop_oldest(self._files, MAX_DRAWINGS_BYTES, len)
 
     def pop(self, name: str) -> bytes | None:
         with self._lock:

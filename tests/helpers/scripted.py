@@ -10,7 +10,6 @@ from paligemma.detections import parse
 from paligemma.generation import SamplingOptions
 from paligemma.images import open_image
 from paligemma.interpret.explain import CHEAP_VIEWS, Explanation
-from paligemma.interpret.views import AttentionWeights
 from paligemma.reply import Reply, Timings, Token
 
 
@@ -65,16 +64,18 @@ class Scripted:
     def explain_reply(self, image, prompt: str, reply: Reply, views=CHEAP_VIEWS) -> Explanation:
         """Two layers of two heads; token n attends to the patch in row n, column 3n, and to BOS."""
         count = len(reply.tokens)
-        image = np.full((2, 2, count + 1, 64), 1e-3, np.float32)
+        heads = np.full((2, 2, count, 8, 8), 1e-3, np.float32)
         for n in range(count):
-            image[:, :, n, 8 * (n % 8) + 3 * n % 8] = 0.3
-        text = np.zeros((2, 2, count + 1, count + 1), np.float32)
-        text[..., 0] = 0.6
-        layers = image.mean(1)[:, :count].reshape(2, count, 8, 8)
+            heads[:, :, n, n % 8, 3 * n % 8] = 0.3
+        text = np.zeros((count + 1, count + 1), np.float32)
+        text[:, 0] = 0.6
+        layers = heads.mean(1)
         return Explanation(
             reply=reply,
             prompt=("<bos>",),
-            attention=AttentionWeights(image, text),
+            heads=heads,
+            between_tokens=text,
+            prompt_maps=np.full((1, 8, 8), 1e-3, np.float32),
             layers=dict.fromkeys(views, layers),
             maps=dict.fromkeys(views, layers.mean(0)),
             sinks=(),

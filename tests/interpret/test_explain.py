@@ -60,6 +60,14 @@ def test_shapes(pg, explanation):
     )
 
 
+def test_no_array_is_a_part_of_a_larger_one(explanation):
+    """The weights of a long prompt would stay in memory, and not be counted."""
+    arrays = [explanation.heads, explanation.between_tokens, explanation.prompt_maps]
+    arrays += [*explanation.layers.values(), *explanation.maps.values()]
+    assert all(array.base is None and array.dtype == np.float32 for array in arrays)
+    assert explanation.num_bytes == sum(array.nbytes for array in arrays)
+
+
 def test_a_token_has_the_map_of_the_position_before_it(pg, explanation):
     with capture_attention(pg.model) as maps:
         pg.generate(image(), PROMPT, TEN)

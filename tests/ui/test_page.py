@@ -269,7 +269,9 @@ def test_a_view_that_was_not_computed_is_refused(path, tmp_path):
     pg, image = PaliGemma.load(tiny.write(tmp_path / "little")), Image.open(path)
     reply = pg.generate(image, "detect cat", SamplingOptions(max_new_tokens=2))
     seen = pg.explain_reply(image, "detect cat", reply, ("middle",))
-    answer = attention_maps.ExplainedAnswer(str(path), "detect cat", seen, ref(pg))
+    store = attention_maps.ExplanationStore()
+    answer = attention_maps.ExplainedAnswer(str(path), "detect cat", ref(pg), store)
+    store.put(answer, seen)
     shown_map, drawn, _, _, _ = attention_maps.show_token(answer, 1, "middle", 0, 0.5)
     assert drawn.size == (640, 427)
     former = attention_maps.show_token(answer, 99, "middle", 0, 0.5)[1]
@@ -294,14 +296,11 @@ def test_maps_of_another_model_are_refused(page, path, tmp_path):
     clicked = SimpleNamespace(index=(5, 5))
     page.models.current = pg
     reply = pg.generate(path, "detect cat", SamplingOptions(max_new_tokens=2))
-    answer = attention_maps.ExplainedAnswer(
-        str(path), "detect cat", pg.explain_reply(path, "detect cat", reply), ref(pg)
-    )
+    store = attention_maps.ExplanationStore()
+    answer = attention_maps.ExplainedAnswer(str(path), "detect cat", ref(pg), store)
+    store.put(answer, pg.explain_reply(path, "detect cat", reply))
     shown_map = attention_maps.show_token(answer, 0, "mean", 0, 0.5)[0]
     assert attention.tower_at_patch(page, shown_map, clicked)
-    assert (
-        "gradient" in attention.change_view(page, answer, 0, "gradient", 0, 0.5)[0].explanation.maps
-    )
     page.models.current = other
     for ask in (
         lambda: attention.tower_at_patch(page, shown_map, clicked),
@@ -309,6 +308,9 @@ def test_maps_of_another_model_are_refused(page, path, tmp_path):
     ):
         with pytest.raises(gr.Error, match="Another model was loaded since"):
             ask()
+    page.models.current = pg
+    attention.change_view(page, answer, 0, "gradient", 0, 0.5)
+    assert "gradient" in answer.explanation.maps
 
 
 def test_the_map_of_a_word_belongs_to_no_answer(page, path, tmp_path):

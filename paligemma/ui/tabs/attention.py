@@ -1,7 +1,7 @@
 """The attention explorer: where the decoder attended when it predicted a token of the answer.
 
-Maps stay in the visitor's session: another token, layer or head does not call the model. Gradients,
-and the attention of a patch inside the vision tower, are computed when they are asked for.
+Maps stay in memory: another token, layer or head does not call the model. Gradients, and the
+attention of a patch inside the vision tower, are computed when they are asked for.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from paligemma.pipeline import PaliGemma
 from paligemma.ui.attention_maps import (
     VIEW_NAMES,
     ExplainedAnswer,
+    ExplanationStore,
     ShownMap,
     change_opacity,
     draw_answer,
@@ -106,6 +107,7 @@ class AttentionTab:
             gr.Markdown(NOTE, elem_classes="note")
             self.answer = gr.State(time_to_live=STATE_SECONDS)  # ExplainedAnswer
             self.shown_map = gr.State(time_to_live=STATE_SECONDS)  # ShownMap
+        self.store = ExplanationStore()
 
     @property
     def url_params(self) -> dict[str, Component]:
@@ -164,7 +166,7 @@ class AttentionTab:
         self.view.input(
             **in_model_queue(partial(change_view, page)),
             inputs=chosen,
-            outputs=[self.answer, self.layer, *self._shown, self.patch],
+            outputs=[self.layer, *self._shown, self.patch],
             **in_order,
         )
         self.word.submit(
@@ -205,7 +207,8 @@ class AttentionTab:
                 return
             views = CHEAP_VIEWS if view in CHEAP_VIEWS else (*CHEAP_VIEWS, view)
             explanation = model.explain_reply(upload.image, prompt, reply, views)
-        answer = ExplainedAnswer(upload.path, prompt, explanation, ref(model))
+        answer = ExplainedAnswer(upload.path, prompt, ref(model), self.store)
+        self.store.put(answer, explanation)
         texts = answer.token_texts
         tokens = [(f"{n} {visible(text)}", n - 1) for n, text in enumerate(texts, 1)]
         shown = show_token(answer, 0, view, 0, opacity, upload.image)
@@ -223,16 +226,13 @@ def change_view(page: Page, answer: ExplainedAnswer | None, token, view, layer, 
     image = None
     with user_errors():
         read_choice(view, list(VIEWS), "A view")
-        if answer is not None and view not in answer.explanation.maps:
+        if answer is not None and view not in (known := answer.explanation).maps:
             model, image = same_model(page, answer.model), open_for_page(answer.path)
-            known = answer.explanation
             more = model.explain_reply(image, answer.prompt, known.reply, (view,))
-            explanation = replace(
-                known, maps=known.maps | more.maps, layers=known.layers | more.layers
-            )
-            answer = replace(answer, explanation=explanation)
-    slider = gr.skip() if answer is None else layer_slider(answer, view, layer)
-    return answer, slider, *show_token(answer, token, view, layer, opacity, image), None
+            maps, layers = known.maps | more.maps, known.layers | more.layers
+            answer.store.put(answer, replace(known, maps=maps, layers=layers))
+        slider = gr.skip() if answer is None else layer_slider(answer, view, layer)
+    return slider, *show_token(answer, token, view, layer, opacity, image), None
 
 
 def compare_word(page: Page, image: dict | None, word: str, opacity: float) -> tuple:
