@@ -6,6 +6,7 @@ The same functions are MCP tools at URL/gradio_api/mcp/ when the app runs with -
 import sys
 from pathlib import Path
 
+import httpx
 from gradio_client import Client, handle_file
 
 PICTURE = Path(__file__).parent / "harbour.png"
@@ -23,4 +24,8 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:7860")
+    url = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:7860"
+    try:
+        main(url)
+    except httpx.ConnectError:
+        sys.exit(f"No app answers at {url}: start one with python app.py.")

@@ -9,7 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from paligemma.detections import Detection, format
 from paligemma.pipeline import PaliGemma
+from paligemma.synthetic.language import caption
 from paligemma.synthetic.scenes import Item, Scene, Text, render
 from paligemma.tasks import TASKS
 
@@ -93,6 +95,15 @@ PROMPTS = [
 ]
 
 
+def training_samples(name: str, scene: Scene) -> list[dict]:
+    """Samples about the image for a training run: its caption, and the objects of each kind."""
+    samples = [{"prefix": TASKS["caption"].prompt(), "suffix": caption(scene)}]
+    for kind in sorted({item.kind for item in scene.items}):
+        found = [Detection(kind, item.box) for item in scene.items if item.kind == kind]
+        samples.append({"prefix": TASKS["detect"].prompt(kind), "suffix": format(found)})
+    return [{"image": f"{name}.png"} | sample for sample in samples]
+
+
 def answered(pg: PaliGemma, name: str, task: str, text: str) -> dict:
     """A row of prompts.json: the prompt, and the built-in model's answer with log-probabilities."""
     reply = pg.generate(HERE / f"{name}.png", TASKS[task].prompt(text))
@@ -105,4 +116,7 @@ if __name__ == "__main__":
         render(scene, SIZE).save(HERE / f"{name}.png", optimize=True)
     pg = PaliGemma.load()
     rows = ",\n ".join(json.dumps(answered(pg, *prompt)) for prompt in PROMPTS)
+    samples = [one for name, scene in SCENES.items() for one in training_samples(name, scene)]
+    lines = "".join(json.dumps(one) + "\n" for one in samples)
+    (HERE / "train.jsonl").write_text(lines, encoding="utf-8")
     (HERE / "prompts.json").write_text(f"[{rows}]\n", encoding="utf-8")

@@ -286,7 +286,7 @@ def test_offloaded_weights_have_the_given_dtype(tmp_path, no_gpu_to_dispatch_to,
 
 
 def test_layers_are_loaded_from_their_shards(tmp_path, no_gpu_to_dispatch_to):
-    path, batch = folder(tmp_path, "gemma2", shard_bytes=50_000), prompts(9, 4)
+    path, batch = folder(tmp_path, "gemma2", max_shard_size=50_000), prompts(9, 4)
     assert len(list(path.glob("*.safetensors"))) > 4
     tokens, logits = greedy(load_model(path, DeviceMap({"cpu": 0})), batch)
     expected, expected_logits = greedy(load_model(path), batch)

@@ -30,6 +30,7 @@ LEFT_OUT = {
     r"(paligemma app|python app\.py).*": "serves until it is stopped: tests/ui",
     r"python examples/client\.py": "needs a running app: tests/ui",
     r"accelerate launch .*": "needs several GPUs",
+    r"hf .*|git .*|docker .*|sed .*": "changes a Space or a repository, or needs docker",
 }
 SMALLER = [
     (r"--num-scenes \d+", "--num-scenes 2"),

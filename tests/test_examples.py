@@ -2,6 +2,9 @@
 
 import json
 import runpy
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,8 @@ from paligemma.tasks import TASKS
 from visualize import paste_mask
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SCENES = runpy.run_path(str(EXAMPLES / "draw.py"))["SCENES"]
+DRAW = runpy.run_path(str(EXAMPLES / "draw.py"))
+SCENES = DRAW["SCENES"]
 ROWS = json.loads((EXAMPLES / "prompts.json").read_text(encoding="utf-8"))
 SPOKEN = {
     ("music", "how many notes are there?"): "3",
@@ -84,6 +88,22 @@ def test_quickstart(tmp_path, monkeypatch, capsys):
     assert "anchor at [" in capsys.readouterr().out
     files = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
     assert files == {f"runs/quickstart/{name}.png" for name in ("boxes", "masks", "attention")}
+
+
+def test_the_training_samples_are_the_scripts():
+    kept = (EXAMPLES / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    made = [one for name, scene in SCENES.items() for one in DRAW["training_samples"](name, scene)]
+    assert list(map(json.loads, kept)) == made
+
+
+def test_the_client_without_an_app():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    client, url = EXAMPLES / "client.py", f"http://127.0.0.1:{port}"
+    run = subprocess.run([sys.executable, client, url], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr == f"No app answers at {url}: start one with python app.py.\n"
 
 
 def test_pictures_are_the_scripts():

@@ -353,10 +353,6 @@ def test_a_prompt_as_long_as_the_context(tmp_path):
 
 # --- The built-in model ---------------------------------------------------------------------------
 
-needs_builtin = pytest.mark.skipif(
-    not (BUILT_IN_FOLDER / "model.safetensors").is_file(),
-    reason="there is no built-in model",
-)
 HELD_OUT = 2_000_000  # seeds from here on: scenes of no training and no other evaluation
 
 
@@ -381,7 +377,6 @@ def held_out():
     return asked
 
 
-@needs_builtin
 def test_the_builtin_model_answers(builtin):
     assert builtin.name == "the built-in model"
     assert "small model that was trained on drawn scenes only" in builtin.description
@@ -392,7 +387,6 @@ def test_the_builtin_model_answers(builtin):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@needs_builtin
 def test_a_gpu_gives_the_same_answers(held_out):
     images, prompts = zip(*held_out, strict=True)
     texts = []
@@ -402,7 +396,6 @@ def test_a_gpu_gives_the_same_answers(held_out):
     assert texts[0] == texts[1]
 
 
-@needs_builtin
 @pytest.mark.slow
 def test_transformers_gives_the_same_answers(builtin, held_out):
     transformers = pytest.importorskip("transformers")
@@ -434,12 +427,6 @@ def test_transformers_gives_the_same_answers(builtin, held_out):
     assert len(spoken) > 30
 
 
-def has(*names: str):
-    absent = [name for name in names if not (BUILT_IN_FOLDER / name).is_file()]
-    return pytest.mark.skipif(bool(absent), reason=f"no {' and '.join(absent)}")
-
-
-@has("model.safetensors", "tokenizer_config.json")
 def test_auto_tokenizer_gives_the_same_ids(builtin, held_out):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoTokenizer.from_pretrained(BUILT_IN_FOLDER)
@@ -453,7 +440,6 @@ def test_auto_tokenizer_gives_the_same_ids(builtin, held_out):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
-@has("model.safetensors", "tokenizer_config.json", "preprocessor_config.json")
 def test_auto_processor_gives_the_same_batch(builtin, held_out):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoProcessor.from_pretrained(BUILT_IN_FOLDER)

@@ -8,6 +8,7 @@ import torch
 from paligemma.checkpoints.io import (
     CONFIG,
     INDEX,
+    MAX_SHARD_SIZE,
     WEIGHTS,
     config_values,
     save_model,
@@ -19,13 +20,17 @@ from paligemma.processor import processor_files
 
 
 def convert(
-    checkpoint: Checkpoint, destination: str | Path, dtype: torch.dtype | None = None
+    checkpoint: Checkpoint,
+    destination: str | Path,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
 ) -> None:
     """Write a checkpoint as `destination`: an `.npz`, or else a folder that transformers loads.
 
     `dtype` None keeps that of the file. tokenizer.json, the mask codec and config.json are written
     too; the sizes that an `.npz` does not hold are in the config.json beside it. An adapter is
-    merged. Raises ValueError if a file exists already or cannot be written.
+    merged. `max_shard_size`: of each safetensors file. Raises ValueError if a file exists already
+    or cannot be written.
     """
     destination = Path(destination)
     folder = destination.parent if destination.suffix == ".npz" else destination
@@ -39,7 +44,7 @@ def convert(
             save_npz(model, destination)
             write_json(folder / CONFIG, config_values(model.config, checkpoint.initialization))
         else:
-            save_model(model, destination, initialization=checkpoint.initialization)
+            save_model(model, destination, max_shard_size, checkpoint.initialization)
             for name, values in processor_files(checkpoint.config).items():
                 write_json(folder / name, values)
         tokenizer = checkpoint.processor.tokenizer.to_str(pretty=True)

@@ -39,7 +39,7 @@ MAX_JSON_BYTES = 8_000_000  # the published indexes have 0.1 MB
 # Larger models are mapped into memory, not read: only norms, biases and samples are checked there.
 FULLY_CHECKED_PARAMETERS = 200_000_000
 SAMPLED_NUMBERS = 4_096  # at either end of a tensor
-SHARD_BYTES = 5_000_000_000  # size of the hub's own shards
+MAX_SHARD_SIZE = "5GB"  # that of the hub's own shards
 
 # --- Names ----------------------------------------------------------------------------------------
 
@@ -300,15 +300,15 @@ def config_values(config: PaliGemmaConfig, initialization: str | None) -> dict[s
 def save_model(
     model: PaliGemmaForConditionalGeneration,
     folder: str | Path,
-    shard_bytes: int = SHARD_BYTES,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
     initialization: str | None = None,
 ) -> None:
     """Write config.json and safetensors, with the hub's older names, into `folder`.
 
-    transformers loads the result too. A model of more than `shard_bytes` becomes several files
-    with an index. Existing files are replaced atomically, so a model may be saved over the folder
-    that it is mapped from. `initialization` "random" marks weights that were never trained. Raises
-    ValueError if the folder cannot be written or its disk lacks space.
+    transformers loads the result too. A model of more than `max_shard_size`, in bytes or as "9MB",
+    becomes several files with an index. Existing files are replaced atomically, so a model may be
+    saved over the folder that it is mapped from. `initialization` "random" marks weights that were
+    never trained. Raises ValueError if the folder cannot be written or its disk lacks space.
     """
     folder = Path(folder)
     state = model.state_dict()
@@ -320,7 +320,7 @@ def save_model(
         renamed[hub_prefixes[prefix] + name.removeprefix(prefix)] = tensor.contiguous()
     _make_folder(folder, sum(tensor.nbytes for tensor in renamed.values()))
 
-    cut = split_torch_state_dict_into_shards(renamed, max_shard_size=shard_bytes)
+    cut = split_torch_state_dict_into_shards(renamed, max_shard_size=max_shard_size)
     dtype = str(state[EMBEDDING].dtype).removeprefix("torch.")
     documents = {CONFIG: config_values(model.config, initialization) | {"torch_dtype": dtype}}
     if cut.is_sharded:

@@ -178,7 +178,12 @@ def _locate(source: str, progress: ProgressCallback | None, check: Callable[[Pat
             ".npz. For safetensors, give their folder."
         )
     if path.suffix != ".npz" and hub.REPO_NAME.fullmatch(source):
-        return hub.fetch_model(source, progress, check)
+        try:
+            return hub.fetch_model(source, progress, check)
+        except ValueError as error:
+            if path.parent.is_dir():  # a folder here was meant, more likely than the hub
+                raise ValueError(f"There is no folder {source}. As a model: {error}") from error
+            raise
     raise ValueError(
         f"There is no checkpoint {source!r}: it is neither {BUILT_IN!r} nor a folder, an .npz or a "
         "model of the hub (owner/model)."

@@ -13,6 +13,12 @@ def add_commands(commands) -> None:
     parser.add_argument("destination", type=Path, help="a new folder (safetensors) or .npz")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: unchanged)")
     parser.add_argument("--tokenizer", help="a tokenizer.json, if there is none beside the weights")
+    parser.add_argument(
+        "--max-shard-size",
+        default="5GB",
+        metavar="SIZE",
+        help="of each safetensors file, such as 9MB (default: %(default)s)",
+    )
     parser.set_defaults(run=run_convert)
 
     parser = commands.add_parser("random", help="write random weights of a published size")
@@ -43,7 +49,7 @@ def run_convert(arguments: Namespace) -> None:
 
     checkpoint = resolve(arguments.source, arguments.tokenizer)
     dtype = None if arguments.dtype is None else parse_dtype(arguments.dtype)
-    convert(checkpoint, arguments.destination, dtype)
+    convert(checkpoint, arguments.destination, dtype, arguments.max_shard_size)
     print(f"Wrote {arguments.destination}.")
 
 

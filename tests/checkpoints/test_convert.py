@@ -105,7 +105,7 @@ def write_with_transformers(model, path, **how):
 
 WRITERS = {name: write_renamed(rename) for name, rename in LAYOUTS.items()} | {
     "ours": write_own,
-    "ours, sharded": lambda model, path: write_own(model, path, shard_bytes=SHARD),
+    "ours, sharded": lambda model, path: write_own(model, path, max_shard_size=SHARD),
     "transformers": write_with_transformers,
     "transformers, sharded": lambda model, path: write_with_transformers(
         model, path, max_shard_size=SHARD
@@ -138,7 +138,7 @@ def test_saving_shards_removes_an_older_single_file(tmp_path, name):
     transformers = pytest.importorskip("transformers")
     model, batch = ours(CONFIGS[name]), prompts(5, 3)
     save_model(model, tmp_path)
-    save_model(model, tmp_path, shard_bytes=SHARD)
+    save_model(model, tmp_path, max_shard_size=SHARD)
     index = json.loads((tmp_path / INDEX).read_text())
     shards = sorted(set(index["weight_map"].values()))
     assert len(shards) > 3 and listing(tmp_path) == sorted([CONFIG, INDEX, *shards])
@@ -232,7 +232,7 @@ def test_files_beside_the_weights_are_copied(sources, tmp_path):
 
 def test_an_index_is_not_copied(sources, tmp_path):
     source = tmp_path / "sharded"
-    save_model(load_model(sources["gemma1"]), source, shard_bytes=SHARD)
+    save_model(load_model(sources["gemma1"]), source, max_shard_size=SHARD)
     tiny.words().save(str(source / "tokenizer.json"))
     folder = converted(source, tmp_path / "whole")
     assert (source / INDEX).is_file() and not (folder / INDEX).exists()
@@ -580,7 +580,7 @@ def whole(tmp_path):
 
 @pytest.fixture
 def sharded(tmp_path):
-    save_model(ours(CONFIGS["gemma1"]), tmp_path / "model", shard_bytes=SHARD)
+    save_model(ours(CONFIGS["gemma1"]), tmp_path / "model", max_shard_size=SHARD)
     return tmp_path / "model"
 
 
@@ -943,3 +943,13 @@ def test_a_tokenizer_of_another_vocabulary_beside_an_npz_is_refused(npz):
     tiny.words().save(str(npz.parent / "tokenizer.json"))
     refused(r"but the config says 99", resolve, npz)
     refused(r"but the config says 99", resolve, npz, npz.parent)
+
+
+def test_a_checkpoint_is_cut_into_files_of_a_size(sources, tmp_path, capsys):
+    source, folder = sources["gemma1"], tmp_path / "cut"
+    assert main(["convert", str(source), str(folder), "--max-shard-size", "50KB"]) == 0
+    assert (folder / INDEX).is_file() and not (folder / WEIGHTS).exists()
+    assert_same(state_of(folder), state_of(source))
+    other = ["convert", str(source), str(tmp_path / "other"), "--max-shard-size", "some"]
+    assert main(other) == 2
+    assert "'some'" in capsys.readouterr().err

@@ -43,7 +43,7 @@ def files(tmp_path_factory) -> dict[str, bytes]:
 def shards(tmp_path_factory, files) -> dict[str, bytes]:
     """The same model in several files."""
     folder = tmp_path_factory.mktemp("models") / "cut"
-    save_model(tiny.ours(tiny.config()), folder, shard_bytes=100_000)
+    save_model(tiny.ours(tiny.config()), folder, max_shard_size=100_000)
     return contents(folder) | {"tokenizer.json": files["tokenizer.json"]}
 
 

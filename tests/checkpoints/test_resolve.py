@@ -196,6 +196,12 @@ def test_a_model_of_the_hub_is_fetched(source, asked):
     assert asked == [source]
 
 
+def test_a_missing_folder_beside_others_is_named(tmp_path, monkeypatch, asked):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert refused("runs/mine").startswith("There is no folder runs/mine. As a model: ")
+
+
 @pytest.mark.parametrize("source", ["owner/model", "owner/model@v1.0"])
 def test_a_model_of_the_hub_keeps_its_name(whole, source, monkeypatch):
     requests = []

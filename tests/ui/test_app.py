@@ -4,7 +4,6 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 
 import cv2
 import gradio as gr
@@ -29,7 +28,6 @@ from paligemma.ui.settings import create_settings, sampling_options
 from paligemma.ui.theme import LAUNCH_OPTIONS
 from visualize.export import AnnotatedImage
 
-BUILTIN = Path(app.__file__).parents[1] / "builtin" / "model.safetensors"
 SETTINGS = (128, 0, 0, 1, 0)
 LOCS = ["<loc0000>", "<loc0512>", "<loc1023>", "<loc1023>"]
 SEGS = [f"<seg{n:03d}>" for n in range(16)]
@@ -329,7 +327,6 @@ def test_command_line(pg, monkeypatch):
     assert seen["server_name"] == "127.0.0.1"
 
 
-@pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in model is not there")
 @pytest.mark.slow
 def test_the_built_in_model_answers_in_every_tab():
     server = launched(PaliGemma.load())

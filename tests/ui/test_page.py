@@ -24,6 +24,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from scripted import Scripted
 
+from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
 from paligemma.detections import parse
 from paligemma.generation import SamplingOptions
 from paligemma.interpret.anatomy import MAX_MASK_IMAGE_TOKENS, request_mask
@@ -41,7 +42,6 @@ from visualize import paste_mask
 from visualize.anatomy import draw_attention_mask, draw_model, draw_tokens
 
 ROOT = Path(app.__file__).parents[2]
-BUILTIN = ROOT / "paligemma" / "builtin" / "model.safetensors"
 LOCS = ["<loc0000>", "<loc0512>", "<loc1023>", "<loc1023>"]
 SEGS = [f"<seg{n:03d}>" for n in range(16)]
 ANSWERS = {
@@ -171,7 +171,7 @@ def test_endpoints_read_uploads_only(client, image):
 
 def test_a_path_sent_as_a_file_must_be_an_upload(client):
     """Refused by Gradio: it lies outside the folder of uploads."""
-    claimed = {"path": str(BUILTIN.parent / "config.json"), "meta": {"_type": "gradio.FileData"}}
+    claimed = {"path": str(BUILT_IN_FOLDER / "config.json"), "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(AppError):
         client.predict(image=claimed, api_name="/read")
 
@@ -329,7 +329,6 @@ def test_the_map_of_a_word_belongs_to_no_answer(page, path, tmp_path):
 # --------------------------------------------------------------------------------------- compare
 
 
-@pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in model is not there")
 @pytest.mark.slow
 def test_two_precisions_side_by_side(tmp_path):
     models = ModelManager(PaliGemma.load())
@@ -486,7 +485,6 @@ def test_a_batch_needs_images_and_a_prompt(page, path):
 # ---------------------------------------------------------------------------------- how it works
 
 
-@pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in model is not there")
 def test_diagram_tokens_and_mask():
     models = ModelManager(PaliGemma.load())
     drawing, strip, mask = how_it_works.show_model(
