@@ -88,19 +88,27 @@ def stream(
     attention_mask: torch.Tensor,
     options: SamplingOptions,
     eos_token_id: int,
+    answer_ids: torch.Tensor | None = None,
 ) -> Iterator[Step]:
     """Generate from input_ids [B, T] (padded on the left) and image_features [B, P, D].
+
+    `answer_ids` [B, A] are the first tokens of the answers, which are continued as if they had
+    been generated with the same seed.
 
     One `Step` a token. Ends when every sequence is finished, after `options.max_new_tokens` steps,
     or when the model has no positions left. The same seed gives the same ids (on one device, for
     one batch). Raises ValueError, at once, if the prompt alone takes every position.
     """
     text_config = model.config.text_config
-    batch, length = input_ids.shape
+    batch, prompt_length = input_ids.shape
+    if answer_ids is None:
+        answer_ids = input_ids[:, :0]
+    length = prompt_length + answer_ids.shape[1]
     budget = min(options.max_new_tokens, text_config.max_position_embeddings - length)
     if budget < 1:
+        text = " and the answer so far" if length > prompt_length else ""
         raise ValueError(
-            f"The prompt has {length} tokens with its image; the model has room for at most "
+            f"The prompt has {length} tokens with its image{text}; the model has room for at most "
             f"{text_config.max_position_embeddings}, the answer included."
         )
     device, dtype = image_features.device, image_features.dtype
@@ -122,7 +130,9 @@ def stream(
 
     def steps() -> Iterator[Step]:
         kv_cache = KVCache.allocate(text_config, batch, length + budget, device, dtype)
-        logits = prefill(input_ids, image_features, attention_mask, kv_cache)
+        logits = prefill(input_ids, image_features, attention_mask, kv_cache, answer_ids)
+        for _ in range(answer_ids.shape[1]):  # the numbers that drew them
+            sample_tokens(logits, options, generator)
         finished = torch.zeros(batch, dtype=torch.bool, device=device)
         for count in range(1, budget + 1):
             step, ids, finished = choose(logits, finished)

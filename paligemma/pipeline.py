@@ -31,7 +31,7 @@ from paligemma.interpret.explain import CHEAP_VIEWS, Explainer, Explanation
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor
-from paligemma.reply import Reply, Timings, Token
+from paligemma.reply import FinishReason, Reply, Timings, Token
 
 BUILT_IN_DESCRIPTION = (
     "A small model that was trained on drawn scenes only: it does not understand photographs."
@@ -137,16 +137,30 @@ class PaliGemma:
         """The mask codec, read at first use. Raises ValueError if it cannot be had."""
         return MaskCodec.load(self.checkpoint.mask_codec or hub.fetch_mask_codec())
 
-    def generate(self, image, prompt: str, options: SamplingOptions = SamplingOptions()) -> Reply:
-        """The complete answer about one image."""
-        *_, reply = self.stream(image, prompt, options)
+    def generate(
+        self,
+        image,
+        prompt: str,
+        options: SamplingOptions = SamplingOptions(),
+        answer: Sequence[Token] = (),
+    ) -> Reply:
+        """The complete answer about one image; for `answer` see `stream`."""
+        *_, reply = self.stream(image, prompt, options, answer)
         return reply
 
     def stream(
-        self, image, prompt: str, options: SamplingOptions = SamplingOptions()
+        self,
+        image,
+        prompt: str,
+        options: SamplingOptions = SamplingOptions(),
+        answer: Sequence[Token] = (),
     ) -> Generator[Reply, None, None]:
-        """The answer so far after each token. Closing the iterator stops the generation."""
-        for (reply,) in self._stream_batch([image], [prompt], options):
+        """The answer so far after each token. Closing the iterator stops the generation.
+
+        An answer that was cut off goes on from its tokens `answer`; the replies begin with them.
+        `options.max_new_tokens` counts those that are added.
+        """
+        for (reply,) in self._stream_batch([image], [prompt], options, answer):
             yield reply
 
     def generate_batch(
@@ -208,9 +222,16 @@ class PaliGemma:
         return Explainer(self.model, self.processor, features, prompt)
 
     def _stream_batch(
-        self, images: Sequence, prompts: Sequence[str], options: SamplingOptions
+        self,
+        images: Sequence,
+        prompts: Sequence[str],
+        options: SamplingOptions,
+        answer: Sequence[Token] = (),
     ) -> Iterator[list[Reply]]:
-        """One reply a prompt, after each token; in the last list all are finished."""
+        """One reply a prompt, after each token; in the last list all are finished.
+
+        The first tokens of each answer are those of `answer`.
+        """
         start = perf_counter()
         batch = self.processor(text=prompts, images=images)
         features = self._encode(batch.pixel_values)
@@ -224,7 +245,13 @@ class PaliGemma:
             batch.attention_mask.to(self.device),
             options,
             self.processor.eos_token_id,
+            torch.tensor([[token.id for token in answer]] * len(prompts), dtype=torch.int64).to(
+                self.device
+            ),
         )
+        for builder in builders:
+            for token in answer:
+                builder.add(token.id, token.logprob)
         prefill_s = decode_s = 0.0
         for count, (seconds, step) in enumerate(_time_steps(steps)):
             if count == 0:
@@ -234,9 +261,14 @@ class PaliGemma:
             timings = Timings(image_s, prefill_s, decode_s, count)
             for builder, token, logprob in zip(builders, step.ids, step.logprobs, strict=True):
                 builder.add(token, logprob)
-            yield [builder.reply(timings, builder.finished) for builder in builders]
+            yield [
+                builder.reply(timings, "stop" if builder.finished else None) for builder in builders
+            ]
         if not all(builder.finished for builder in builders):
-            yield [builder.reply(timings, finished=True) for builder in builders]
+            yield [
+                builder.reply(timings, "stop" if builder.finished else "length")
+                for builder in builders
+            ]
 
     @torch.inference_mode()
     def _encode(self, pixel_values: Tensor) -> Tensor:
@@ -280,13 +312,13 @@ class _ReplyBuilder:
         self._tokens.append(Token(token, text, logprob))
         self._parser.feed(text, logprob)
 
-    def reply(self, timings: Timings, finished: bool) -> Reply:
+    def reply(self, timings: Timings, finish_reason: FinishReason | None) -> Reply:
         return Reply(
             text="".join(token.text for token in self._tokens),
             detections=tuple(self._parser.detections),
             tokens=tuple(self._tokens),
             timings=timings,
-            finished=finished,
+            finish_reason=finish_reason,
             prompt=self._prompt,
             image_size=self._image_size,
         )

@@ -6,7 +6,7 @@ json.dumps(reply.to_json())
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from paligemma.detections import Detection
 
@@ -42,11 +42,16 @@ class Timings:
         return self.steps / self.decode_s if self.decode_s else 0.0
 
 
+FinishReason = Literal["stop", "length", "time"]
+
+
 @dataclass(frozen=True)
 class Reply:
-    """An answer so far. `detections` are the objects in `text`; `finished` marks the last one.
+    """An answer so far. `detections` are the objects in `text`.
 
-    `timed_out`: it is the last one because a time limit cut the answer off.
+    `finish_reason` is None until the last reply: "stop" for an answer that the model ended itself,
+    "length" for one that `max_new_tokens` or the model's last position cut off, and "time" where a
+    time limit did.
 
     `prompt` and `image_size`, (width, height) of the upright image in pixels, are those of the
     request, None where they are not known.
@@ -56,10 +61,19 @@ class Reply:
     detections: tuple[Detection, ...]
     tokens: tuple[Token, ...]
     timings: Timings
-    finished: bool
+    finish_reason: FinishReason | None
     prompt: str | None = None
     image_size: tuple[int, int] | None = None
-    timed_out: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether this is the last reply."""
+        return self.finish_reason is not None
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether a limit ended the answer, and not the model."""
+        return self.finish_reason in ("length", "time")
 
     def to_json(self, tokens: bool = True) -> dict[str, Any]:
         """The answer as plain values: the one JSON that command line, API, MCP and batch write.
@@ -72,7 +86,7 @@ class Reply:
         num_tokens: of the answer. tokens (left out with `tokens` False): each token's id, text and
             logprob.
         timings: seconds image_s, prefill_s, decode_s and their sum total_s; decoding steps.
-        finished: whether the answer is complete; false for one that a time limit cut off.
+        finish_reason: "stop", "length" or "time" as above; null before the last reply.
         """
         width, height = self.image_size or (None, None)
         return {
@@ -84,7 +98,7 @@ class Reply:
             "num_tokens": len(self.tokens),
             **({"tokens": [asdict(token) for token in self.tokens]} if tokens else {}),
             "timings": asdict(self.timings) | {"total_s": self.timings.total_s},
-            "finished": self.finished and not self.timed_out,
+            "finish_reason": self.finish_reason,
         }
 
     def _detection(self, found: Detection) -> dict[str, Any]:

@@ -77,13 +77,19 @@ def test_json_is_the_whole_reply(folder, picture, capsys):
     reply = json.loads(capsys.readouterr().out)
     assert set(reply) == {
         "text", "prompt", "width", "height", "detections", "num_tokens", "tokens", "timings",
-        "finished",
+        "finish_reason",
     }  # fmt: skip
     assert reply["prompt"] == "ocr" and reply["num_tokens"] == 5
-    assert reply["finished"] is True and len(reply["tokens"]) == 5
+    assert reply["finish_reason"] == "length" and len(reply["tokens"]) == 5
     assert set(reply["tokens"][0]) == {"id", "text", "logprob"}
     assert reply["text"] == "".join(token["text"] for token in reply["tokens"])
     assert set(reply["timings"]) == {"image_s", "prefill_s", "decode_s", "steps", "total_s"}
+
+
+def test_a_cut_answer_is_noted(folder, picture, capsys):
+    asked = ["generate", "--model", folder, "--image", picture, "--prompt", "ocr"]
+    assert main([*asked, "--max-new-tokens", "5"]) == 0
+    assert capsys.readouterr().err == "Cut off at 5 tokens: see --max-new-tokens.\n"
 
 
 def test_json_holds_the_objects(scripted, picture, capsys):

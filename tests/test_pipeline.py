@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tiny import GRID, P
 
+from paligemma import generation
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
 from paligemma.detections import Detection, parse
 from paligemma.generation import SamplingOptions
@@ -58,7 +59,7 @@ def counted(monkeypatch, thing, name: str) -> list:
 
 def same(reply):
     """A reply without its times."""
-    return reply.text, reply.detections, reply.tokens, reply.finished
+    return reply.text, reply.detections, reply.tokens, reply.finish_reason
 
 
 # --- Loading --------------------------------------------------------------------------------------
@@ -102,7 +103,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
 def test_a_stream_grows_into_what_generate_returns(pg):
     replies = list(pg.stream(noise_image(), PROMPT, TEN))
     assert [len(reply.tokens) for reply in replies] == [*range(1, 11), 10]
-    assert [reply.finished for reply in replies] == [False] * 10 + [True]
+    assert [reply.finish_reason for reply in replies] == [None] * 10 + ["length"]
     for before, after in pairwise(replies):
         assert after.tokens[: len(before.tokens)] == before.tokens
         assert after.text.startswith(before.text)
@@ -135,7 +136,7 @@ def test_an_answer_ends_before_eos(pg, monkeypatch):
     decodes = counted(monkeypatch, pg.model, "decode")
     replies = list(pg.stream(noise_image(), PROMPT, TEN))
     assert [token.id for token in replies[-1].tokens] == ids[:stop] and len(decodes) == stop
-    assert [reply.finished for reply in replies] == [False] * stop + [True]
+    assert [reply.finish_reason for reply in replies] == [None] * stop + ["stop"]
 
 
 def test_a_finished_answer_stays_unchanged_in_its_batch(pg, monkeypatch):
@@ -146,8 +147,8 @@ def test_a_finished_answer_stays_unchanged_in_its_batch(pg, monkeypatch):
     stop = next(n for n in range(1, 9) if long[0][n] not in long[0][:n] + long[1])
     monkeypatch.setattr(pg.processor, "eos_token_id", long[0][stop])
     first, second = pg.generate_batch(images, prompts, TEN)
-    assert [token.id for token in first.tokens] == long[0][:stop] and first.finished
-    assert [token.id for token in second.tokens] == long[1] and second.finished
+    assert [token.id for token in first.tokens] == long[0][:stop] and first.finish_reason == "stop"
+    assert [token.id for token in second.tokens] == long[1] and second.finish_reason == "length"
 
 
 def test_closing_a_stream_stops_the_model(pg, monkeypatch):
@@ -184,6 +185,37 @@ def test_seeds_and_temperature(pg):
     assert text(temperature=1.0, seed=1) == text(temperature=1.0, seed=1)
     assert len({text(temperature=1.0, seed=seed) for seed in range(5)}) > 1
     assert text(temperature=1.0, top_k=1, seed=3) == text()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_cut_answer_goes_on_as_if_it_had_not_been_cut(pg, temperature):
+    def answer(limit, tokens=()):
+        options = SamplingOptions(limit, temperature, seed=5)
+        return pg.generate(noise_image(), PROMPT, options, tokens)
+
+    whole, first = answer(10), answer(4)
+    assert whole.finish_reason == first.finish_reason == "length"
+    rest = answer(6, first.tokens)
+    assert [token.id for token in rest.tokens] == [token.id for token in whole.tokens]
+    assert rest.text == whole.text and rest.finish_reason == "length"
+    logprobs = [[token.logprob for token in reply.tokens] for reply in (rest, whole)]
+    assert logprobs[0] == pytest.approx(logprobs[1], abs=1e-4)
+
+
+def test_objects_go_on_where_an_answer_was_cut(pg, monkeypatch):
+    """The cut may be in the middle of a box."""
+    script = pg.processor.encode_suffix("<loc0100><loc0200><loc0300><loc0400> cat")
+    tokens = iter(script)
+    monkeypatch.setattr(
+        generation, "sample_tokens", lambda logits, *_: torch.tensor([next(tokens)])
+    )
+    first = pg.generate(noise_image(), PROMPT, SamplingOptions(max_new_tokens=3))
+    assert first.detections == () and first.finish_reason == "length"
+    tokens = iter([0] * 3 + script[3:])  # those of the answer so far are not drawn again
+    rest = pg.generate(noise_image(), PROMPT, TEN, first.tokens)
+    assert [found.label for found in rest.detections] == ["cat"]
+    assert rest.text == "<loc0100><loc0200><loc0300><loc0400> cat"
+    assert rest.finish_reason == "stop"
 
 
 def test_detections_are_parsed_from_the_text_with_scores(pg, monkeypatch):

@@ -20,7 +20,7 @@ REPLY = Reply(
     ),
     tokens=(Token(7, "<loc0000>", -0.5), Token(8, "…", -0.25)),
     timings=Timings(1.0, 0.5, 0.25, 4),
-    finished=True,
+    finish_reason="stop",
     prompt="segment cat",
     image_size=(640, 480),
 )
@@ -61,14 +61,14 @@ def test_to_json():
             "steps": 4,
             "total_s": 1.75,
         },
-        "finished": True,
+        "finish_reason": "stop",
     }
     without = REPLY.to_json(tokens=False)
     assert "tokens" not in without and without == {k: v for k, v in whole.items() if k != "tokens"}
 
 
 def test_without_the_image_boxes_have_no_pixels():
-    reply = Reply(REPLY.text, REPLY.detections, (), REPLY.timings, True)
+    reply = Reply(REPLY.text, REPLY.detections, (), REPLY.timings, None)
     values = reply.to_json()
     assert values["prompt"] is values["width"] is values["height"] is None
     assert [found["box"] for found in values["detections"]] == [None, None]

@@ -1,6 +1,7 @@
 """paligemma generate, explain"""
 
 import json
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -59,6 +60,9 @@ def run_generate(arguments: Namespace) -> None:
             printed = len(reply.text)
         print()
         assert reply is not None
+        if reply.finish_reason == "length":
+            note = f"Cut off at {len(reply.tokens)} tokens: see --max-new-tokens."
+            print(note, file=sys.stderr)
     if arguments.out:
         from visualize import draw_objects
 

@@ -91,7 +91,7 @@ def correct_reply(pg: PaliGemma, answer: str) -> Reply:
     ids = pg.processor.encode_suffix(answer)[:-1]
     pieces = pg.processor.decode_pieces(ids)
     tokens = tuple(Token(i, piece, 0.0) for i, piece in zip(ids, pieces, strict=True))
-    return Reply(answer, (), tokens, Timings(0.0, 0.0, 0.0, 0), finished=True)
+    return Reply(answer, (), tokens, Timings(0.0, 0.0, 0.0, 0), "stop")
 
 
 def _mentioned_tokens(

@@ -105,14 +105,24 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         image_features: Tensor,
         attention_mask: Tensor,
         kv_cache: KVCache,
+        answer_ids: Tensor | None = None,
     ) -> Tensor:
         """Read images and prompts; return the logits [B, V] of the first token of each answer.
 
         `input_ids` [B, T] with the image token P times in each row, `image_features` [B, P, D],
         `attention_mask` [B, T]. Shorter prompts are padded on the left; raises ValueError if one
-        ends in padding.
+        ends in padding. With `answer_ids` [B, A], first tokens of the answers, the logits are those
+        of the next token.
         """
-        hidden = self.forward_features(input_ids, image_features, attention_mask, None, kv_cache)
+        token_type_ids = None
+        if answer_ids is not None and answer_ids.shape[1]:
+            is_prompt, is_answer = torch.zeros_like(input_ids), torch.ones_like(answer_ids)
+            token_type_ids = torch.cat([is_prompt, is_answer], 1)
+            attention_mask = torch.cat([attention_mask, is_answer], 1)
+            input_ids = torch.cat([input_ids, answer_ids], 1)
+        hidden = self.forward_features(
+            input_ids, image_features, attention_mask, token_type_ids, kv_cache
+        )
         return self.logits(hidden[:, -1])
 
     def decode(self, ids: Tensor, kv_cache: KVCache) -> Tensor:

@@ -13,7 +13,7 @@ from gradio.events import api
 from PIL import Image
 
 from paligemma.detections import format_box, snap
-from paligemma.generation import SamplingOptions
+from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions
 from paligemma.images import full_size
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
@@ -22,11 +22,13 @@ from paligemma.ui.common import in_model_queue, open_upload
 from paligemma.ui.page import Page
 from visualize.export import AnnotatedImage, to_coco
 
+DEFAULT_LIMIT = SamplingOptions().max_new_tokens
+
 
 def add_endpoints(page: Page) -> None:
     """Add the functions to the page that is being built."""
 
-    def answer(image: FileData, prompt: str, max_new_tokens: int = 128) -> dict:
+    def answer(image: FileData, prompt: str, max_new_tokens: int = DEFAULT_LIMIT) -> dict:
         if not isinstance(image, dict) or not image.get("path"):
             raise ValueError("There is no picture: send one as a file, such as handle_file(path).")
         upload = open_upload(image)
@@ -35,7 +37,13 @@ def add_endpoints(page: Page) -> None:
         return answer_json(upload.image, reply, model)
 
     def region(
-        image: FileData, x1: float, y1: float, x2: float, y2: float, language: str = "en"
+        image: FileData,
+        x1: float,
+        y1: float,
+        x2: float,
+        y2: float,
+        language: str = "en",
+        max_new_tokens: int = DEFAULT_LIMIT,
     ) -> dict:
         """Describe one box of an image.
 
@@ -46,15 +54,16 @@ def add_endpoints(page: Page) -> None:
             x2: right edge
             y2: lower edge
             language: code of the answer's language
+            max_new_tokens: of the answer, 1 to 512
         """
         is_number = all(isinstance(edge, int | float) for edge in (x1, y1, x2, y2))
         if not (is_number and 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
             raise ValueError("A box has 0 ≤ x1 < x2 ≤ 1 and 0 ≤ y1 < y2 ≤ 1.")
         box = snap((x1, y1, x2, y2), page.model.resolution)
         prompt = REGION.prompt(format_box(box), language)
-        return answer(image, prompt)
+        return answer(image, prompt, max_new_tokens)
 
-    def generate(image: FileData, prompt: str, max_new_tokens: int = 128) -> dict:
+    def generate(image: FileData, prompt: str, max_new_tokens: int = DEFAULT_LIMIT) -> dict:
         """Answer any prompt about an image, given to the model as it is.
 
         Parameters:
@@ -70,8 +79,8 @@ def add_endpoints(page: Page) -> None:
         api(**in_model_queue(endpoint), api_name=endpoint.__name__)
 
 
-def task_endpoint(task: Task, answer: Callable[[FileData, str], dict]) -> Callable[..., dict]:
-    """A function with the parameters of a task: the image, its text, the language, the style."""
+def task_endpoint(task: Task, answer: Callable[[FileData, str, int], dict]) -> Callable[..., dict]:
+    """A function with the parameters of a task: image, text, language, style, and the limit."""
     parameters: dict[str, tuple[Any, str, Any]] = {}  # type, documentation, default
     if task.parameter:
         separated = "" if task.answers == "text" else ", separated by semicolons"
@@ -83,10 +92,14 @@ def task_endpoint(task: Task, answer: Callable[[FileData, str], dict]) -> Callab
     if len(task.styles) > 1:
         text = f"one of {', '.join(task.styles)}"
         parameters["style"] = (Literal[task.styles], text, task.styles[0])
+    text = f"of the answer, 1 to {MAX_NEW_TOKENS}"
+    parameters["max_new_tokens"] = (int, text, DEFAULT_LIMIT)
 
-    def endpoint(image: FileData, *values: str) -> dict:
-        prompt = task.prompt(**dict(zip(parameters, values, strict=False)))
-        return answer(image, prompt)
+    def endpoint(image: FileData, *values: Any) -> dict:
+        given = {name: default for name, (_, _, default) in parameters.items()}
+        given |= zip(parameters, values, strict=False)
+        max_new_tokens = given.pop("max_new_tokens")
+        return answer(image, task.prompt(**given), max_new_tokens)
 
     names = {name: name for name in parameters} | {"text": task.parameter or "text"}
     given = [

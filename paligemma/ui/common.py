@@ -142,8 +142,18 @@ def resize_for_display(image: Image.Image) -> Image.Image:
 
 
 def timing_text(reply: Reply) -> str:
-    """Seconds, tokens and tokens a second, and whether a time limit cut the answer off."""
+    """Seconds, tokens and tokens a second, and which limit cut the answer off, if one did."""
     timings, count = reply.timings, len(reply.tokens)
-    text = f"{timings.total_s:.2f} s · {count} token{'s' * (count != 1)}"
+    text = f"{timings.total_s:.2f} s · " + "cut off at " * (reply.finish_reason == "length")
+    text += f"{count} token{'s' * (count != 1)}"
     text += f" · {timings.tokens_per_second:.0f} tokens/s" * (count > 1)
-    return text + " · cut off at the time limit" * reply.timed_out
+    return text + " · cut off at the time limit" * (reply.finish_reason == "time")
+
+
+def text_status(reply: Reply) -> str:
+    """The status of a text answer's last reply: whether it is whole, and `timing_text`."""
+    if not reply.text.strip():
+        summary = NO_TEXT
+    else:
+        summary = "Not complete." if reply.is_cut_off else "Done."
+    return f"{summary} {timing_text(reply)}"

@@ -1,6 +1,6 @@
 """One request's use of models: it ends at a time limit, and when its client has gone."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from time import monotonic
@@ -9,7 +9,7 @@ from PIL import Image
 
 from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
-from paligemma.reply import Reply
+from paligemma.reply import Reply, Token
 from paligemma.ui.queue import client_has_gone, report_tokens
 
 
@@ -25,24 +25,29 @@ class ModelRun:
         return self._max_seconds is not None and monotonic() - self._start > self._max_seconds
 
     def stream(
-        self, model: PaliGemma, image: Image.Image, prompt: str, options: SamplingOptions
+        self,
+        model: PaliGemma,
+        image: Image.Image,
+        prompt: str,
+        options: SamplingOptions,
+        answer: Sequence[Token] = (),
     ) -> Generator[Reply, None, None]:
-        """As `PaliGemma.stream`; at the time limit the last reply is marked as `timed_out`.
+        """As `PaliGemma.stream`; where the time limit ends the answer, `finish_reason` is "time".
 
         Raises ValueError if the time limit is over before, and when the client has gone.
         """
         if self.is_over:
             raise ValueError(f"The time limit of a request, {self._max_seconds:g} s, is over.")
-        count = 0
+        count = len(answer)
         # closing the stream stops the model
-        with closing(model.stream(image, prompt, options)) as replies:
+        with closing(model.stream(image, prompt, options, answer)) as replies:
             for reply in replies:
                 report_tokens(len(reply.tokens) - count)
                 count = len(reply.tokens)
                 if client_has_gone():
                     raise ValueError("This request was stopped.")
                 if self.is_over and not reply.finished:
-                    yield replace(reply, finished=True, timed_out=True)
+                    yield replace(reply, finish_reason="time")
                     return
                 yield reply
 

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, NamedTuple, Protocol
+from weakref import ref
 
 import gradio as gr
 from gradio.components import Component
 
 from paligemma.pipeline import PaliGemma
+from paligemma.reply import Reply, Token
 from paligemma.ui.common import PRIVATE, UNQUEUED, WAITING, in_model_queue
 from paligemma.ui.inputs import read_text
 from paligemma.ui.model_manager import ModelManager
@@ -27,12 +29,38 @@ class LastRequest(NamedTuple):
     tokens: list[str]  # the texts of the answer's tokens
 
 
+@dataclass(frozen=True)
+class CutAnswer:
+    """An answer that a limit cut off: the path of its image, its prompt, and its model."""
+
+    path: str
+    prompt: str
+    tokens: tuple[Token, ...]
+    model: ref[PaliGemma]
+
+
 class RunControls(NamedTuple):
-    """A tab's run and stop button and its status line."""
+    """A tab's run and stop button and its status line.
+
+    `resume` continues the tab's last answer; it is visible while `cut_answer`, the State of a
+    `CutAnswer`, is one.
+    """
 
     run: gr.Button
     stop: gr.Button
     status: gr.Markdown
+    resume: gr.Button
+    cut_answer: gr.State
+
+    def offer_to_continue(self, path: str, reply: Reply, model: PaliGemma) -> Updates:
+        """The button for the last reply about the image at `path`."""
+        if not (reply.is_cut_off and reply.prompt is not None):
+            return self.reset_resume()
+        cut = CutAnswer(path, reply.prompt, reply.tokens, ref(model))
+        return {self.resume: gr.Button(visible=True), self.cut_answer: cut}
+
+    def reset_resume(self) -> Updates:
+        return {self.resume: gr.Button(visible=False), self.cut_answer: None}
 
 
 class Tab(Protocol):
@@ -94,9 +122,11 @@ class Page:
         with gr.Row():
             run = gr.Button(label, variant="primary", scale=3, min_width=120, elem_id=f"run-{key}")
             stop = gr.Button("Stop", variant="stop", scale=1, min_width=80, interactive=False)
-        self.run_buttons.append(run)
+        status = gr.Markdown(elem_classes="status", label="Status")
+        resume = gr.Button("Continue", size="md", visible=False, elem_id=f"continue-{key}")
+        self.run_buttons += [run, resume]
         self.stop_buttons.append(stop)
-        return RunControls(run, stop, gr.Markdown(elem_classes="status", label="Status"))
+        return RunControls(run, stop, status, resume, gr.State())
 
     def on_run(
         self,
@@ -106,8 +136,11 @@ class Page:
         inputs: Mapping[str, Component],
         outputs: list[Component],
         prepare: tuple[Callable, list[Component], list[Component]] | None = None,
+        button: gr.Button | None = None,
     ):
-        """Call the model when the tab's run button is pressed; returns the event.
+        """Call the model when `button`, by default the tab's run button, is pressed.
+
+        Returns the event.
 
         `handler` gets `inputs` and the settings by name, and the raw value of files. `prepare`:
         handler, inputs and outputs of a step before, outside the queue of the model. All buttons
@@ -116,7 +149,7 @@ class Page:
         status = controls.status
         buttons = [*self.run_buttons, *self.stop_buttons]
         settle = {"fn": self._settle, "inputs": status, "outputs": [self.header, status, *buttons]}
-        event = controls.run.click(self._start, None, [status, *buttons], **UNQUEUED)
+        event = (button or controls.run).click(self._start, None, [status, *buttons], **UNQUEUED)
         if prepare:
             event = event.then(*prepare, preprocess=False, concurrency_limit=4, **PRIVATE)
             event.failure(**settle, **UNQUEUED)
@@ -135,6 +168,19 @@ class Page:
             ended(**settle, **UNQUEUED)
         self.run_events.append(event)
         return event
+
+    def same_model(self, model: ref[PaliGemma], advice: str) -> PaliGemma:
+        """The current model; raises ValueError, with `advice`, if it is not `model`."""
+        if model() is not self.model:
+            raise ValueError(f"Another model was loaded since: {advice}.")
+        return self.model
+
+    def cut_answer(self, cut: CutAnswer | None, advice: str) -> CutAnswer:
+        """The answer to continue; raises ValueError for none, and for another model's."""
+        if not isinstance(cut, CutAnswer):
+            raise ValueError(f"There is no answer to continue here: {advice}.")
+        self.same_model(cut.model, advice)
+        return cut
 
     def run_on_enter(self, text: gr.Textbox, key: str) -> None:
         """Let Enter press the tab's run button, unless that is disabled."""

@@ -52,7 +52,7 @@ class FakeModel:
             tokens = tuple(Token(n, *one) for n, one in enumerate(spaced))
             found = tuple(parse_tokens(spaced))
             timings = Timings(0, 0, 0, 0)
-            replies.append(Reply(text, found, tokens, timings, True, prompt, size))
+            replies.append(Reply(text, found, tokens, timings, "stop", prompt, size))
         return replies
 
     def masks(self, detections) -> list[np.ndarray | None]:
@@ -526,7 +526,7 @@ def test_predictions_are_read_back(tmp_path):
         parse_tokens([(f"{BOXES[0]}{SEGS} cat", -0.5), (" ; ", 0.0), (f"{BOXES[1]} dog", -1.5)])
     )
     timings = Timings(0.1, 0.2, 0.3, 4)
-    reply = Reply("text \u2028 <loc", found, (), timings, True, "detect ☃", (100, 50))
+    reply = Reply("text \u2028 <loc", found, (), timings, "stop", "detect ☃", (100, 50))
     with PredictionWriter(tmp_path, 3) as writer:
         writer.write([("1", reply)])
     prediction = Prediction("1", "detect ☃", "text \u2028 <loc", found)

@@ -137,7 +137,7 @@ class FakeModel:
                 codes = (len(self.outlines), *[0] * 15)  # the number of its outline
                 self.outlines.append(crop(item, item.box))
                 found.append(Detection(item.kind, item.box, codes, score=0.9))
-            replies.append(Reply(text, tuple(found), (), spent, finished=True))
+            replies.append(Reply(text, tuple(found), (), spent, "stop"))
         return replies
 
     def masks(self, detections) -> list[np.ndarray | None]:

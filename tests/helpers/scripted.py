@@ -36,17 +36,21 @@ class Scripted:
         self.answers, self.pause, self.log = answers, pause, []
         self.pauses = pauses or {}
 
-    def stream(self, image, prompt: str, options: SamplingOptions) -> Iterator[Reply]:
-        size = open_image(image).size
-        script = list(self.answers.get(prompt, ()))[: options.max_new_tokens]
-        given, end, started = 0, "closed", time.perf_counter()
+    def stream(
+        self, image, prompt: str, options: SamplingOptions, answer: Sequence[Token] = ()
+    ) -> Iterator[Reply]:
+        size, start = open_image(image).size, len(answer)
+        whole = list(self.answers.get(prompt, ()))
+        script = whole[: start + options.max_new_tokens]
+        given, end, started = start, "closed", time.perf_counter()
         try:
-            for given in range(len(script) + 1):
+            for given in range(start, len(script) + 1):
                 tokens = tuple(Token(n, text, -0.1) for n, text in enumerate(script[:given]))
                 text = "".join(token.text for token in tokens).strip()
                 spent = Timings(0.01, 0.01, time.perf_counter() - started, given)
-                found, finished = tuple(parse(text)), given == len(script)
-                yield Reply(text, found, tokens, spent, finished, prompt, size)
+                reason = "stop" if len(script) == len(whole) else "length"
+                reason = reason if given == len(script) else None
+                yield Reply(text, tuple(parse(text)), tokens, spent, reason, prompt, size)
                 time.sleep(self.pauses.get(prompt, self.pause))
             end = "finished"
         finally:

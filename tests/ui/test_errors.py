@@ -27,7 +27,7 @@ class Failing(Scripted):
     error: BaseException = ValueError("The file /srv/models/a.json has no '<loc>' & co.")
     checkpoint = SimpleNamespace(source="scripted")
 
-    def stream(self, image, prompt, options):
+    def stream(self, image, prompt, options, answer=()):
         raise self.error
         yield
 

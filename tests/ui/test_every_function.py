@@ -76,9 +76,9 @@ class Model(Scripted):
         self.config, self.processor = loaded.config, loaded.processor
         self.checkpoint = loaded.checkpoint
 
-    def stream(self, image, prompt: str, options: SamplingOptions) -> Iterator[Reply]:
+    def stream(self, image, prompt: str, options: SamplingOptions, answer=()) -> Iterator[Reply]:
         self.processor.encode_prompt(prompt)  # raises ValueError for what is no prompt
-        yield from super().stream(image, prompt, options)
+        yield from super().stream(image, prompt, options, answer)
 
     def similarity(self, image, word: str) -> np.ndarray:
         return np.full((8, 8), 0.5, np.float32)

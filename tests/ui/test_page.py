@@ -98,6 +98,12 @@ def page(pg):
     return empty_page(ModelManager(pg))
 
 
+@pytest.fixture
+def region_tab(page):
+    with gr.Blocks(), gr.Tabs():
+        return region.RegionTab(page)
+
+
 def empty_page(models):
     with gr.Blocks():
         return Page(models, gr.HTML(), gr.Image(), gr.State(), create_settings())
@@ -124,6 +130,9 @@ def test_every_task_is_an_endpoint_with_a_docstring(client):
         ("region", {"x1": 0.25, "y1": 0.25, "x2": 0.5, "y2": 0.75}, "a red box"),
         ("question", {"answer": "cat"}, "what is it?"),
         ("generate", {"prompt": "caption en", "max_new_tokens": 2}, "a red"),
+        ("caption", {"max_new_tokens": 2}, "a red"),
+        ("detect", {"objects": "cat", "max_new_tokens": 1}, "<loc0000>"),
+        ("read", {"max_new_tokens": 1}, "EXIT"),
     ],
 )
 def test_endpoints_return_text(client, path, name, values, text):
@@ -131,6 +140,8 @@ def test_endpoints_return_text(client, path, name, values, text):
     assert answer["text"] == text
     assert (answer["width"], answer["height"]) == (60, 40)
     assert answer["model"] == Scripted.name and answer["detections"] == []
+    is_cut = "max_new_tokens" in values and text != "EXIT"
+    assert answer["finish_reason"] == ("length" if is_cut else "stop")
 
 
 def test_endpoints_return_boxes_and_masks(client, path, pg):
@@ -242,18 +253,73 @@ def test_two_clicks_make_a_box_and_a_third_starts_another(path):
     assert region.start_box(file, "10, 15")[0].getpixel((200, 64)) == (0, 0, 128)
 
 
-def test_region_and_question_prompts(page, path):
-    ask = lambda box, way, reply: list(
-        region.run_region(page, {"path": str(path)}, box, way, reply, "en")
-    )[-1]
-    text, last, line = ask("25, 25, 50, 75", "region", "")
-    assert text == "a red box" and line.startswith("Done.")
-    assert last == (list(ANSWERS)[-1], ["a", " red", " box"])
-    assert ask("", "question", "cat")[0] == "what is it?"
+def test_region_and_question_prompts(page, path, region_tab):
+    tab, file = region_tab, {"path": str(path)}
+    ask = lambda box, way, reply: list(tab.run(page, file, box, way, reply, "en"))[-1]
+    shown = ask("25, 25, 50, 75", "region", "")
+    assert shown[tab.raw] == "a red box" and shown[tab.controls.status].startswith("Done.")
+    assert shown[page.last_request] == (list(ANSWERS)[-1], ["a", " red", " box"])
+    assert ask("", "question", "cat")[tab.raw] == "what is it?"
     with pytest.raises(gr.Error, match="no box yet"):
         ask("", "region", "")
     with pytest.raises(gr.Error, match="Question needs the answer"):
         ask("", "question", " ")
+
+
+# ------------------------------------------------------------------------------- answers cut off
+
+
+def test_a_cut_answer_is_continued_where_it_was_cut(pg, page, path):
+    with gr.Blocks(), gr.Tabs():
+        tab = TaskTab(page, TASKS["ask"])
+    controls, file = tab.controls, {"path": str(path)}
+    two, asked = {"max_new_tokens": 2}, {"text": "long", "language": "en"}
+    pg.answers["answer en long"] = ["0", "1", "2", "3", "4"]
+    *_, first = tab.answer(page, file, **asked, **two, history=[("earlier", "yes")])
+    assert first[tab.raw] == "01" and first[controls.resume].visible
+    assert first[controls.status].startswith("Not complete.")
+    assert "cut off at 2 tokens" in first[controls.status]
+    assert first[tab.history] == [("earlier", "yes"), ("long", "01")]
+    *_, second = tab.continue_answer(
+        page, first[controls.cut_answer], history=first[tab.history], **two
+    )
+    assert second[tab.raw] == "0123" and "cut off at 4 tokens" in second[controls.status]
+    *_, last = tab.continue_answer(
+        page, second[controls.cut_answer], history=second[tab.history], **two
+    )
+    assert last[tab.raw] == "01234" and last[controls.status].startswith("Done.")
+    assert last[controls.cut_answer] is None and not last[controls.resume].visible
+    assert last[tab.history] == [("earlier", "yes"), ("long", "01234")]
+
+
+def test_objects_that_a_limit_cut_off_are_added(page, path):
+    with gr.Blocks(), gr.Tabs():
+        tab = TaskTab(page, TASKS["detect"])
+    display = {name: None for name in tab.objects.display}
+    asked = {"text": "cat", "max_new_tokens": 3} | display
+    *_, first = tab.answer(page, {"path": str(path)}, **asked)
+    assert first[tab.controls.status].startswith("No complete box")
+    *_, whole = tab.continue_answer(page, first[tab.controls.cut_answer], **display)
+    assert whole[tab.controls.status].startswith("Found 1 object.")
+    assert [found.label for found in whole[tab.objects.answer].detections] == ["cat"]
+
+
+def test_a_described_region_is_continued(page, path, region_tab):
+    tab, file = region_tab, {"path": str(path)}
+    *_, first = tab.run(page, file, "25 25 50 75", "region", "", "en", max_new_tokens=1)
+    *_, whole = tab.continue_answer(page, first[tab.controls.cut_answer])
+    assert first[tab.raw] == "a" and whole[tab.raw] == "a red box"
+
+
+def test_there_is_nothing_to_continue(page, pg, path, region_tab):
+    with pytest.raises(gr.Error, match="no answer to continue here: press Run again"):
+        list(region_tab.continue_answer(page, None))
+    *_, first = region_tab.run(
+        page, {"path": str(path)}, "25 25 50 75", "region", "", "en", max_new_tokens=1
+    )
+    page.models.current = Scripted(ANSWERS)
+    with pytest.raises(gr.Error, match="Another model was loaded since: press Run again"):
+        list(region_tab.continue_answer(page, first[region_tab.controls.cut_answer]))
 
 
 # ---------------------------------------------------------------------------- results, attention
@@ -378,6 +444,16 @@ def test_a_batch_with_unreadable_files(page, path, tmp_path):
     assert rows[0]["prefix"] == "detect cat" and rows[0]["suffix"] == "".join(ANSWERS["detect cat"])
     assert rows[0]["detections"][0]["label"] == "cat" and "error" in rows[1]
     assert not Path(packed).exists(), "nothing is left behind"
+
+
+def test_a_batch_says_what_is_empty_and_what_is_cut_off(page, path):
+    *_, (_, table, _, line) = batch.run_batch(page, [{"path": str(path)}], "unknown")
+    assert "The model returned no text." in table and "…" not in table
+    *_, (_, table, _, line) = batch.run_batch(
+        page, [{"path": str(path)}], "caption en", max_new_tokens=2
+    )
+    assert "a red <i>(cut off at 2 tokens)</i>" in table
+    assert line == "Done: 1 answered, 1 of them cut off."
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])

@@ -16,13 +16,13 @@ REPLACED = re.compile(
     re.IGNORECASE,
 )
 PARAMETERS = {
-    "caption": ["image", "language", "style"],
-    "ask": ["image", "question", "language"],
-    "read": ["image"],
-    "detect": ["image", "objects"],
-    "segment": ["image", "objects"],
-    "region": ["image", "x1", "y1", "x2", "y2", "language"],
-    "question": ["image", "answer", "language"],
+    "caption": ["image", "language", "style", "max_new_tokens"],
+    "ask": ["image", "question", "language", "max_new_tokens"],
+    "read": ["image", "max_new_tokens"],
+    "detect": ["image", "objects", "max_new_tokens"],
+    "segment": ["image", "objects", "max_new_tokens"],
+    "region": ["image", "x1", "y1", "x2", "y2", "language", "max_new_tokens"],
+    "question": ["image", "answer", "language", "max_new_tokens"],
     "generate": ["image", "prompt", "max_new_tokens"],
 }
 

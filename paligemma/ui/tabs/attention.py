@@ -15,7 +15,6 @@ import gradio as gr
 from PIL import Image
 
 from paligemma.interpret.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS
-from paligemma.pipeline import PaliGemma
 from paligemma.ui.attention_maps import (
     VIEW_NAMES,
     ExplainedAnswer,
@@ -38,6 +37,7 @@ from paligemma.ui.common import (
     open_for_page,
     open_upload,
     raw_prompt,
+    text_status,
     timing_text,
     user_errors,
 )
@@ -47,6 +47,7 @@ from paligemma.ui.page import Component, LastRequest, Page, Updates
 from paligemma.ui.settings import sampling_options
 from visualize import contact_sheet, visible
 
+ADVICE = "press Show attention again"
 STATE_SECONDS = 1800  # that a visitor's maps stay in memory
 NOTE = """
 **What this shows.** A token is predicted at the position before it; the map is the attention from
@@ -217,7 +218,7 @@ class AttentionTab:
             self.tokens: gr.Radio(tokens, value=0, visible=True),
             self.layer: layer_slider(answer, view),
             page.last_request: LastRequest(prompt, texts),
-            self.controls.status: f"Done. {timing_text(reply)}",
+            self.controls.status: text_status(reply),
         } | dict(zip(self._shown, shown, strict=True))
 
 
@@ -227,7 +228,7 @@ def change_view(page: Page, answer: ExplainedAnswer | None, token, view, layer, 
     with user_errors():
         read_choice(view, list(VIEWS), "A view")
         if answer is not None and view not in (known := answer.explanation).maps:
-            model, image = same_model(page, answer.model), open_for_page(answer.path)
+            model, image = page.same_model(answer.model, ADVICE), open_for_page(answer.path)
             more = model.explain_reply(image, answer.prompt, known.reply, (view,))
             maps, layers = known.maps | more.maps, known.layers | more.layers
             answer.store.put(answer, replace(known, maps=maps, layers=layers))
@@ -251,15 +252,8 @@ def tower_at_patch(page: Page, shown: ShownMap | None, click: gr.SelectData) -> 
     if shown is None:
         return None
     with user_errors():
-        model = same_model(page, shown.model)
+        model = page.same_model(shown.model, ADVICE)
         return contact_sheet(model.tower_attention(open_for_page(shown.path), *shown.patch(click)))
-
-
-def same_model(page: Page, model: ref[PaliGemma]) -> PaliGemma:
-    """The current model; raises ValueError if it is not the one that gave the answer."""
-    if model() is not page.model:
-        raise ValueError("Another model was loaded since: press Show attention again.")
-    return page.model
 
 
 def _image(label: str, elem_id: str, **options: Any) -> gr.Image:

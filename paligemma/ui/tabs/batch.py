@@ -25,6 +25,7 @@ from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
 from paligemma.ui.common import (
+    NO_TEXT,
     WAITING,
     open_for_page,
     raw_prompt,
@@ -155,6 +156,8 @@ def run_batch(page: Page, files: list | None, prompt: str, **settings) -> Iterat
         failed = sum(result.reply is None for result in results)
         left = len(images) - len(results)
         status = f"Done: {len(results) - failed} answered"
+        cut = sum(result.reply is not None and result.reply.is_cut_off for result in results)
+        status += f", {cut} of them cut off" * bool(cut)
         status += f", {failed} not readable" * bool(failed)
         status += f", {left} left out at the time limit" * bool(left)
         yield (
@@ -266,11 +269,18 @@ def stream_result(
 
 def results_table(results: Sequence[BatchResult]) -> str:
     rows = (
-        f"<tr><td>{escape(each.name)}</td>"
-        f"<td>{escape(each.reply.text if each.reply else each.error) or '…'}</td></tr>"
-        for each in results
+        f"<tr><td>{escape(each.name)}</td><td>{_answer_cell(each)}</td></tr>" for each in results
     )
     return f'<table class="batch">{"".join(rows)}</table>' if results else ""
+
+
+def _answer_cell(result: BatchResult) -> str:
+    """An answer, or what is said in place of one and of its end, as HTML."""
+    if result.reply is None:
+        return escape(result.error)
+    text = escape(result.reply.text.strip()) or f"<i>{NO_TEXT}</i>"
+    cut = f" <i>(cut off at {len(result.reply.tokens)} tokens)</i>"
+    return text + cut * result.reply.is_cut_off
 
 
 def results_zip(results: Sequence[BatchResult], prompt: str) -> bytes:

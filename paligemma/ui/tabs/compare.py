@@ -14,6 +14,7 @@ from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
 from paligemma.ui.common import (
+    NO_TEXT,
     WAITING,
     open_upload,
     raw_prompt,
@@ -170,13 +171,18 @@ def status_text(answer: ModelAnswer) -> str:
     return f"{escape_markdown(answer.name)}: {timing_text(answer.reply)}…"
 
 
+def _output(reply: Reply) -> str:
+    """What there is of a model's answer, as HTML."""
+    return escape(reply.text) or (f"<i>{NO_TEXT}</i>" if reply.finished else "…")
+
+
 def comparison_table(answers: list[ModelAnswer]) -> str:
     """A column for each model, as HTML."""
     rows = {
         "model": [f"<b>{escape(answer.name)}</b>" for answer in answers],
         "size": [escape(answer.facts) for answer in answers],
         "time": [timing_text(answer.reply) for answer in answers],
-        "output": [escape(answer.reply.text) or "…" for answer in answers],
+        "output": [_output(answer.reply) for answer in answers],
     }
     lines = (
         f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

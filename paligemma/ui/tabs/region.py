@@ -4,7 +4,7 @@ Also the question to an answer, which needs no box.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -12,19 +12,23 @@ import gradio as gr
 from PIL import Image, ImageDraw
 
 from paligemma.detections import Box, Detection, format_box, snap
+from paligemma.generation import SamplingOptions
+from paligemma.reply import Token
 from paligemma.tasks import QUESTION, REGION
 from paligemma.ui.common import (
     LATEST,
-    NO_TEXT,
     PARALLEL,
     UNQUEUED,
     WAITING,
+    Upload,
+    open_for_page,
     open_upload,
     resize_for_display,
+    text_status,
     timing_text,
     user_errors,
 )
-from paligemma.ui.page import Component, LastRequest, Page, Updates
+from paligemma.ui.page import Component, CutAnswer, LastRequest, Page, Updates
 from paligemma.ui.settings import sampling_options
 from paligemma.ui.tabs.task import language_picker
 from visualize import draw_boxes
@@ -81,10 +85,10 @@ class RegionTab:
 
     @property
     def outputs(self) -> list[Component]:
-        return [self.raw, self.controls.status]
+        return [self.raw, self.controls.resume, self.controls.cut_answer, self.controls.status]
 
     def reset(self) -> Updates:
-        return dict.fromkeys(self.outputs)
+        return dict.fromkeys(self.outputs) | self.controls.reset_resume()
 
     def wire(self, page: Page) -> None:
         shown = [self.image, self.first_corner]
@@ -109,13 +113,68 @@ class RegionTab:
         for text in self.box, self.text:
             page.run_on_enter(text, self.key)
         inputs = {"image": page.image, "box": self.box, "mode": self.mode, "answer": self.text}
+        inputs |= {"language": self.language}
+        outputs = [page.last_request, *self.outputs]
+        page.on_run(self.key, self.controls, partial(self.run, page), inputs, outputs)
         page.on_run(
-            self.key,
+            f"{self.key}_continue",
             self.controls,
-            partial(run_region, page),
-            inputs | {"language": self.language},
-            [self.raw, page.last_request, self.controls.status],
+            partial(self.continue_answer, page),
+            {"cut": self.controls.cut_answer},
+            outputs,
+            button=self.controls.resume,
         )
+
+    def run(
+        self,
+        page: Page,
+        image: dict | None,
+        box: str,
+        mode: str,
+        answer: str,
+        language: str,
+        **settings,
+    ) -> Iterator[Updates]:
+        """Stream a description of the box, or the question to `answer`."""
+        with user_errors():
+            upload, options = open_upload(image), sampling_options(**settings)
+            if mode == "region":
+                edges = snap(read_box(box), page.model.resolution)
+                prompt = REGION.prompt(format_box(edges), language)
+            else:
+                prompt = QUESTION.prompt(str(answer or ""), language)
+            yield self.reset() | {self.controls.status: WAITING}
+            yield from self._stream(page, upload, prompt, options)
+
+    def continue_answer(self, page: Page, cut: CutAnswer | None, **settings) -> Iterator[Updates]:
+        """Stream the rest of an answer that was cut off, after what there is of it."""
+        with user_errors():
+            cut = page.cut_answer(cut, "press Run again")
+            upload = Upload(cut.path, open_for_page(cut.path))
+            yield {self.controls.status: WAITING}
+            options = sampling_options(**settings)
+            yield from self._stream(page, upload, cut.prompt, options, cut.tokens)
+
+    def _stream(
+        self,
+        page: Page,
+        upload: Upload,
+        prompt: str,
+        options: SamplingOptions,
+        tokens: Sequence[Token] = (),
+    ) -> Iterator[Updates]:
+        model, run = page.model, page.start_run()
+        with closing(run.stream(model, upload.image, prompt, options, tokens)) as replies:
+            for reply in replies:
+                if not reply.finished:
+                    yield {self.raw: reply.text, self.controls.status: f"{timing_text(reply)}…"}
+                    continue
+                request = LastRequest(prompt, [token.text for token in reply.tokens])
+                yield {
+                    self.raw: reply.text,
+                    self.controls.status: text_status(reply),
+                    page.last_request: request,
+                } | self.controls.offer_to_continue(upload.path, reply, model)
 
 
 def start_box(file: dict | None, text: str) -> tuple[Image.Image | None, None]:
@@ -175,26 +234,3 @@ def read_box(text: str | None) -> Box:
     if min(x2 - x1, y2 - y1) < MIN_SIDE:
         raise ValueError("That box is too thin to hold anything: give two opposite corners.")
     return x1, y1, x2, y2
-
-
-def run_region(
-    page: Page, image: dict | None, box: str, mode: str, answer: str, language: str, **settings
-) -> Iterator[tuple]:
-    """Stream a description of the box, or the question to `answer`."""
-    with user_errors():
-        upload, options = open_upload(image), sampling_options(**settings)
-        if mode == "region":
-            edges = snap(read_box(box), page.model.resolution)
-            prompt = REGION.prompt(format_box(edges), language)
-        else:
-            prompt = QUESTION.prompt(str(answer or ""), language)
-        yield "", gr.skip(), WAITING
-        run = page.start_run()
-        with closing(run.stream(page.model, upload.image, prompt, options)) as replies:
-            for reply in replies:
-                if reply.finished:
-                    summary = "Done." if reply.text.strip() else NO_TEXT
-                    request = LastRequest(prompt, [token.text for token in reply.tokens])
-                    yield reply.text, request, f"{summary} {timing_text(reply)}"
-                else:
-                    yield reply.text, gr.skip(), f"{timing_text(reply)}…"

@@ -10,8 +10,9 @@ import gradio as gr
 import numpy as np
 
 from paligemma.detections import Detection, parse_tokens
+from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
-from paligemma.reply import Reply
+from paligemma.reply import Reply, Token
 from paligemma.tasks import LANGUAGES, TASKS, Task
 from paligemma.ui.common import (
     NO_TEXT,
@@ -22,11 +23,12 @@ from paligemma.ui.common import (
     open_for_page,
     open_upload,
     resize_for_display,
+    text_status,
     timing_text,
     user_errors,
 )
 from paligemma.ui.image_input import GalleryExample
-from paligemma.ui.page import Component, LastRequest, Page, Updates
+from paligemma.ui.page import Component, CutAnswer, LastRequest, Page, Updates
 from paligemma.ui.results import AnswerObjects, DisplayOptions, ObjectsPanel, annotated_image
 from paligemma.ui.settings import sampling_options
 
@@ -108,29 +110,37 @@ class TaskTab:
     def outputs(self) -> list[Component]:
         objects = self.objects.outputs if self.objects else []
         history = [self.history, self.history_list] if self.history and self.history_list else []
-        return [self.raw, *objects, *history, self.controls.status]
+        resume = [self.controls.resume, self.controls.cut_answer]
+        return [self.raw, *objects, *history, *resume, self.controls.status]
 
     def reset(self) -> Updates:
-        return dict.fromkeys(self.outputs) | (self.objects.reset() if self.objects else {})
+        objects = self.objects.reset() if self.objects else {}
+        return dict.fromkeys(self.outputs) | objects | self.controls.reset_resume()
 
     def wire(self, page: Page) -> None:
         if self.text:
             page.run_on_enter(self.text, self.key)
-        inputs = {"image": page.image} | self.inputs
+        inputs: dict[str, Component] = dict(self.objects.display) if self.objects else {}
         if self.history:
             inputs["history"] = self.history
-        if self.objects:
-            inputs |= self.objects.display
-        run = page.on_run(
-            self.key,
-            self.controls,
-            partial(self.answer, page),
-            inputs,
-            [page.last_request, *self.outputs],
-        )
+        asked = {"image": page.image} | self.inputs | inputs
+        continued = {"cut": self.controls.cut_answer} | inputs
+        outputs = [page.last_request, *self.outputs]
+        runs = [
+            page.on_run(self.key, self.controls, partial(self.answer, page), asked, outputs),
+            page.on_run(
+                f"{self.key}_continue",
+                self.controls,
+                partial(self.continue_answer, page),
+                continued,
+                outputs,
+                button=self.controls.resume,
+            ),
+        ]
         if self.objects:
             self.objects.wire()
-            self.objects.redraw_after(run)
+            for run in runs:
+                self.objects.redraw_after(run)
         for hint in self.hints:
             chosen = hint.click(lambda text=hint.value: text, None, self.text, **UNQUEUED)
             chosen.then(None, js=f'() => pressRun("{self.key}")', **PRIVATE)
@@ -141,34 +151,65 @@ class TaskTab:
         with user_errors():
             upload = open_upload(image)
             parts = {name: values.pop(name) or "" for name in self.inputs}
-            names = self.objects.display if self.objects else ()
-            display = DisplayOptions.of(*(values.pop(name) for name in names))
-            prompt, options = self.task.prompt(**parts), sampling_options(**values)
-            model, run = page.model, page.start_run()
+            display, options = self._read_options(values)
+            prompt = self.task.prompt(**parts)
             yield self._start()
-            shown, budget = resize_for_display(upload.image), DrawingBudget()
-            with closing(run.stream(model, upload.image, prompt, options)) as replies:
-                for reply in replies:
-                    if reply.finished:
-                        request = LastRequest(prompt, [token.text for token in reply.tokens])
-                        answer: Updates = {page.last_request: request}
-                        answer |= self._show_answer(model, upload, reply, display)
-                        if self.history:
-                            answer |= self._add_to_history(history, parts["text"], reply.text)
-                        yield answer
-                        continue
-                    started, complete = perf_counter(), reply.detections[:-1]
-                    update: Updates = {
-                        self.raw: reply.text,
-                        self.controls.status: f"{timing_text(reply)}…",
-                    }
-                    if self.objects and (draws := budget.allows(len(complete))):
-                        masks = self._masks(model, complete)
-                        drawing = annotated_image(shown, complete, masks, display)
-                        update[self.objects.drawing] = drawing
-                    yield update
-                    if self.objects and draws:  # by now the page has it: this is its whole cost
-                        budget.add(perf_counter() - started, len(complete))
+            for reply, updates in self._stream(page, upload, prompt, options, display):
+                if reply.finished and self.history:
+                    updates |= self._show_history([*history, (parts["text"], reply.text)])
+                yield updates
+
+    def continue_answer(self, page: Page, cut: CutAnswer | None, **values) -> Iterator[dict]:
+        """Stream the rest of an answer that was cut off, after what there is of it."""
+        history = values.pop("history", None) or []
+        with user_errors():
+            cut = page.cut_answer(cut, f"press {self.task.label} again")
+            upload = Upload(cut.path, open_for_page(cut.path))
+            display, options = self._read_options(values)
+            yield {self.controls.status: WAITING}
+            for reply, updates in self._stream(
+                page, upload, cut.prompt, options, display, cut.tokens
+            ):
+                if reply.finished and history and self.history:
+                    updates |= self._show_history([*history[:-1], (history[-1][0], reply.text)])
+                yield updates
+
+    def _read_options(self, values: dict) -> tuple[DisplayOptions, SamplingOptions]:
+        names = self.objects.display if self.objects else ()
+        display = DisplayOptions.of(*(values.pop(name) for name in names))
+        return display, sampling_options(**values)
+
+    def _stream(
+        self,
+        page: Page,
+        upload: Upload,
+        prompt: str,
+        options: SamplingOptions,
+        display: DisplayOptions,
+        tokens: Sequence[Token] = (),
+    ) -> Iterator[tuple[Reply, Updates]]:
+        """Each reply with the outputs that show it; `tokens` are the answer so far."""
+        model, run = page.model, page.start_run()
+        shown, budget = resize_for_display(upload.image), DrawingBudget()
+        with closing(run.stream(model, upload.image, prompt, options, tokens)) as replies:
+            for reply in replies:
+                if reply.finished:
+                    request = LastRequest(prompt, [token.text for token in reply.tokens])
+                    answer = self._show_answer(model, upload, reply, display)
+                    yield reply, {page.last_request: request} | answer
+                    continue
+                started, complete = perf_counter(), reply.detections[:-1]
+                update: Updates = {
+                    self.raw: reply.text,
+                    self.controls.status: f"{timing_text(reply)}…",
+                }
+                if self.objects and (draws := budget.allows(len(complete))):
+                    masks = self._masks(model, complete)
+                    drawing = annotated_image(shown, complete, masks, display)
+                    update[self.objects.drawing] = drawing
+                yield reply, update
+                if self.objects and draws:  # by now the page has it: this is its whole cost
+                    budget.add(perf_counter() - started, len(complete))
 
     def show_saved_answer(self, model: PaliGemma, example: GalleryExample) -> Updates:
         """The answer that the built-in model gave when the example was made."""
@@ -189,23 +230,24 @@ class TaskTab:
     def _start(self) -> Updates:
         """The outputs when a run starts: the history stays."""
         started: Updates = {self.raw: "", self.controls.status: WAITING}
+        started |= self.controls.reset_resume()
         return started | (self.objects.reset() if self.objects else {})
 
     def _show_answer(
         self, model: PaliGemma, upload: Upload, reply: Reply, display: DisplayOptions
     ) -> Updates:
         """The outputs for a complete answer."""
-        status = f"{self._summary(reply)} {timing_text(reply)}"
-        shown: Updates = {self.raw: reply.text, self.controls.status: status}
+        shown: Updates = {self.raw: reply.text, self.controls.status: self._status(reply)}
+        shown |= self.controls.offer_to_continue(upload.path, reply, model)
         if self.objects:
             masks = self._masks(model, reply.detections)
             objects = AnswerObjects(upload.path, reply.detections, masks, display)
             shown |= self.objects.show(upload.image, objects)
         return shown
 
-    def _add_to_history(self, history: list, question: str, answer: str) -> Updates:
+    def _show_history(self, history: list[tuple[str, str]]) -> Updates:
         assert self.history and self.history_list
-        history = [*history, (question, answer)][-MAX_HISTORY:]
+        history = history[-MAX_HISTORY:]
         return {self.history: history, self.history_list: history_html(history[:-1])}
 
     def _masks(
@@ -214,13 +256,17 @@ class TaskTab:
         has_masks = self.task.answers == "masks"
         return model.masks(detections) if has_masks else [None] * len(detections)
 
-    def _summary(self, reply: Reply) -> str:
-        count, is_empty = len(reply.detections), not reply.text.strip()
+    def _status(self, reply: Reply) -> str:
+        """What is said of a complete answer."""
         if self.task.answers == "text":
-            return NO_TEXT if is_empty else "Done."
-        if count:
-            return f"Found {count} object{'s' * (count != 1)}."
-        return "No objects found." if is_empty else "No complete box: see the raw output."
+            return text_status(reply)
+        if count := len(reply.detections):
+            summary = f"Found {count} object{'s' * (count != 1)}."
+        elif reply.text.strip():
+            summary = "No complete box: see the raw output."
+        else:
+            summary = "No objects found."
+        return f"{summary} {timing_text(reply)}"
 
 
 class DrawingBudget:
@@ -243,7 +289,7 @@ class DrawingBudget:
 def history_html(history: list[tuple[str, str]]) -> str:
     """Questions about this image and their answers, the latest first."""
     items = [
-        f"<li><q>{escape(question)}</q> <b>{escape(answer) or '…'}</b></li>"
+        f"<li><q>{escape(question)}</q> <b>{escape(answer) or NO_TEXT}</b></li>"
         for question, answer in reversed(history)
     ]
     return f"<p>Earlier questions</p><ul>{''.join(items)}</ul>" if items else ""
