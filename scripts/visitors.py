@@ -7,36 +7,26 @@ and temporary files each minute, then one JSON line. Not collected by pytest.
 
 import argparse
 import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
-import psutil
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
+from running_app import RunningApp  # noqa: E402
+
 from paligemma.synthetic.scenes import KINDS, render, sample  # noqa: E402
 
 SETTINGS = (128, 0, 0, 1, 0)
 EXPECTED = ("is not an image", "There is no picture", "needs", "There is no prompt")
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def visit(url: str, folder: Path, rng: random.Random, tally: Counter, until: float) -> None:
@@ -103,29 +93,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--visitors", type=int, default=8)
     args = parser.parse_args()
-    port, scratch = free_port(), tempfile.TemporaryDirectory()
-    temporary, pictures = Path(scratch.name, "gradio"), Path(scratch.name, "pictures")
+    scratch = tempfile.TemporaryDirectory()
+    pictures = Path(scratch.name, "pictures")
     pictures.mkdir()
-    server = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port)],
-        cwd=ROOT,
-        env=os.environ | {"GRADIO_TEMP_DIR": str(temporary)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    noise: list[str] = []
-    reader = threading.Thread(target=lambda: noise.extend(map(str, server.stderr)), daemon=True)
-    reader.start()
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(120):
-        try:
-            urllib.request.urlopen(url)
-            break
-        except OSError:
-            time.sleep(1)
+    app = RunningApp(Path(scratch.name))
     tally, until = Counter(), time.time() + 60 * args.minutes
     threads = [
-        threading.Thread(target=visit, args=(url, pictures, random.Random(n), tally, until))
+        threading.Thread(target=visit, args=(app.url, pictures, random.Random(n), tally, until))
         for n in range(args.visitors)
     ]
     for thread in threads:
@@ -133,20 +107,19 @@ def main() -> int:
     memory, start = [], time.time()
     while any(thread.is_alive() for thread in threads):
         time.sleep(min(60, 6 * args.minutes))
-        megabytes = psutil.Process(server.pid).memory_info().rss / 1e6
-        files = [path.stat().st_size for path in temporary.rglob("*") if path.is_file()]
-        memory.append(megabytes)
+        files = app.file_sizes
+        memory.append(app.memory_mb)
         print(
-            f"{(time.time() - start) / 60:5.1f} min  {megabytes:7.1f} MB resident  "
+            f"{(time.time() - start) / 60:5.1f} min  {memory[-1]:7.1f} MB resident  "
             f"{len(files):6} files {sum(files) / 1e6:8.1f} MB  {sum(tally.values())} events",
             flush=True,
         )
-    server.kill()
+    app.kill()
     unexpected = {words: n for words, n in tally.items() if words.startswith("unexpected")}
     result = {"tally": dict(tally), "memory_mb": [round(m, 1) for m in memory]}
-    result["tracebacks"] = sum("Traceback" in line for line in noise)
+    result["tracebacks"] = app.log.count("Traceback")
     print(json.dumps(result))
-    print("".join(noise)[-2000:], file=sys.stderr)
+    print(app.log[-2000:], file=sys.stderr)
     scratch.cleanup()
     return 1 if unexpected else 0
 

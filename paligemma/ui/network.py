@@ -11,6 +11,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -136,11 +137,8 @@ class RequestFilter:
         body = LimitedBody(limit, receive, send)
         if int(headers.get("content-length") or 0) > limit:
             return await body.refuse(scope)
-        try:
+        with suppress(ClientDisconnect):  # there is nobody to answer, and nothing to log
             await self.app(scope, body.receive, body.send)
-        except ClientDisconnect:
-            if not body.is_too_large:
-                raise
         if body.is_too_large and not body.has_response:
             await body.refuse(scope)
 

@@ -18,6 +18,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from scripted import Scripted
 from starlette.middleware import Middleware
+from starlette.requests import Request
 
 from paligemma.pipeline import PaliGemma
 from paligemma.ui import app
@@ -247,6 +248,19 @@ def test_a_body_of_unknown_size_is_refused_where_it_gets_too_large(private, path
     except httpx.WriteError:  # the server has closed the connection already
         return
     assert response.status_code == 413 and "2 MB" in response.json()["detail"]
+
+
+def test_a_client_that_goes_during_its_upload_is_no_error():
+    async def upload(scope, receive, send):
+        await Request(scope, receive).body()
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    sent = []
+    scope = {"type": "http", "method": "POST", "path": f"{API}/upload", "headers": []}
+    asyncio.run(RequestFilter(upload, NetworkPolicy())(scope, receive, sent.append))
+    assert not sent
 
 
 def test_routes_without_use_are_closed(private):
