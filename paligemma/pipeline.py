@@ -60,8 +60,9 @@ class PaliGemma:
         dtype: str | torch.dtype | None = None,
         tokenizer: str | Path | None = None,
         mask_codec: str | Path | None = None,
+        base: str | Path | None = None,
     ) -> "PaliGemma":
-        """Load a checkpoint; for `source`, `tokenizer`, `mask_codec` see `checkpoints.resolve`.
+        """Load a checkpoint; `source`, `tokenizer`, `mask_codec`, `base`: `checkpoints.resolve`.
 
         device: None for the best one of this machine, "auto" for all of them and the disk
         dtype: None for bfloat16 if the device computes in it, else float32; the built-in model is
@@ -70,7 +71,7 @@ class PaliGemma:
         Raises ValueError if the checkpoint cannot be had or does not fit.
         """
         fits = partial(plan_placement, device=device, dtype=dtype)
-        checkpoint = resolve(source, tokenizer, mask_codec, fits=fits)
+        checkpoint = resolve(source, tokenizer, mask_codec, fits=fits, base=base)
         return cls.from_checkpoint(checkpoint, device, dtype)
 
     @classmethod

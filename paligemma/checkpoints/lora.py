@@ -6,8 +6,9 @@ was trained here, and the reverse.
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
@@ -47,9 +48,9 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA as its adapter_config.json describes it.
+    """A LoRA, as an adapter_config.json describes it.
 
-    base: the model that it was trained on: a path or a name of the hub
+    base: the model that it is trained on: a path or a name of the hub
     target_modules: ends of module names; None if the file gives a pattern: patterns are never
         run, since one can take for ever, and the weights' names say which modules are adapted
     rank_pattern, alpha_pattern: other ranks and alphas, by the end of a module's name
@@ -60,10 +61,10 @@ class Adapter:
     rank: int
     alpha: float
     target_modules: tuple[str, ...] | None
-    rank_pattern: dict[str, int]
-    alpha_pattern: dict[str, float]
-    rank_stabilized: bool
-    partial: bool
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    rank_stabilized: bool = False
+    partial: bool = False
 
     def rank_of(self, module: str) -> int:
         return _of_module(module, self.rank_pattern, self.rank)
@@ -157,32 +158,46 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def lora_config(base: str, rank: int, alpha: float, targets: Sequence[str]):
-    """peft's config of a LoRA on `base`, without dropout."""
+def _peft_config(adapter: Adapter):
+    """peft's config of an adapter, without dropout."""
     from peft import LoraConfig
 
+    targets = adapter.target_modules or ()
     return LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type] # annotated int, but any number is used
-        target_modules=list(targets),
-        base_model_name_or_path=base,
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,  # type: ignore[arg-type] # annotated int; any number is used
+        target_modules=ALL_LINEAR if targets == (ALL_LINEAR,) else list(targets),
+        rank_pattern=dict(adapter.rank_pattern),
+        alpha_pattern=dict(adapter.alpha_pattern),
+        use_rslora=adapter.rank_stabilized,
+        base_model_name_or_path=adapter.base,
     )
 
 
-def attach(model: nn.Module, config) -> list[str]:
-    """Add adapters to `model`, freeze all other parameters, and return the adapters' names.
+def attach(model: nn.Module, adapter: Adapter, folder: Path | None = None) -> list[str]:
+    """Add an adapter to `model`, freeze all other parameters, and return the adapter's names.
 
-    Raises ValueError if no module fits the adapter's targets.
+    `folder` holds the trained numbers of the adapter, which else begins without effect. Raises
+    ValueError if no module fits the adapter's targets, or the folder does not fit the model.
     """
     from peft import inject_adapter_in_model
 
-    try:
-        inject_adapter_in_model(config, model)
-    except ValueError as error:
-        raise ValueError(f"No module of the model fits the adapter's targets: {error}") from error
-    for name, parameter in model.named_parameters():
+    trained = list(_read_pairs(model, adapter, folder)) if folder else []
+    modules = tuple(sorted(adapter.expected_modules(model)))
+    if not modules:
+        names = ", ".join(adapter.target_modules or ())
+        raise ValueError(
+            f"No linear layer of the model fits the adapter's target_modules: {names}."
+        )
+    inject_adapter_in_model(_peft_config(replace(adapter, target_modules=modules)), model)
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
         parameter.requires_grad_(".lora_" in name)
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    with torch.no_grad():
+        for module, a, b in trained:
+            parameters[f"{module}.lora_A.default.weight"].copy_(a)
+            parameters[f"{module}.lora_B.default.weight"].copy_(b)
+    return [name for name, parameter in parameters.items() if parameter.requires_grad]
 
 
 def to_file_name(name: str) -> str:
@@ -192,43 +207,78 @@ def to_file_name(name: str) -> str:
     return PREFIX + HUB_PREFIXES.get(prefix, "") + name.removeprefix(prefix)
 
 
-def save(folder: Path, config, tensors: dict[str, Tensor]) -> None:
+def save(folder: Path, adapter: Adapter, tensors: dict[str, Tensor]) -> None:
     """Write an adapter; `tensors` by the names that `attach` returned."""
     folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(folder))
-    renamed = {to_file_name(name): tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(renamed, folder / WEIGHTS, metadata={"format": "pt"})
+    in_file = lambda name: to_file_name(from_hub_name(name)).removeprefix(PREFIX)
+    renamed = replace(
+        adapter,
+        target_modules=tuple(map(in_file, adapter.target_modules or ())),
+        rank_pattern={in_file(key): rank for key, rank in adapter.rank_pattern.items()},
+        alpha_pattern={in_file(key): alpha for key, alpha in adapter.alpha_pattern.items()},
+    )
+    _peft_config(renamed).save_pretrained(str(folder))
+    state = {to_file_name(name): tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def merge(model: nn.Module, folder: Path) -> None:
     """Add the adapter of `folder` to the weights: W + scale · B A for each layer in its file.
 
-    Source: LoRA (arXiv 2106.09685) section 4.1; the scale as in peft. Shapes are compared before
-    a tensor is read. Raises ValueError if the adapter does not fit the model.
+    Source: LoRA (arXiv 2106.09685) section 4.1; the scale as in peft. Raises ValueError if the
+    adapter does not fit the model.
     """
-    adapter, path = read_adapter(folder), folder / WEIGHTS
+    adapter = read_adapter(folder)
+    for module, a, b in _read_pairs(model, adapter, folder):
+        weight = model.get_parameter(f"{module}.weight")
+        change = (b @ a * adapter.scale_of(module)).to(weight.device)
+        with torch.no_grad():
+            weight.copy_(weight.float() + change)
+
+
+def adapted_modules(folder: Path) -> list[str]:
+    """The modules that the adapter in `folder` adapts, by their names here."""
+    with _open_weights(folder) as file:
+        return sorted(_pairs(folder, _shapes(file)))
+
+
+@contextmanager
+def _open_weights(folder: Path) -> Iterator[Any]:
+    """The adapter's safetensors. Raises ValueError if they cannot be read."""
+    path = folder / WEIGHTS
     if not path.is_file():
         pickle = ": adapter_model.bin is a pickle, and pickles are never loaded"
         raise ValueError(
             f"{folder} has no {WEIGHTS}{pickle if (folder / PICKLE).is_file() else ''}."
         )
-    layers = {name: module for name, module in model.named_modules() if _is_linear(module)}
     try:
         check_header_size(path)
         with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            pairs = _pairs(folder, {name: file.get_slice(name).get_shape() for name in names})
-            _check_fit(folder, adapter, layers, pairs, adapter.expected_modules(model))
-            for module, pair in pairs.items():
-                a, b = (file.get_tensor(name).float() for name, _ in pair)
-                if not (a.isfinite().all() and b.isfinite().all()):
-                    raise ValueError(f"{folder} has numbers that are not finite, for {module}.")
-                weight = layers[module].weight
-                change = (b @ a * adapter.scale_of(module)).to(weight.device)
-                with torch.no_grad():
-                    weight.copy_(weight.float() + change)
+            yield file
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder} holds no LoRA that can be read: {error}.") from error
+
+
+def _shapes(file: Any) -> dict[str, list[int]]:
+    return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+
+
+def _read_pairs(
+    model: nn.Module, adapter: Adapter, folder: Path
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The name of each adapted layer of `model`, and its A and B of `folder` in float32.
+
+    Shapes are compared before a tensor is read. Raises ValueError if they do not fit the model.
+    """
+    layers = {name: module for name, module in model.named_modules() if _is_linear(module)}
+    with _open_weights(folder) as file:
+        pairs = _pairs(folder, _shapes(file))
+        _check_fit(folder, adapter, layers, pairs, adapter.expected_modules(model))
+        for module, pair in pairs.items():
+            a, b = (file.get_tensor(name).float() for name, _ in pair)
+            if not (a.isfinite().all() and b.isfinite().all()):
+                raise ValueError(f"{folder} has numbers that are not finite, for {module}.")
+            yield module, a, b
 
 
 def _is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:

@@ -34,6 +34,7 @@ class Checkpoint:
     mask_codec: its `.npz`; None: the published one, fetched from the hub when it is needed
     initialization: of config.json; "random": the weights were never trained
     adapter: the folder of a LoRA adapter to merge into the weights at `path`
+    base: the name of the adapter's base
     """
 
     source: str
@@ -43,6 +44,7 @@ class Checkpoint:
     mask_codec: Path | None
     initialization: str | None = None
     adapter: Path | None = None
+    base: str | None = None
 
     @property
     def is_built_in(self) -> bool:
@@ -95,6 +97,7 @@ def resolve(
     mask_codec: str | Path | None = None,
     progress: ProgressCallback | None = None,
     fits: Callable[[PaliGemmaConfig], object] | None = None,
+    base: str | Path | None = None,
 ) -> Checkpoint:
     """Find a checkpoint and download it if necessary. Its weights are not read.
 
@@ -105,6 +108,7 @@ def resolve(
     mask_codec: an `.npz`, instead of the one beside the weights
     progress: called with (bytes done, bytes in all) during downloads
     fits: called with the config before weights are downloaded; refuses them by a ValueError
+    base: the base of an adapter, instead of the one that it names
 
     Raises ValueError if a part is missing, damaged or does not fit the others.
     """
@@ -118,16 +122,23 @@ def resolve(
     source = str(source or BUILT_IN)
     path = _locate(source, progress, check)
     if not _is_adapter(path):
+        if base is not None:
+            raise ValueError(f"{source} is no adapter, and only an adapter has a base.")
         return _checkpoint(source, path, tokenizer, mask_codec)
-    base = _base_of(path)
+    named, base = base is None, _base_of(path) if base is None else str(base)
     try:
         base_path = _locate(base, progress, check)
         if _is_adapter(base_path):
             raise ValueError("it is an adapter itself; merge that one first.")
         checkpoint = _checkpoint(base, base_path, tokenizer, mask_codec)
     except ValueError as error:
-        raise ValueError(f"The base {base!r} that {path / lora.CONFIG} names: {error}") from error
-    return replace(checkpoint, source=source, adapter=path)
+        if not named:
+            raise
+        raise ValueError(
+            f"The base {base!r} that {path / lora.CONFIG} names: {error} "
+            "Another base can be named with --base."
+        ) from error
+    return replace(checkpoint, source=source, adapter=path, base=base)
 
 
 def _is_adapter(path: Path) -> bool:

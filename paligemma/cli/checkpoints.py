@@ -4,11 +4,13 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from paligemma.cli.common import add_model_options, load_pipeline
+from paligemma.cli.common import add_base_option, add_model_options, load_pipeline
 
 
 def add_commands(commands) -> None:
-    parser = commands.add_parser("convert", help="write a checkpoint in another layout or dtype")
+    parser = commands.add_parser(
+        "convert", help="write a checkpoint in another layout or dtype, or merge an adapter"
+    )
     parser.add_argument("source", help="a folder, an .npz, owner/model of the hub, or built-in")
     parser.add_argument("destination", type=Path, help="a new folder (safetensors) or .npz")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: unchanged)")
@@ -19,6 +21,7 @@ def add_commands(commands) -> None:
         metavar="SIZE",
         help="of each safetensors file, such as 9MB (default: %(default)s)",
     )
+    add_base_option(parser)
     parser.set_defaults(run=run_convert)
 
     parser = commands.add_parser("random", help="write random weights of a published size")
@@ -47,7 +50,7 @@ def run_convert(arguments: Namespace) -> None:
     from paligemma.checkpoints.resolve import resolve
     from paligemma.devices import parse_dtype
 
-    checkpoint = resolve(arguments.source, arguments.tokenizer)
+    checkpoint = resolve(arguments.source, arguments.tokenizer, base=arguments.base)
     dtype = None if arguments.dtype is None else parse_dtype(arguments.dtype)
     convert(checkpoint, arguments.destination, dtype, arguments.max_shard_size)
     print(f"Wrote {arguments.destination}.")

@@ -21,6 +21,11 @@ def add_model_options(parser: ArgumentParser) -> None:
     parser.add_argument("--dtype", help="float32, bfloat16 or float16")
     parser.add_argument("--tokenizer", help="a tokenizer.json, if there is none beside the weights")
     parser.add_argument("--mask-codec", help="an .npz, if there is none beside the weights")
+    add_base_option(parser)
+
+
+def add_base_option(parser: ArgumentParser) -> None:
+    parser.add_argument("--base", help="the base of an adapter, instead of the one that it names")
 
 
 def load_pipeline(arguments: Namespace) -> PaliGemma:
@@ -33,6 +38,7 @@ def load_pipeline(arguments: Namespace) -> PaliGemma:
         arguments.dtype,
         arguments.tokenizer,
         arguments.mask_codec,
+        arguments.base,
     )
 
 

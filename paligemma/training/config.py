@@ -167,12 +167,17 @@ Model = Annotated[
 
 
 class Lora(Part):
-    """Low-rank adapters by peft. `merge`: the output is a whole checkpoint, not an adapter."""
+    """Low-rank adapters by peft. `merge`: the output is a whole checkpoint, not an adapter.
+
+    A `model` that is an adapter itself is trained further, as it is: `rank`, `alpha` and
+    `target_modules` are its own, and `base` is its base, instead of the one that it names.
+    """
 
     rank: Count = 8
     alpha: Above0 = 16.0
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     merge: bool = False
+    base: str | None = None
 
 
 # --- The loss -------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from paligemma.checkpoints import lora as adapters
 from paligemma.checkpoints.io import save_model, write_json, write_text
+from paligemma.checkpoints.lora import Adapter
 from paligemma.checkpoints.resolve import Checkpoint, resolve
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma.models.init import initialize, order_locations
@@ -37,13 +38,13 @@ def resample(positions: Tensor, grid: int) -> Tensor:
 
 
 def find_checkpoint(run: Run) -> Checkpoint:
-    """What a run starts from: a checkpoint, or the sizes of a new one. No weights yet."""
+    """What a run starts from: a checkpoint, or the sizes of a new one. No weights yet.
+
+    It may be an adapter: with `lora` that one is trained further, else the merged model.
+    """
     if isinstance(run.model, NewModel):
         return _new_checkpoint(run.model)
-    found = resolve(run.model)
-    if found.adapter is not None:
-        raise ValueError(f"{found.name} is an adapter; train on its base, or on a merged model.")
-    return found
+    return resolve(run.model, base=run.lora.base if run.lora else None)
 
 
 def at_resolution(found: Checkpoint, side: int) -> Checkpoint:
@@ -77,7 +78,10 @@ def _new_checkpoint(given: NewModel) -> Checkpoint:
 def make_model(
     run: Run, found: Checkpoint, config: PaliGemmaConfig
 ) -> PaliGemmaForConditionalGeneration:
-    """The model of `config` in float32, its weights random or those of `found`."""
+    """The model of `config` in float32, its weights random or those of `found`.
+
+    An adapter that is trained further is not merged: see `attach_adapter`.
+    """
     if run.random_init or isinstance(run.model, NewModel):
         model = PaliGemmaForConditionalGeneration(config)
         initialize(model, run.seed)
@@ -85,7 +89,8 @@ def make_model(
         loc_ids = [vocabulary[f"<loc{number:04d}>"] for number in range(1024)]
         order_locations(model.language_model.embed_tokens.weight, loc_ids)
         return model
-    model = found.load_model("cpu", torch.float32)
+    start = replace(found, adapter=None) if run.lora else found
+    model = start.load_model("cpu", torch.float32)
     # clones: what was mapped from the file could not be trained in place
     state = {name: value.clone() for name, value in model.state_dict().items()}
     if found.config != config:
@@ -110,12 +115,36 @@ def load_auxiliary(objective: nn.Module, folder: Path) -> None:
     objective.load_state_dict(fits, strict=False)
 
 
-def adapter_config(run: Run):
-    """peft's config of the run's adapter. A base in a folder is named by its absolute path."""
-    assert run.lora and isinstance(run.model, str)
-    path = Path(run.model).expanduser()
-    base = str(path.absolute()) if path.exists() else run.model
-    return adapters.lora_config(base, run.lora.rank, run.lora.alpha, run.lora.target_modules)
+def attach_adapter(run: Run, start: Checkpoint, model: nn.Module) -> None:
+    """Add the run's adapter to the model, which is all that is trained then."""
+    adapters.attach(model, run_adapter(run, start), start.adapter)
+
+
+def run_adapter(run: Run, start: Checkpoint) -> Adapter:
+    """The adapter that a run trains. A base in a folder is named by its absolute path.
+
+    Raises ValueError if the run starts from an adapter that `lora` contradicts.
+    """
+    assert run.lora
+    given, base = run.lora, start.base or start.source
+    path = Path(base).expanduser()
+    base = str(path.absolute()) if path.exists() else base
+    if start.adapter is None:
+        return Adapter(base, given.rank, given.alpha, given.target_modules)
+    found = adapters.read_adapter(start.adapter)
+    for name in given.model_fields_set & {"rank", "alpha", "target_modules"}:
+        asked, there = getattr(given, name), getattr(found, name)
+        if name == "target_modules":
+            asked, there = sorted(asked), sorted(there or ())
+        if asked != there:
+            raise ValueError(
+                f"lora.{name} is {asked}, but the adapter {start.adapter} has {there}: leave it "
+                "out to train that adapter further."
+            )
+    if found.target_modules is None or found.partial:
+        modules = tuple(adapters.adapted_modules(start.adapter))
+        found = replace(found, target_modules=modules, partial=False)
+    return replace(found, base=base)
 
 
 def write_output(run: Run, start: Checkpoint, state: dict[str, Tensor]) -> None:
@@ -131,13 +160,13 @@ def write_output(run: Run, start: Checkpoint, state: dict[str, Tensor]) -> None:
     if run.lora:
         folder = run.output_dir / "adapter" if run.lora.merge else run.output_dir
         trained = {name: value for name, value in weights.items() if ".lora_" in name}
-        adapters.save(folder, adapter_config(run), trained)
+        adapters.save(folder, run_adapter(run, start), trained)
         if not run.lora.merge:
             return
     with torch.device("meta"):
         model = PaliGemmaForConditionalGeneration(start.config)
         if run.lora:
-            adapters.attach(model, adapter_config(run))
+            adapters.attach(model, run_adapter(run, start))
     model.load_state_dict(weights, assign=True)
     if run.lora:
         adapters.fold(model)

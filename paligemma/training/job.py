@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from paligemma.checkpoints import hub
-from paligemma.checkpoints import lora as adapters
 from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.models import gemma, siglip
 from paligemma.models.mask_codec import MaskCodec
@@ -22,8 +21,8 @@ from paligemma.training.data import (
     open_sources,
 )
 from paligemma.training.initialize import (
-    adapter_config,
     at_resolution,
+    attach_adapter,
     find_checkpoint,
     load_auxiliary,
     make_model,
@@ -108,7 +107,7 @@ def make_job(run: Run) -> Job:
     batches = _batches(run, codec, make)
     model = make_model(run, found, start.config)
     if run.lora:
-        adapters.attach(model, adapter_config(run))
+        attach_adapter(run, start, model)
     if run.gradient_checkpointing:
         for block in (module for module in model.modules() if isinstance(module, BLOCKS)):
             block.forward = partial(recomputed, block.forward, use_reentrant=False)

@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         port = read_port(args.port)
         check_port(args.host, port)
         folder = use_own_folder()
-        model = PaliGemma.load(args.model, args.device, args.dtype, args.tokenizer, args.mask_codec)
+        model = PaliGemma.load(
+            args.model, args.device, args.dtype, args.tokenizer, args.mask_codec, args.base
+        )
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     models = ModelManager(
@@ -86,6 +88,7 @@ def create_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--mask-codec", help="the .npz of the mask codec, where the weights have none"
     )
+    parser.add_argument("--base", help="the base of an adapter, instead of the one that it names")
     parser.add_argument(
         "--model-switch",
         action=argparse.BooleanOptionalAction,

@@ -299,7 +299,7 @@ def test_random_weights_stay_marked_as_random(sources, tmp_path, via):
 
 def test_an_adapter_is_merged(sources, tmp_path):
     base = load_model(sources["gemma1"])
-    config = lora.lora_config(str(sources["gemma1"]), 2, 4.0, ["q_proj"])
+    config = lora.Adapter(str(sources["gemma1"]), 2, 4.0, ("q_proj",))
     names = lora.attach(base, config)
     generator = torch.Generator().manual_seed(0)
     state = {

@@ -135,7 +135,7 @@ def test_memory_is_planned_before_weights_are_fetched(served, cache, monkeypatch
 def test_an_adapter_is_downloaded_and_loads_on_its_base(served, tmp_path, cached, monkeypatch):
     folder = tmp_path / "adapter"
     base = load_model(resolve(NAME).path)
-    config = lora.lora_config(NAME, 2, 4.0, ["q_proj"])
+    config = lora.Adapter(NAME, 2, 4.0, ("q_proj",))
     names = lora.attach(base, config)
     parameters = dict(base.named_parameters())
     weights = {name: torch.ones_like(parameters[name]) for name in names}

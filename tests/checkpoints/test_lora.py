@@ -3,17 +3,20 @@
 import json
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+from paligemma.__main__ import main
 from paligemma.checkpoints import lora
 from paligemma.checkpoints.io import load_model
 from paligemma.checkpoints.resolve import resolve
 
-TARGETS = ["q_proj", "down_proj"]
+ROOT = Path(__file__).parents[2]
+TARGETS = ("q_proj", "down_proj")
 MODULE = "base_model.model.model.language_model.layers.0.self_attn.q_proj"
 
 
@@ -25,7 +28,7 @@ def base(tmp_path_factory):
 def write_adapter(folder, base, targets=TARGETS, rank=2):
     """An adapter that peft made, of random numbers."""
     model = load_model(base)
-    config = lora.lora_config(str(base), rank, 4.0, targets)
+    config = lora.Adapter(str(base), rank, 4.0, targets)
     names = lora.attach(model, config)
     torch.manual_seed(0)
     parameters = dict(model.named_parameters())
@@ -59,13 +62,13 @@ def refused(folder) -> str:
 def test_merging_equals_peft(base, adapter, changed):
     pytest.importorskip("peft")
     if "target_modules" in changed:
-        write_adapter(adapter, base, ["q_proj"])
+        write_adapter(adapter, base, ("q_proj",))
     change(adapter, **changed)
     merged = load(adapter).state_dict()
     model = load_model(base)
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
-    lora.attach(model, LoraConfig.from_pretrained(str(adapter)))
+    inject_adapter_in_model(LoraConfig.from_pretrained(str(adapter)), model)
     tensors = load_file(adapter / lora.WEIGHTS)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -124,7 +127,7 @@ def test_an_adapter_config_is_refused(adapter, values, words):
 
 
 def test_no_pattern_is_run(base, adapter):
-    write_adapter(adapter, base, ["q_proj"])
+    write_adapter(adapter, base, ("q_proj",))
     change(adapter, target_modules=r"(([a-z_.0-9])+)+!")
     start = time.perf_counter()
     load(adapter)
@@ -176,6 +179,40 @@ def test_a_missing_base_is_explained(adapter):
     change(adapter, base_model_name_or_path="nowhere")
     words = refused(adapter)
     assert words.startswith(f"The base 'nowhere' that {adapter / lora.CONFIG} names: ")
+
+
+def test_another_base_is_named(base, adapter, tmp_path, capsys, monkeypatch):
+    expected = load(adapter).state_dict()
+    change(adapter, base_model_name_or_path="nowhere")
+    assert refused(adapter).endswith("Another base can be named with --base.")
+    found = resolve(adapter, base=base)
+    assert found.base == str(base) and found.name == adapter.name
+    for name, value in found.load_model().state_dict().items():
+        assert torch.equal(value, expected[name])
+    asked = ["--image", "examples/zoo.png", "--prompt", "ocr", "--max-new-tokens", "2"]
+    monkeypatch.chdir(ROOT)
+    assert main(["generate", "--model", str(adapter), "--base", str(base), *asked]) == 0
+    assert main(["convert", str(adapter), str(tmp_path / "merged"), "--base", str(base)]) == 0
+    for name, value in load_model(tmp_path / "merged").state_dict().items():
+        assert torch.equal(value, expected[name])
+    capsys.readouterr()
+    assert main(["generate", "--model", str(base), "--base", str(base), *asked]) == 2
+    assert "is no adapter, and only an adapter has a base." in capsys.readouterr().err
+
+
+def test_the_app_takes_the_base_of_an_adapter(monkeypatch):
+    app = pytest.importorskip("paligemma.ui.app")
+    given = []
+
+    def load(*arguments):
+        given.append(arguments)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(app.PaliGemma, "load", load)
+    monkeypatch.setattr(app, "check_port", lambda *_: None)
+    with pytest.raises(SystemExit):
+        app.main(["--model", "a", "--base", "b"])
+    assert given == [("a", None, None, None, None, "b")]
 
 
 def test_an_adapter_of_itself_is_refused(adapter):

@@ -53,7 +53,7 @@ def write_valid(folder: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         shutil.copy(folder / "folder" / name, folder / "npz")
     write_npz(folder / "npz" / "w.npz", model.config, model.state_dict())
-    config = lora.lora_config(str(folder / "folder"), 2, 4.0, ["q_proj"])
+    config = lora.Adapter(str(folder / "folder"), 2, 4.0, ("q_proj",))
     names = lora.attach(model, config)
     parameters = dict(model.named_parameters())
     lora.save(folder / "adapter", config, {name: parameters[name].detach() for name in names})

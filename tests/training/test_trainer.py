@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import runs
 import tiny
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from paligemma.__main__ import main
 from paligemma.checkpoints import lora as adapters
@@ -340,6 +342,61 @@ def test_a_merged_adapter_is_a_whole_checkpoint(home, adapter, tmp_path):
         merged = PaliGemma.load(tmp_path / "out", dtype="float32").model(**asked())["logits"]
         unmerged = adapter[1].objective.model.eval()(**asked())["logits"]
     torch.testing.assert_close(merged, unmerged, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_an_adapter_is_trained_further(home, adapter, tmp_path):
+    folder, _ = adapter
+    changes = {"model": str(folder), "param_groups": [], "learning_rate": 1e-2, "max_steps": 3}
+    first = runs.trainer(runs.run(home, output_dir=str(tmp_path / "first"), lora={}, **changes))
+    merged = PaliGemma.load(folder, dtype="float32").model(**asked())["logits"]
+    unmerged = first.objective.model.eval()(**asked())["logits"]
+    torch.testing.assert_close(merged, unmerged, rtol=0, atol=1e-4)  # it begins where it ended
+    with torch.enable_grad():
+        one = trained(home, tmp_path, lora={"rank": 3}, **changes)
+    before, after = (adapters.read_adapter(one) for one in (folder, tmp_path / "out"))
+    assert after == before and after.base == str(home / "model") and after.rank == 3
+    shapes = [load_file(one / adapters.WEIGHTS) for one in (folder, tmp_path / "out")]
+    assert shapes[0].keys() == shapes[1].keys()
+    further = PaliGemma.load(tmp_path / "out", dtype="float32").model(**asked())["logits"]
+    unmerged = one.objective.model.eval()(**asked())["logits"]
+    torch.testing.assert_close(further, unmerged, rtol=0, atol=1e-4)
+    assert (further - merged).abs().max() > 1e-2
+    with pytest.raises(ValueError, match=r"lora.rank is 4, but the adapter .* has 3: leave it out"):
+        trained(home, tmp_path / "other", lora={"rank": 4}, **changes)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"target_modules": r".*(q_proj|down_proj|fc1|linear)"}, {"layers_to_transform": [0, 1]}],
+    ids=["a pattern", "some layers"],
+)
+def test_an_adapter_that_names_its_layers_otherwise_is_trained_further(
+    home, adapter, tmp_path, values
+):
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapter[0], folder, ignore=shutil.ignore_patterns("states"))
+    config = json.loads((folder / adapters.CONFIG).read_text()) | values
+    config["base_model_name_or_path"] = "nowhere"
+    (folder / adapters.CONFIG).write_text(json.dumps(config))
+    lora = {"base": str(home / "model")}
+    changes = {"model": str(folder), "param_groups": [], "max_steps": 1}
+    trained(home, tmp_path, lora=lora, **changes)
+    before, after = (load_file(one / adapters.WEIGHTS) for one in (folder, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    assert PaliGemma.load(tmp_path / "out").checkpoint.base == str(home / "model")
+
+
+def test_a_whole_model_is_trained_from_a_merged_adapter(home, adapter, tmp_path):
+    start = runs.trainer(
+        runs.run(home, model=str(adapter[0]), output_dir=str(tmp_path / "out"), max_steps=1)
+    )
+    merged = PaliGemma.load(adapter[0], dtype="float32").model.state_dict()
+    own = start.objective.model.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in merged.items())
+    start.loop()
+    start.finish()
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 @torch.no_grad()
