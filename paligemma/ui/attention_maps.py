@@ -21,7 +21,6 @@ from paligemma.ui.common import (
     drop_oldest,
     open_for_page,
     resize_for_display,
-    user_errors,
 )
 from paligemma.ui.inputs import read_choice, read_index, read_number
 from visualize import (
@@ -152,62 +151,58 @@ def show_token(
 
     `image` is the answer's, if it was decoded already.
     """
-    with user_errors():
-        if answer is None and token is not None:
-            raise ValueError(DROPPED)  # with the session's State
-        if answer is None:
-            return None, None, gr.Image(visible=False), "", None
-        token = read_index(token, len(answer.token_texts))
-        explanation, values = answer.explanation, answer.maps(view)[token]
-        layers = explanation.layers[view]
-        layer = read_index(layer, len(layers) + 1)
-        if is_one_layer := 0 < layer <= len(layers) > 1:
-            values = layers[layer - 1, token]
-        text = f"{VIEWS[view].description} "
-        text += f"Here: layer {layer} alone. " if is_one_layer else ""
-        if view in ("middle", "mean"):
-            text += f"{values.sum():.0%} of this token's attention is on the picture. "
-        if sinks := explanation.sinks:
-            text += f"Attention sinks, high for every token: {', '.join(map(str, sinks[:4]))}."
-        shown = ShownMap(answer.path, values.copy(), VIEWS[view].unit, answer.model, answer)
-        drawing = shown.draw(image or open_for_page(answer.path), opacity)
-        heads = contact_sheet(explanation.heads[:, :, token])
-        return shown, drawing, shown.legend(), text, heads
+    if answer is None and token is not None:
+        raise ValueError(DROPPED)  # with the session's State
+    if answer is None:
+        return None, None, gr.Image(visible=False), "", None
+    token = read_index(token, len(answer.token_texts))
+    explanation, values = answer.explanation, answer.maps(view)[token]
+    layers = explanation.layers[view]
+    layer = read_index(layer, len(layers) + 1)
+    if is_one_layer := 0 < layer <= len(layers) > 1:
+        values = layers[layer - 1, token]
+    text = f"{VIEWS[view].description} "
+    text += f"Here: layer {layer} alone. " if is_one_layer else ""
+    if view in ("middle", "mean"):
+        text += f"{values.sum():.0%} of this token's attention is on the picture. "
+    if sinks := explanation.sinks:
+        text += f"Attention sinks, high for every token: {', '.join(map(str, sinks[:4]))}."
+    shown = ShownMap(answer.path, values.copy(), VIEWS[view].unit, answer.model, answer)
+    drawing = shown.draw(image or open_for_page(answer.path), opacity)
+    heads = contact_sheet(explanation.heads[:, :, token])
+    return shown, drawing, shown.legend(), text, heads
 
 
 def change_opacity(shown: ShownMap | None, opacity: float) -> Image.Image | None:
-    with user_errors():
-        return shown and shown.draw(open_for_page(shown.path), opacity)
+    return shown and shown.draw(open_for_page(shown.path), opacity)
 
 
 def show_head(
     answer: ExplainedAnswer | None, token: int | None, opacity: float, click: gr.SelectData
 ) -> tuple:
     """The head that was clicked in the contact sheet: ShownMap, drawing, legend, description."""
-    with user_errors():
-        if answer is None:
-            raise ValueError(DROPPED)
-        token = read_index(token, len(answer.token_texts))
-        heads = answer.explanation.heads[:, :, token]
-        cell = sheet_cell(*click.index, *heads.shape[:2])
-        if cell is None:
-            return (gr.skip(),) * 4
-        values = heads[cell].copy()
-        shown = ShownMap(answer.path, values, VIEWS["mean"].unit, answer.model, answer)
-        text = f"Layer {cell[0] + 1}, head {cell[1] + 1} alone."
-        return shown, shown.draw(open_for_page(answer.path), opacity), shown.legend(), text
+    if answer is None:
+        raise ValueError(DROPPED)
+    token = read_index(token, len(answer.token_texts))
+    heads = answer.explanation.heads[:, :, token]
+    cell = sheet_cell(*click.index, *heads.shape[:2])
+    if cell is None:
+        return (gr.skip(),) * 4
+    values = heads[cell].copy()
+    shown = ShownMap(answer.path, values, VIEWS["mean"].unit, answer.model, answer)
+    text = f"Layer {cell[0] + 1}, head {cell[1] + 1} alone."
+    return shown, shown.draw(open_for_page(answer.path), opacity), shown.legend(), text
 
 
 def tokens_at_patch(shown: ShownMap | None, view: str, click: gr.SelectData) -> str:
     """The tokens of the answer that attend most to the clicked patch, as HTML."""
-    with user_errors():
-        if shown is None:
-            raise ValueError(DROPPED)
-        if (answer := shown.answer) is None:
-            return ""
-        row, column = shown.patch(click)
-        answer.maps(view)
-        ranked = answer.explanation.rank_tokens(view, row, column)[:LISTED_TOKENS]
+    if shown is None:
+        raise ValueError(DROPPED)
+    if (answer := shown.answer) is None:
+        return ""
+    row, column = shown.patch(click)
+    answer.maps(view)
+    ranked = answer.explanation.rank_tokens(view, row, column)[:LISTED_TOKENS]
     items = "".join(
         f"<li><code>{escape(visible(answer.token_texts[token]))}</code> {value:.2g}</li>"
         for token, value in ranked
@@ -218,7 +213,7 @@ def tokens_at_patch(shown: ShownMap | None, view: str, click: gr.SelectData) -> 
 
 def draw_answer(answer: ExplainedAnswer | None, view: str, opacity: float) -> Iterator[Any]:
     """The animation and the strip of the whole answer, and the attention between its tokens."""
-    with user_errors(), TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         if answer is None:
             raise ValueError("There is no answer yet: press Show attention first.")
         image = resize_for_display(open_for_page(answer.path))

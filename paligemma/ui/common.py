@@ -1,14 +1,11 @@
-"""What the parts of the page share: uploads, errors, the queue of the model, short texts."""
+"""What the parts of the page share: uploads, the queue of the model, short texts."""
 
 import os
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
-from html import escape
+from collections.abc import Callable, MutableMapping
 from math import ceil
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
-import gradio as gr
 from gradio.utils import get_upload_folder, is_in_or_equal, is_static_file
 from PIL import Image
 
@@ -60,16 +57,6 @@ def on_gpu(handler: Callable) -> Callable:
 def in_model_queue(handler: Callable) -> Options:
     """Handler and queue of an event that calls the model: all these wait in one queue."""
     return {"fn": on_gpu(handler), **MODEL_QUEUE}
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Show a ValueError, and no other exception, as a message on the page."""
-    try:
-        yield
-    except ValueError as error:
-        message = escape(str(error), quote=False)  # the page would render HTML
-        raise gr.Error(message, print_exception=False) from error
 
 
 def upload_path(file: dict | None) -> str:

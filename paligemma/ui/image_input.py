@@ -21,7 +21,6 @@ from paligemma.ui.common import (
     drop_oldest,
     open_for_page,
     upload_path,
-    user_errors,
 )
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.temp_files import save_pil_to_cache
@@ -175,16 +174,15 @@ def read_drawing(drawings: Drawings, canvas: dict | None) -> tuple:
 
     `canvas` is the component's raw value: a file, or the id of one of the `drawings`.
     """
-    with user_errors():
-        canvas = canvas if isinstance(canvas, dict) else {}
-        if canvas.get("id") is not None:
-            drawing = drawings.pop(str(canvas["id"]))
-        else:
-            drawing = canvas.get("composite") and upload_path(canvas["composite"])
-        image = open_for_page(drawing) if drawing else None
-        if image is None or len(image.getcolors(2) or "many") == 1:
-            raise ValueError("Nothing is drawn yet: pick a colour and draw.")
-        return image, "", gr.Tabs(selected="image")
+    canvas = canvas if isinstance(canvas, dict) else {}
+    if canvas.get("id") is not None:
+        drawing = drawings.pop(str(canvas["id"]))
+    else:
+        drawing = canvas.get("composite") and upload_path(canvas["composite"])
+    image = open_for_page(drawing) if drawing else None
+    if image is None or len(image.getcolors(2) or "many") == 1:
+        raise ValueError("Nothing is drawn yet: pick a colour and draw.")
+    return image, "", gr.Tabs(selected="image")
 
 
 def is_photograph(image: Image.Image) -> bool:

@@ -10,7 +10,7 @@ import gradio as gr
 
 from paligemma.checkpoints.catalog import PUBLISHED
 from paligemma.checkpoints.resolve import Checkpoint
-from paligemma.ui.common import MODEL_QUEUE, PRIVATE, UNQUEUED, user_errors
+from paligemma.ui.common import MODEL_QUEUE, PRIVATE, UNQUEUED
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.page import Component, Page
 
@@ -71,7 +71,7 @@ def resolve_with_progress(
             raise ValueError("The download was stopped.")
         progress[:] = done, total
 
-    with user_errors(), ThreadPoolExecutor(1) as worker:
+    with ThreadPoolExecutor(1) as worker:
         if not source:
             raise ValueError("No model is named yet: pick one, or write a folder or owner/model.")
         resolving = worker.submit(resolve, source, report)
@@ -88,10 +88,9 @@ def resolve_with_progress(
 
 def switch_model(models: ModelManager, checkpoint: Checkpoint | None) -> str:
     """Load a checkpoint in place of the current model; returns the status."""
-    with user_errors():
-        start = time.perf_counter()
-        models.switch(checkpoint)
-        seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    models.switch(checkpoint)
+    seconds = time.perf_counter() - start
     return f"Loaded {escape(models.loaded.name)} in {seconds:.1f} s."
 
 

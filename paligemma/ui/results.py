@@ -27,7 +27,6 @@ from paligemma.ui.common import (
     PRIVATE,
     open_for_page,
     resize_for_display,
-    user_errors,
 )
 from paligemma.ui.inputs import read_number
 from paligemma.ui.page import Component, Updates
@@ -173,8 +172,7 @@ class ObjectsPanel:
         """The last answer as the sliders are now; while there is none, nothing changes."""
         if answer is None:
             return [gr.skip()] * len(self.shown)
-        with user_errors():
-            return self._show(open_for_page(answer.path), answer, DisplayOptions.of(*display))
+        return self._show(open_for_page(answer.path), answer, DisplayOptions.of(*display))
 
     def _redraw_if_moved(self, answer: AnswerObjects | None, *display) -> list:
         if answer is None or answer.display == DisplayOptions.of(*display):
@@ -234,14 +232,14 @@ def objects_table(objects: AnnotatedImage) -> str:
 
 def objects_csv(answer: AnswerObjects | None, *display) -> str:
     """The objects that are shown, as CSV."""
-    with user_errors(), FULL_SIZE:
+    with FULL_SIZE:
         answer = _complete(answer)
         return to_csv([answer.filtered(read_size(answer.path), DisplayOptions.of(*display))])
 
 
 def objects_zip(answer: AnswerObjects | None, *display) -> str:
     """A zip of what is shown, in base64: drawing, masks, cutouts, COCO JSON, CSV."""
-    with user_errors(), FULL_SIZE:
+    with FULL_SIZE:
         answer, options = _complete(answer), DisplayOptions.of(*display)
         image = open_image(answer.path)
         objects = answer.filtered(image.size, options)

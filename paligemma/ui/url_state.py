@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from paligemma.ui.common import PRIVATE, upload_path, user_errors
+from paligemma.ui.common import PRIVATE, upload_path
 from paligemma.ui.image_input import GalleryExample
 from paligemma.ui.page import Component, Tab, Updates
 
@@ -92,6 +92,5 @@ def image_from_url(
 
 def name_in_url(image: dict | None, uploads: set[str]) -> str:
     """The name of an upload for the address; empty for an example, which has its own."""
-    with user_errors():
-        path = upload_path(image)
-        return "/".join(Path(path).parts[-2:]) if path in uploads else ""
+    path = upload_path(image)
+    return "/".join(Path(path).parts[-2:]) if path in uploads else ""

@@ -141,7 +141,7 @@ def test_closing_the_bar_cancels_the_download(monkeypatch):
 
 @pytest.mark.parametrize("source", [None, " "])
 def test_a_model_must_be_named(source):
-    with pytest.raises(gr.Error, match="No model is named yet"):
+    with pytest.raises(ValueError, match="No model is named yet"):
         next(model_picker.resolve_with_progress(ModelManager(PaliGemma.load()).resolve, source))
 
 
@@ -236,7 +236,7 @@ def test_a_public_page_goes_back_to_the_model_it_was_started_with(folder):
 @pytest.mark.parametrize("checkpoint", [None, "built-in", {}, 3])
 def test_switching_to_nothing_changes_nothing(checkpoint):
     manager = ModelManager(PaliGemma.load())
-    with pytest.raises(gr.Error, match="There is no model to load yet"):
+    with pytest.raises(ValueError, match="There is no model to load yet"):
         model_picker.switch_model(manager, checkpoint)
     with pytest.raises(ValueError, match="The other model is not there yet"):
         manager.load_comparison(checkpoint, "float32")

@@ -39,7 +39,6 @@ from paligemma.ui.common import (
     raw_prompt,
     text_status,
     timing_text,
-    user_errors,
 )
 from paligemma.ui.errors import escape_markdown
 from paligemma.ui.inputs import read_choice, read_number, read_text
@@ -192,22 +191,21 @@ class AttentionTab:
         self, page: Page, image: dict | None, prompt: str, view: str, opacity: float, **settings
     ) -> Iterator[dict]:
         """Stream the answer, then explain it."""
-        with user_errors():
-            model = page.model
-            upload, options = open_upload(image), sampling_options(**settings)
-            prompt = raw_prompt(prompt)
-            read_choice(view, list(VIEWS), "A view")
-            read_number(opacity, 0, 1, "Opacity")
-            yield self.reset() | {self.controls.status: WAITING}
-            run = page.start_run()
-            with closing(run.stream(model, upload.image, prompt, options)) as replies:
-                for reply in replies:
-                    yield {self.controls.status: f"{timing_text(reply)}…"}
-            if not reply.tokens:
-                yield {self.controls.status: NO_TEXT}
-                return
-            views = CHEAP_VIEWS if view in CHEAP_VIEWS else (*CHEAP_VIEWS, view)
-            explanation = model.explain_reply(upload.image, prompt, reply, views)
+        model = page.model
+        upload, options = open_upload(image), sampling_options(**settings)
+        prompt = raw_prompt(prompt)
+        read_choice(view, list(VIEWS), "A view")
+        read_number(opacity, 0, 1, "Opacity")
+        yield self.reset() | {self.controls.status: WAITING}
+        run = page.start_run()
+        with closing(run.stream(model, upload.image, prompt, options)) as replies:
+            for reply in replies:
+                yield {self.controls.status: f"{timing_text(reply)}…"}
+        if not reply.tokens:
+            yield {self.controls.status: NO_TEXT}
+            return
+        views = CHEAP_VIEWS if view in CHEAP_VIEWS else (*CHEAP_VIEWS, view)
+        explanation = model.explain_reply(upload.image, prompt, reply, views)
         answer = ExplainedAnswer(upload.path, prompt, ref(model), self.store)
         self.store.put(answer, explanation)
         texts = answer.token_texts
@@ -225,35 +223,32 @@ class AttentionTab:
 def change_view(page: Page, answer: ExplainedAnswer | None, token, view, layer, opacity) -> tuple:
     """Another view, computed first where it costs a backward pass."""
     image = None
-    with user_errors():
-        read_choice(view, list(VIEWS), "A view")
-        if answer is not None and view not in (known := answer.explanation).maps:
-            model, image = page.same_model(answer.model, ADVICE), open_for_page(answer.path)
-            more = model.explain_reply(image, answer.prompt, known.reply, (view,))
-            maps, layers = known.maps | more.maps, known.layers | more.layers
-            answer.store.put(answer, replace(known, maps=maps, layers=layers))
-        slider = gr.skip() if answer is None else layer_slider(answer, view, layer)
+    read_choice(view, list(VIEWS), "A view")
+    if answer is not None and view not in (known := answer.explanation).maps:
+        model, image = page.same_model(answer.model, ADVICE), open_for_page(answer.path)
+        more = model.explain_reply(image, answer.prompt, known.reply, (view,))
+        maps, layers = known.maps | more.maps, known.layers | more.layers
+        answer.store.put(answer, replace(known, maps=maps, layers=layers))
+    slider = gr.skip() if answer is None else layer_slider(answer, view, layer)
     return slider, *show_token(answer, token, view, layer, opacity, image), None
 
 
 def compare_word(page: Page, image: dict | None, word: str, opacity: float) -> tuple:
     """The similarity of each patch, after the connector, and a word of the visitor's choice."""
-    with user_errors():
-        upload, word = open_upload(image), read_text(word, "A word")
-        values = page.model.similarity(upload.image, word).clip(0)
-        shown = ShownMap(upload.path, values, VIEWS["similarity"].unit, ref(page.model))
-        text = f"Cosine similarity of each patch and “{escape_markdown(word)}”, "
-        text += "before any prompt is read."
-        return shown, shown.draw(upload.image, opacity), shown.legend(), text, None, None
+    upload, word = open_upload(image), read_text(word, "A word")
+    values = page.model.similarity(upload.image, word).clip(0)
+    shown = ShownMap(upload.path, values, VIEWS["similarity"].unit, ref(page.model))
+    text = f"Cosine similarity of each patch and “{escape_markdown(word)}”, "
+    text += "before any prompt is read."
+    return shown, shown.draw(upload.image, opacity), shown.legend(), text, None, None
 
 
 def tower_at_patch(page: Page, shown: ShownMap | None, click: gr.SelectData) -> Image.Image | None:
     """The attention of the clicked patch in every layer and head of the vision tower."""
     if shown is None:
         return None
-    with user_errors():
-        model = page.same_model(shown.model, ADVICE)
-        return contact_sheet(model.tower_attention(open_for_page(shown.path), *shown.patch(click)))
+    model = page.same_model(shown.model, ADVICE)
+    return contact_sheet(model.tower_attention(open_for_page(shown.path), *shown.patch(click)))
 
 
 def _image(label: str, elem_id: str, **options: Any) -> gr.Image:

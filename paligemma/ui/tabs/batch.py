@@ -31,7 +31,6 @@ from paligemma.ui.common import (
     raw_prompt,
     resize_for_display,
     upload_path,
-    user_errors,
 )
 from paligemma.ui.errors import escape_markdown
 from paligemma.ui.model_picker import progress_bar
@@ -132,7 +131,7 @@ def run_batch(page: Page, files: list | None, prompt: str, **settings) -> Iterat
     """
     unchanged, updated = gr.skip(), perf_counter()
     results: list[BatchResult] = []
-    with user_errors(), TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         if not isinstance(files, list | None):
             raise ValueError("Pictures are sent as a list of files.")
         options, paths = sampling_options(**settings), [upload_path(file) for file in files or []]

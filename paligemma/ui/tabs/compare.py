@@ -21,7 +21,6 @@ from paligemma.ui.common import (
     resize_for_display,
     timing_text,
     upload_path,
-    user_errors,
 )
 from paligemma.ui.errors import escape_markdown
 from paligemma.ui.inputs import read_choice
@@ -115,9 +114,8 @@ def resolve_comparison(
     page: Page, source: str | None, image: dict | None, prompt: str
 ) -> Iterator[tuple]:
     """Resolve the other model, once there are an image and a prompt."""
-    with user_errors():
-        upload_path(image)
-        raw_prompt(prompt)
+    upload_path(image)
+    raw_prompt(prompt)
     yield from resolve_with_progress(page.models.resolve_comparison, source)
 
 
@@ -131,28 +129,23 @@ def compare(
 ) -> Iterator[tuple]:
     """Stream the current model's answer, the loading of the other model, and its answer."""
     unchanged = gr.skip()
-    with user_errors():
-        upload, options, prompt = (
-            open_upload(image),
-            sampling_options(**settings),
-            raw_prompt(prompt),
-        )
-        read_choice(dtype, DTYPES, "The precision")
-        yield "", gr.ImageSlider(visible=False), WAITING
-        left = right = None
-        run = page.start_run()
-        for left in stream_answer(run, page.model, upload.image, prompt, options):
-            yield comparison_table([left]), unchanged, status_text(left)
-        assert left
-        yield unchanged, unchanged, "Loading the other model…"
-        other = page.models.load_comparison(checkpoint, dtype)
-        for right in stream_answer(run, other, upload.image, prompt, options):
-            yield comparison_table([left, right]), unchanged, status_text(right)
-        assert right
-        has_objects = bool(left.reply.detections or right.reply.detections)
-        slider = gr.ImageSlider((left.drawing, right.drawing), visible=has_objects)
-        summary = "Same answer." if left.reply.text == right.reply.text else "Different answers."
-        yield comparison_table([left, right]), slider, summary
+    upload, options, prompt = open_upload(image), sampling_options(**settings), raw_prompt(prompt)
+    read_choice(dtype, DTYPES, "The precision")
+    yield "", gr.ImageSlider(visible=False), WAITING
+    left = right = None
+    run = page.start_run()
+    for left in stream_answer(run, page.model, upload.image, prompt, options):
+        yield comparison_table([left]), unchanged, status_text(left)
+    assert left
+    yield unchanged, unchanged, "Loading the other model…"
+    other = page.models.load_comparison(checkpoint, dtype)
+    for right in stream_answer(run, other, upload.image, prompt, options):
+        yield comparison_table([left, right]), unchanged, status_text(right)
+    assert right
+    has_objects = bool(left.reply.detections or right.reply.detections)
+    slider = gr.ImageSlider((left.drawing, right.drawing), visible=has_objects)
+    summary = "Same answer." if left.reply.text == right.reply.text else "Different answers."
+    yield comparison_table([left, right]), slider, summary
 
 
 def stream_answer(

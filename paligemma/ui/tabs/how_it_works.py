@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from paligemma.interpret.anatomy import model_components, request_mask, request_tokens
-from paligemma.ui.common import UNQUEUED, user_errors
+from paligemma.ui.common import UNQUEUED
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.page import Component, LastRequest, Page, Updates
 from visualize.anatomy import draw_attention_mask, draw_model, draw_tokens
@@ -77,8 +77,7 @@ def show_model(models: ModelManager, last_request: LastRequest | None) -> tuple:
     diagram = draw_model(model_components(model.config))
     if last_request is None:
         return diagram, "There was no request yet.", gr.Image(visible=False)
-    with user_errors():
-        tokens = request_tokens(model.processor, *last_request)
+    tokens = request_tokens(model.processor, *last_request)
     mask, kinds = request_mask([kind for kind, _ in tokens])
     return diagram, draw_tokens(tokens), gr.Image(draw_attention_mask(mask, kinds), visible=True)
 

@@ -26,7 +26,6 @@ from paligemma.ui.common import (
     resize_for_display,
     text_status,
     timing_text,
-    user_errors,
 )
 from paligemma.ui.page import Component, CutAnswer, LastRequest, Page, Updates
 from paligemma.ui.settings import sampling_options
@@ -136,24 +135,22 @@ class RegionTab:
         **settings,
     ) -> Iterator[Updates]:
         """Stream a description of the box, or the question to `answer`."""
-        with user_errors():
-            upload, options = open_upload(image), sampling_options(**settings)
-            if mode == "region":
-                edges = snap(read_box(box), page.model.resolution)
-                prompt = REGION.prompt(format_box(edges), language)
-            else:
-                prompt = QUESTION.prompt(str(answer or ""), language)
-            yield self.reset() | {self.controls.status: WAITING}
-            yield from self._stream(page, upload, prompt, options)
+        upload, options = open_upload(image), sampling_options(**settings)
+        if mode == "region":
+            edges = snap(read_box(box), page.model.resolution)
+            prompt = REGION.prompt(format_box(edges), language)
+        else:
+            prompt = QUESTION.prompt(str(answer or ""), language)
+        yield self.reset() | {self.controls.status: WAITING}
+        yield from self._stream(page, upload, prompt, options)
 
     def continue_answer(self, page: Page, cut: CutAnswer | None, **settings) -> Iterator[Updates]:
         """Stream the rest of an answer that was cut off, after what there is of it."""
-        with user_errors():
-            cut = page.cut_answer(cut, "press Run again")
-            upload = Upload(cut.path, open_for_page(cut.path))
-            yield {self.controls.status: WAITING}
-            options = sampling_options(**settings)
-            yield from self._stream(page, upload, cut.prompt, options, cut.tokens)
+        cut = page.cut_answer(cut, "press Run again")
+        upload = Upload(cut.path, open_for_page(cut.path))
+        yield {self.controls.status: WAITING}
+        options = sampling_options(**settings)
+        yield from self._stream(page, upload, cut.prompt, options, cut.tokens)
 
     def _stream(
         self,
@@ -191,8 +188,7 @@ def add_corner(file: dict | None, first: Corner | None, click: gr.SelectData) ->
 
     Returns the image, the first corner while it is alone, and the box as text.
     """
-    with user_errors():
-        image = resize_for_display(open_upload(file).image)
+    image = resize_for_display(open_upload(file).image)
     x, y = click.index
     corner = (min(x / image.width, 1.0), min(y / image.height, 1.0))
     if first is None:

@@ -25,7 +25,6 @@ from paligemma.ui.common import (
     resize_for_display,
     text_status,
     timing_text,
-    user_errors,
 )
 from paligemma.ui.image_input import GalleryExample
 from paligemma.ui.page import Component, CutAnswer, LastRequest, Page, Updates
@@ -148,31 +147,27 @@ class TaskTab:
     def answer(self, page: Page, image: dict | None = None, **values) -> Iterator[dict]:
         """Stream one answer; an object is drawn as soon as it is complete."""
         history = values.pop("history", None) or []
-        with user_errors():
-            upload = open_upload(image)
-            parts = {name: values.pop(name) or "" for name in self.inputs}
-            display, options = self._read_options(values)
-            prompt = self.task.prompt(**parts)
-            yield self._start()
-            for reply, updates in self._stream(page, upload, prompt, options, display):
-                if reply.finished and self.history:
-                    updates |= self._show_history([*history, (parts["text"], reply.text)])
-                yield updates
+        upload = open_upload(image)
+        parts = {name: values.pop(name) or "" for name in self.inputs}
+        display, options = self._read_options(values)
+        prompt = self.task.prompt(**parts)
+        yield self._start()
+        for reply, updates in self._stream(page, upload, prompt, options, display):
+            if reply.finished and self.history:
+                updates |= self._show_history([*history, (parts["text"], reply.text)])
+            yield updates
 
     def continue_answer(self, page: Page, cut: CutAnswer | None, **values) -> Iterator[dict]:
         """Stream the rest of an answer that was cut off, after what there is of it."""
         history = values.pop("history", None) or []
-        with user_errors():
-            cut = page.cut_answer(cut, f"press {self.task.label} again")
-            upload = Upload(cut.path, open_for_page(cut.path))
-            display, options = self._read_options(values)
-            yield {self.controls.status: WAITING}
-            for reply, updates in self._stream(
-                page, upload, cut.prompt, options, display, cut.tokens
-            ):
-                if reply.finished and history and self.history:
-                    updates |= self._show_history([*history[:-1], (history[-1][0], reply.text)])
-                yield updates
+        cut = page.cut_answer(cut, f"press {self.task.label} again")
+        upload = Upload(cut.path, open_for_page(cut.path))
+        display, options = self._read_options(values)
+        yield {self.controls.status: WAITING}
+        for reply, updates in self._stream(page, upload, cut.prompt, options, display, cut.tokens):
+            if reply.finished and history and self.history:
+                updates |= self._show_history([*history[:-1], (history[-1][0], reply.text)])
+            yield updates
 
     def _read_options(self, values: dict) -> tuple[DisplayOptions, SamplingOptions]:
         names = self.objects.display if self.objects else ()
