@@ -99,12 +99,18 @@ class Load:
         return Visitor(self._http, next(self._numbers))
 
     def silent_sessions(self, count: int) -> Counter:
-        """Each joins the queue and never reads, while six long runs of one session wait."""
+        """Each joins the queue and never reads, while six long runs of one session wait.
+
+        One that finds no place tries again, until it has one.
+        """
         long = self.visitor()
         answers = [long.join(self.long, [self.image, *LONG_RUN]) for _ in range(6)]
 
         def join(_) -> httpx.Response:
-            return self.visitor().join(self.quick, [])
+            visitor = self.visitor()
+            while (answer := visitor.join(self.quick, [])).status_code == 503:
+                time.sleep(0.1)
+            return answer
 
         return _statuses([*answers, *_in_threads(join, count)])
 

@@ -2,4 +2,7 @@
 
 import os
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it on import: the app stays offline
+# Gradio reads these when it is imported. The app stays offline, and reads its port itself: gradio
+# has a traceback for one that is no number.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+SERVER_PORT = os.environ.pop("GRADIO_SERVER_PORT", "")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from starlette.middleware import Middleware
 
 from paligemma.pipeline import PaliGemma
+from paligemma.ui import SERVER_PORT
 from paligemma.ui.health import health_route, start_watchdog
 from paligemma.ui.layout import ON_SPACE, build_app
 from paligemma.ui.model_manager import ModelManager
@@ -97,7 +98,7 @@ def create_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "PALIGEMMA_MODEL)",
     )
     host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    port = os.environ.get("GRADIO_SERVER_PORT") or "7860"
+    port = SERVER_PORT or "7860"
     names = os.environ.get("PALIGEMMA_ALLOW_HOSTS", "").split(",")
     parser.add_argument("--host", default=host, help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", default=port)

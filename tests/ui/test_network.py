@@ -309,7 +309,6 @@ def test_a_port_that_cannot_be_opened():
 @pytest.mark.parametrize(
     "arguments, variables, sentence",
     [
-        ([], {"GRADIO_SERVER_PORT": "abc"}, "A port is a number from 1 to 65535, not 'abc'."),
         (["--port", "99999"], {}, "A port is a number from 1 to 65535, not '99999'."),
         ([], {"PALIGEMMA_ALLOW_HOSTS": "a.b,https://c"}, "--allow-host takes a name such as"),
     ],
@@ -325,15 +324,20 @@ def test_the_program_ends_with_a_sentence(monkeypatch, capsys, arguments, variab
 
 
 @pytest.mark.slow
-def test_a_taken_port_as_a_process():
+@pytest.mark.parametrize("port", ["taken", "abc"])
+def test_a_port_of_a_process_that_cannot_be(port, monkeypatch):
+    """Gradio reads the variable too, when it is imported."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        number = str(taken.getsockname()[1])
-        command = [sys.executable, "app.py", "--port", number]
+        number = str(taken.getsockname()[1]) if port == "taken" else port
+        monkeypatch.setenv("GRADIO_SERVER_PORT", number)
+        command = [sys.executable, "app.py"]
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1] == (
-        f"app.py: Port {number} is in use: choose another with --port."
-    )
+    sentences = {
+        "taken": f"Port {number} is in use: choose another with --port.",
+        "abc": "A port is a number from 1 to 65535, not 'abc'.",
+    }
+    assert ended.stderr.splitlines()[-1] == f"app.py: {sentences[port]}"
     assert "Traceback" not in ended.stderr
 
 

@@ -149,8 +149,8 @@ class TaskTab:
         history = values.pop("history", None) or []
         upload = open_upload(image)
         parts = {name: values.pop(name) or "" for name in self.inputs}
-        display, options = self._read_options(values)
         prompt = self.task.prompt(**parts)
+        display, options = self._read_options(values)
         yield self._start()
         for reply, updates in self._stream(page, upload, prompt, options, display):
             if reply.finished and self.history:
