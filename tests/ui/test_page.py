@@ -808,7 +808,12 @@ def test_there_are_the_papers_35_languages():
 @pytest.mark.slow
 def test_on_a_space_model_handlers_get_the_gpu(tmp_path):
     """`spaces.GPU` wraps every handler that calls the model; visitors get the list of models."""
-    (tmp_path / "spaces.py").write_text("marked = []\nGPU = lambda f: marked.append(f) or f\n")
+    (tmp_path / "spaces.py").write_text(
+        "marked = []\n"
+        "def GPU(duration):\n"
+        "    assert duration() == 67, 'seconds'\n"
+        "    return lambda f: marked.append(f) or f\n"
+    )
     code = """
 import runpy, sys
 import gradio, spaces
@@ -839,5 +844,5 @@ print(len(spaces.marked), "DuplicateButton" in kinds, pickers, seen["server_name
         timeout=120,
     )
     marked, duplicate, own, host = done.stdout.split()
-    assert int(marked) == len(ENDPOINTS) + 12, "nine tabs, and three ways to look again"
+    assert int(marked) == len(ENDPOINTS) + 18, "nine tabs, three ways to look again, six to go on"
     assert (duplicate, own, host) == ("True", "{False}", "0.0.0.0")
