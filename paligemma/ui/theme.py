@@ -51,4 +51,6 @@ LAUNCH_OPTIONS: dict[str, Any] = {
     "show_error": True,
     "max_file_size": "50mb",
     "enable_monitoring": False,
+    # Gradio would end an app that is slow to answer itself: one that clients load as it starts.
+    "_frontend": False,
 }

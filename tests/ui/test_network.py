@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import gradio as gr
 import httpx
 import pytest
+from gradio import networking
 from gradio_client import Client, handle_file
 from PIL import Image
 from scripted import Scripted
@@ -339,6 +340,15 @@ def test_a_port_of_a_process_that_cannot_be(port, monkeypatch):
     }
     assert ended.stderr.splitlines()[-1] == f"app.py: {sentences[port]}"
     assert "Traceback" not in ended.stderr
+
+
+def test_an_app_that_is_loaded_as_it_starts_goes_on(monkeypatch):
+    """Gradio asks the new app for its page, once, and waits for three seconds."""
+    monkeypatch.setattr(networking, "url_ok", lambda url: False)
+    demo = build_app(ModelManager(Scripted({})))
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS)
+    assert httpx.get(url).status_code == 200
+    demo.close()
 
 
 def test_the_program_serves_behind_the_filter(monkeypatch, tmp_path):
