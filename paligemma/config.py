@@ -180,19 +180,23 @@ class PaliGemmaConfig:
     @property
     def num_parameters(self) -> int:
         """Of the whole model; the output table is the embedding table."""
-        vision, text = self.vision_config, self.text_config
+        vision = self.vision_config
         width, mlp = vision.hidden_size, vision.intermediate_size
         patch = vision.num_channels * vision.patch_size**2 * width + width
         layer = 4 * (width * width + width) + 2 * width * mlp + mlp + width + 4 * width
         tower = patch + vision.num_image_tokens * width + vision.num_hidden_layers * layer
         tower += 2 * width
         connector = (width + 1) * self.projection_dim
+        return tower + connector + self.num_decoder_parameters
 
+    @property
+    def num_decoder_parameters(self) -> int:
+        """Of the language model, with its table."""
+        text = self.text_config
         width, mlp = text.hidden_size, text.intermediate_size
         heads = 2 * (text.num_attention_heads + text.num_key_value_heads) * text.head_dim
         layer = width * heads + 3 * width * mlp + (4 if text.post_norms else 2) * width
-        decoder = text.vocab_size * width + text.num_hidden_layers * layer + width
-        return tower + connector + decoder
+        return text.vocab_size * width + text.num_hidden_layers * layer + width
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PaliGemmaConfig:

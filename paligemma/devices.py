@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from paligemma.config import PaliGemmaConfig
+from paligemma.models.packed import GROUP, WEIGHT_BYTES
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -89,9 +90,21 @@ def check_float16(config: PaliGemmaConfig, dtype: torch.dtype, name: object) -> 
         )
 
 
-def required_memory(config: PaliGemmaConfig, dtype: torch.dtype) -> int:
+def weights_memory(config: PaliGemmaConfig, dtype: torch.dtype, quantize: str | None = None) -> int:
+    """Bytes of the parameters; `quantize` as in `plan_placement`."""
+    if quantize is None:
+        return config.num_parameters * dtype.itemsize
+    table = config.text_config.vocab_size * config.text_config.hidden_size  # in int8
+    layers = config.num_decoder_parameters - table
+    others = config.num_parameters - config.num_decoder_parameters
+    return int(table + layers * WEIGHT_BYTES[quantize] + others * dtype.itemsize)
+
+
+def required_memory(
+    config: PaliGemmaConfig, dtype: torch.dtype, quantize: str | None = None
+) -> int:
     """Bytes that a model takes while it generates, roughly."""
-    return int(config.num_parameters * dtype.itemsize * MEMORY_FACTOR)
+    return int(weights_memory(config, dtype, quantize) * MEMORY_FACTOR)
 
 
 def free_memory(device: torch.device) -> int:
@@ -131,6 +144,7 @@ def plan_placement(
     dtype: str | torch.dtype | None = None,
     freed: int = 0,
     name: object = "The model",
+    quantize: str | None = None,
 ) -> tuple[torch.device | DeviceMap, torch.dtype]:
     """Decide where a model runs, and in which dtype.
 
@@ -139,6 +153,7 @@ def plan_placement(
     dtype: float32, bfloat16 or float16; None for the best one of the device
     freed: bytes of memory that will be free in addition once the model is loaded
     name: what messages call the model
+    quantize: "int8" or "int4" for the decoder's weights, which runs on the CPU; None for neither
 
     Raises ValueError if a name is unknown, the device lacks memory or the dtype would overflow.
     """
@@ -146,19 +161,46 @@ def plan_placement(
     target = wanted or best_device()
     dtype = best_dtype(target) if dtype is None else parse_dtype(dtype)
     check_float16(config, dtype, name)
+    if quantize is not None:
+        _check_quantization(config, quantize, "auto" if device == "auto" else target.type, dtype)
     if device == "auto":
         return DeviceMap(), dtype
-    required, free = required_memory(config, dtype), free_memory(target) + freed
+    required, free = required_memory(config, dtype, quantize), free_memory(target) + freed
     if required <= free:
         return target, dtype
     if wanted is None and torch.cuda.is_available():
         return DeviceMap(), dtype
-    half = "" if dtype.itemsize == 2 else " --dtype bfloat16 halves that."
+    advice = "" if dtype.itemsize == 2 else " --dtype bfloat16 halves that."
+    if target.type == "cpu" and quantize is None and dtype != torch.float16:
+        least = format_bytes(required_memory(config, dtype, "int4"))
+        advice += f" --quantize int4 needs {least}."
     raise ValueError(
-        f"The model needs {format_bytes(required)} in {str(dtype).removeprefix('torch.')}, and "
-        f"{target} has {format_bytes(free)} free.{half} --device auto lays it over all devices and "
-        "the disk, which is slow."
+        f"The model needs {format_bytes(required)} in {quantize or _name(dtype)}, and "
+        f"{target} has {format_bytes(free)} free.{advice} --device auto lays it over all devices "
+        "and the disk, which is slow."
     )
+
+
+def _check_quantization(
+    config: PaliGemmaConfig, quantize: str, device: str, dtype: torch.dtype
+) -> None:
+    if quantize not in WEIGHT_BYTES:
+        raise ValueError(f"{quantize!r} is no quantization; choose {' or '.join(WEIGHT_BYTES)}.")
+    if device != "cpu":
+        raise ValueError(f"{quantize} runs on the CPU, not on {device}; add --device cpu.")
+    if dtype == torch.float16:
+        raise ValueError(f"{quantize} computes in bfloat16 or float32, not in float16.")
+    text = config.text_config
+    inputs = (text.hidden_size, text.intermediate_size, text.num_attention_heads * text.head_dim)
+    if quantize == "int4" and any(size % GROUP for size in inputs):
+        raise ValueError(
+            f"int4 needs sizes of a multiple of {GROUP}, and the decoder's are "
+            f"{', '.join(map(str, inputs))}; choose int8."
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def dispatch(

@@ -20,15 +20,17 @@ import torch
 from torch import Tensor
 
 from paligemma.checkpoints import hub
+from paligemma.checkpoints.io import forget_pages
 from paligemma.checkpoints.resolve import Checkpoint, resolve
 from paligemma.config import PaliGemmaConfig
 from paligemma.detections import Detection, DetectionParser
-from paligemma.devices import format_bytes, plan_placement
+from paligemma.devices import format_bytes, plan_placement, weights_memory
 from paligemma.generation import SamplingOptions, Step, stream
 from paligemma.images import open_image
 from paligemma.interpret.capture import capture_attention, tower_attention
 from paligemma.interpret.explain import CHEAP_VIEWS, Explainer, Explanation
 from paligemma.models.mask_codec import MaskCodec
+from paligemma.models.packed import can_pack, pack_weights, quantize_weights
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.reply import FinishReason, Reply, Timings, Token
@@ -46,8 +48,13 @@ class PaliGemma:
     function returned is neither decoded nor copied again.
     """
 
-    def __init__(self, checkpoint: Checkpoint, model: PaliGemmaForConditionalGeneration) -> None:
-        self.checkpoint, self.model = checkpoint, model
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        model: PaliGemmaForConditionalGeneration,
+        quantize: str | None = None,
+    ) -> None:
+        self.checkpoint, self.model, self.quantize = checkpoint, model, quantize
         self.processor = checkpoint.processor
         self._features: OrderedDict[bytes, Tensor] = OrderedDict()
         self._lock = threading.Lock()
@@ -61,18 +68,20 @@ class PaliGemma:
         tokenizer: str | Path | None = None,
         mask_codec: str | Path | None = None,
         base: str | Path | None = None,
+        quantize: str | None = None,
     ) -> "PaliGemma":
         """Load a checkpoint; `source`, `tokenizer`, `mask_codec`, `base`: `checkpoints.resolve`.
 
         device: None for the best one of this machine, "auto" for all of them and the disk
         dtype: None for bfloat16 if the device computes in it, else float32; the built-in model is
             small, and float32 by default
+        quantize: "int8" or "int4" for the decoder's weights, on the CPU; answers change a little
 
         Raises ValueError if the checkpoint cannot be had or does not fit.
         """
-        fits = partial(plan_placement, device=device, dtype=dtype)
+        fits = partial(plan_placement, device=device, dtype=dtype, quantize=quantize)
         checkpoint = resolve(source, tokenizer, mask_codec, fits=fits, base=base)
-        return cls.from_checkpoint(checkpoint, device, dtype)
+        return cls.from_checkpoint(checkpoint, device, dtype, quantize)
 
     @classmethod
     def from_checkpoint(
@@ -80,9 +89,16 @@ class PaliGemma:
         checkpoint: Checkpoint,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        quantize: str | None = None,
     ) -> "PaliGemma":
         """Load what `checkpoints.resolve` returned; the rest is as in `load`."""
-        return cls(checkpoint, checkpoint.load_model(*checkpoint.plan(device, dtype)))
+        placement, dtype = checkpoint.plan(device, dtype, quantize=quantize)
+        model = checkpoint.load_model(placement, dtype)
+        if quantize is not None:
+            quantize_weights(model, quantize, forget_pages)
+        elif placement == torch.device("cpu") and can_pack(dtype):
+            pack_weights(model, forget_pages)
+        return cls(checkpoint, model, quantize)
 
     @property
     def name(self) -> str:
@@ -105,7 +121,7 @@ class PaliGemma:
     def facts(self) -> str:
         """Parameters, resolution, dtype, device and memory, in one line."""
         side = self.resolution
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype = self.quantize or str(self.dtype).removeprefix("torch.")
         return (
             f"{self.config.num_parameters / 1e6:,.1f} million parameters · {side} × {side} pixels"
             f" · {dtype} · {self.device} · {format_bytes(self.memory)}"
@@ -119,7 +135,7 @@ class PaliGemma:
     @property
     def memory(self) -> int:
         """Bytes of the parameters."""
-        return self.config.num_parameters * self.dtype.itemsize
+        return weights_memory(self.config, self.dtype, self.quantize)
 
     @property
     def config(self) -> PaliGemmaConfig:
@@ -127,11 +143,11 @@ class PaliGemma:
 
     @property
     def device(self) -> torch.device:
-        return self.model.language_model.embed_tokens.weight.device
+        return self.model.language_model.embed_tokens.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.language_model.embed_tokens.weight.dtype
+        return self.model.language_model.embed_tokens.dtype
 
     @cached_property
     def mask_codec(self) -> MaskCodec:

@@ -160,6 +160,7 @@ MISTAKES = {
     "top_p of nothing": (["--top-p", "0"], "top_p is"),
     "top_k below zero": (["--top-k=-1"], "top_k is"),
     "a seed below zero": (["--seed=-1"], "seed is"),
+    "int8 on a GPU": (["--quantize", "int8", "--device", "auto"], "int8 runs on the CPU"),
     "a prompt too long": (["--prompt", "cat " * 600], "The prompt has"),
 }
 

@@ -20,6 +20,7 @@ from paligemma.devices import (
     parse_dtype,
     plan_placement,
     required_memory,
+    weights_memory,
 )
 from paligemma.generation import SamplingOptions, stream
 from paligemma.models.gemma import KVCache
@@ -173,13 +174,37 @@ def test_a_device_without_memory_is_refused_with_the_numbers(monkeypatch):
         plan_placement(SMALL, CPU, torch.float32)
     assert str(caught.value) == (
         "The model needs 12.9 GB in float32, and cpu has 8.0 GB free. --dtype bfloat16 halves "
-        "that. --device auto lays it over all devices and the disk, which is slow."
+        "that. --quantize int4 needs 3.8 GB. --device auto lays it over all devices and the disk, "
+        "which is slow."
     )
     assert plan_placement(SMALL, CPU, torch.bfloat16) == (CPU, torch.bfloat16)
     with pytest.raises(
         ValueError, match=r"needs 60\.8 GB in bfloat16, and cpu has 8\.0 GB free\. "
     ):
         plan_placement(LARGE, CPU, torch.bfloat16)
+
+
+def test_a_quantized_decoder_needs_less():
+    half, int8, int4 = (
+        weights_memory(SMALL, torch.bfloat16, quantize) for quantize in (None, "int8", "int4")
+    )
+    table = SMALL.text_config.vocab_size * SMALL.text_config.hidden_size
+    layers = SMALL.num_decoder_parameters - table
+    assert half - int8 == table + layers and half - int4 == table + 1.375 * layers
+
+
+@pytest.mark.parametrize(
+    ("quantize", "device", "dtype", "sentence"),
+    [
+        ("int2", "cpu", None, "'int2' is no quantization; choose int8 or int4."),
+        ("int8", "auto", None, "int8 runs on the CPU, not on auto; add --device cpu."),
+        ("int4", "cpu", torch.float16, "int4 computes in bfloat16 or float32, not in float16."),
+    ],
+)
+def test_what_cannot_be_quantized_is_refused(quantize, device, dtype, sentence):
+    with pytest.raises(ValueError) as caught:
+        plan_placement(SMALL, device, dtype, quantize=quantize)
+    assert str(caught.value) == sentence
 
 
 def test_bfloat16_is_not_suggested_for_a_half_precision_model(monkeypatch):

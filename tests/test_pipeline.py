@@ -417,6 +417,18 @@ def test_the_builtin_model_answers(builtin):
     assert all(token.logprob <= 0 for token in reply.tokens)
 
 
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_the_builtin_model_answers_quantized(builtin, quantize):
+    pg, image = PaliGemma.load(quantize=quantize), BUILT_IN_FOLDER.parents[1] / "examples/tea.png"
+    assert quantize in pg.facts and pg.memory < builtin.memory / 1.4
+    expected, reply = builtin.generate(image, "caption en"), pg.generate(image, "caption en")
+    assert reply.text == expected.text
+    assert reply.tokens[0].logprob != expected.tokens[0].logprob
+    maps = pg.explain(image, "caption en", views=["middle", "gradient"]).maps
+    assert maps["gradient"].shape == maps["middle"].shape and maps["gradient"].any()
+    assert np.isfinite(pg.similarity(image, "cup")).all()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_a_gpu_gives_the_same_answers(held_out):

@@ -8,7 +8,9 @@ Loading is strict: a missing, an unexpected or a misshapen tensor is an error th
 Safetensors are mapped into memory, not read: a tensor costs memory when it is first touched.
 """
 
+import ctypes
 import json
+import mmap
 import os
 from pathlib import Path
 from typing import Any
@@ -165,6 +167,21 @@ def load_model(
         _check_finite(path, name, state[name], everything)
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def forget_pages(tensor: Tensor) -> None:
+    """Let the system take back the memory of a tensor that nobody will read again.
+
+    Weights are mapped from their file: what was read of them counts as the process's memory until
+    the last tensor of the file is gone, so that a copy in another layout would count beside it.
+    """
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if start < end:
+        libc = ctypes.CDLL(None)
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 class _SkipInitialization(TorchFunctionMode):

@@ -68,6 +68,7 @@ class Checkpoint:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         freed: int = 0,
+        quantize: str | None = None,
     ) -> tuple[torch.device | DeviceMap, torch.dtype]:
         """Where the model runs and in which dtype: see `devices.plan_placement`.
 
@@ -76,7 +77,7 @@ class Checkpoint:
         """
         if dtype is None and self.is_built_in:
             dtype = torch.float32
-        placement, dtype = plan_placement(self.config, device, dtype, freed, self.name)
+        placement, dtype = plan_placement(self.config, device, dtype, freed, self.name, quantize)
         if self.adapter and isinstance(placement, DeviceMap):
             raise ValueError(f"{self.name} is an adapter, and its base fits no single device.")
         return placement, dtype

@@ -19,6 +19,9 @@ def add_model_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, or auto: all devices and disk")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16")
+    parser.add_argument(
+        "--quantize", choices=("int8", "int4"), help="the decoder's weights, on the CPU"
+    )
     parser.add_argument("--tokenizer", help="a tokenizer.json, if there is none beside the weights")
     parser.add_argument("--mask-codec", help="an .npz, if there is none beside the weights")
     add_base_option(parser)
@@ -39,6 +42,7 @@ def load_pipeline(arguments: Namespace) -> PaliGemma:
         arguments.tokenizer,
         arguments.mask_codec,
         arguments.base,
+        arguments.quantize,
     )
 
 

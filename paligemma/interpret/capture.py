@@ -211,7 +211,7 @@ def _check_backward(model: PaliGemmaForConditionalGeneration, length: int) -> No
             "Gradient-weighted attention needs a backward pass, and this model is spread over "
             "devices or the disk; choose another view."
         )
-    text, table = model.config.text_config, model.language_model.embed_tokens.weight
+    text, table = model.config.text_config, model.language_model.embed_tokens
     heads = text.num_attention_heads
     attention = 4 * heads * (text.head_dim + length)  # float32 scores where no kernel fuses them
     position = 12 * text.hidden_size + 6 * text.intermediate_size + attention
@@ -232,6 +232,6 @@ def word_similarity(
     `image_features` [P, D] are the connector's output; a word of several tokens `ids` is their
     mean. No attention is involved.
     """
-    table = model.language_model.embed_tokens.weight
-    word = table[list(ids)].float().mean(0)
+    table = model.language_model.embed_tokens
+    word = table(torch.tensor(ids, device=table.device)).float().mean(0)
     return F.cosine_similarity(image_features.to(table.device).float(), word, dim=-1).cpu()

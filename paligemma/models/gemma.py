@@ -266,13 +266,29 @@ class GemmaDecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+class TokenEmbedding(nn.Embedding):
+    """The embedding table, which is the output layer too."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`hidden` [..., D] -> [..., V]."""
+        return F.linear(hidden, self.weight)
+
+
 class GemmaDecoder(nn.Module):
     """Embeddings in, the last norm's output out. Holds the (tied) embedding table."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
             GemmaDecoderLayer(config, i) for i in range(config.num_hidden_layers)
         )

@@ -85,7 +85,7 @@ class PaliGemmaForConditionalGeneration(nn.Module):
     def embed_image(self, pixel_values: Tensor) -> Tensor:
         """`pixel_values` [B, 3, R, R] in -1..1 -> image tokens [B, P, D]."""
         features = self.multi_modal_projector(self.vision_tower(pixel_values))
-        return features.to(self.language_model.embed_tokens.weight.device)  # where answers begin
+        return features.to(self.language_model.embed_tokens.device)  # where answers begin
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """`ids` [B, T] -> [B, T, D], times sqrt(D) as the dtype rounds it (Gemma)."""
@@ -94,8 +94,8 @@ class PaliGemmaForConditionalGeneration(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`hidden` [..., D] -> logits of every token [..., V], through the tied embedding table."""
-        table = self.language_model.embed_tokens.weight
-        logits = F.linear(hidden.to(table.device), table)  # the last layer may live elsewhere
+        table = self.language_model.embed_tokens
+        logits = table.logits(hidden.to(table.device))  # the last layer may live elsewhere
         cap = self.config.text_config.final_logit_softcapping
         return logits if cap is None else softcap(logits, cap)
 

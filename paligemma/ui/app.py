@@ -1,11 +1,11 @@
 """The web app as a program: `python app.py`, or `paligemma app`.
 
-    python app.py [--model M] [--dtype D] [--device D] [--host 127.0.0.1] [--port 7860]
-                  [--allow-host NAME] [--share] [--mcp]
+    python app.py [--model M] [--dtype D] [--device D] [--quantize int8] [--host 127.0.0.1]
+                  [--port 7860] [--allow-host NAME] [--share] [--mcp]
 
-Environment variables: PALIGEMMA_MODEL, PALIGEMMA_DTYPE and PALIGEMMA_DEVICE are the defaults of
-those options, GRADIO_SERVER_NAME and GRADIO_SERVER_PORT of host and port, and PALIGEMMA_ALLOW_HOSTS
-of --allow-host: names with commas between them.
+Environment variables: PALIGEMMA_MODEL, PALIGEMMA_DTYPE, PALIGEMMA_DEVICE and PALIGEMMA_QUANTIZE are
+the defaults of those options, GRADIO_SERVER_NAME and GRADIO_SERVER_PORT of host and port, and
+PALIGEMMA_ALLOW_HOSTS of --allow-host: names with commas between them.
 """
 
 import argparse
@@ -39,7 +39,13 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         check_port(args.host, port)
         folder = use_own_folder()
         model = PaliGemma.load(
-            args.model, args.device, args.dtype, args.tokenizer, args.mask_codec, args.base
+            args.model,
+            args.device,
+            args.dtype,
+            args.tokenizer,
+            args.mask_codec,
+            args.base,
+            args.quantize,
         )
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
@@ -48,6 +54,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         args.device,
         args.dtype,
         args.mask_codec,
+        args.quantize,
         any_model=policy.is_private,
         can_switch=args.model_switch,
     )
@@ -85,6 +92,11 @@ def create_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", default=environment["DEVICE"], help="cpu, cuda, cuda:1, mps or auto"
     )
+    parser.add_argument(
+        "--quantize",
+        default=environment["QUANTIZE"],
+        help="int8 or int4 for the decoder's weights, on the CPU",
+    )
     parser.add_argument("--tokenizer", help="a tokenizer.json, where the weights have none")
     parser.add_argument(
         "--mask-codec", help="the .npz of the mask codec, where the weights have none"
@@ -114,4 +126,4 @@ def create_parser(prog: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-_VARIABLES = ("MODEL", "DTYPE", "DEVICE")
+_VARIABLES = ("MODEL", "DTYPE", "DEVICE", "QUANTIZE")

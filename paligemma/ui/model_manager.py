@@ -15,9 +15,9 @@ from paligemma.pipeline import PaliGemma
 class ModelManager:
     """Holds `current`, the loaded model; None while another one is being loaded.
 
-    `device`, `dtype` and `mask_codec` apply to every model that becomes the current one. Calls of
-    `current` and of `switch` must not overlap: the app runs both in one queue. `resolve` may run
-    at the same time. A comparison model may be loaded beside the current one.
+    `device`, `dtype`, `mask_codec` and `quantize` apply to every model that becomes the current
+    one. Calls of `current` and of `switch` must not overlap: the app runs both in one queue.
+    `resolve` may run at the same time. A comparison model may be loaded beside the current one.
 
     Which models visitors may load is decided here, for every caller. `any_model`: whatever
     `checkpoints.resolve` finds, on this machine and with its token for the hub; otherwise the
@@ -31,6 +31,7 @@ class ModelManager:
         device: str | None = None,
         dtype: str | None = None,
         mask_codec: str | None = None,
+        quantize: str | None = None,
         any_model: bool = True,
         can_switch: bool = True,
     ) -> None:
@@ -40,6 +41,7 @@ class ModelManager:
         if not any_model:
             self._sources.add(model.checkpoint.source)
         self._device, self._dtype, self._mask_codec = device, dtype, mask_codec
+        self._quantize = quantize
         self._comparison: tuple[tuple, PaliGemma] | None = None  # what was asked for, the model
 
     @property
@@ -56,8 +58,10 @@ class ModelManager:
         not fit, and while another model is being loaded.
         """
         self._require_allowed(source)
-        checkpoint = self._resolve(source, progress, self.loaded.memory, self._dtype)
-        checkpoint.plan(self._device, self._dtype, freed=self.loaded.memory)
+        checkpoint = self._resolve(
+            source, progress, self.loaded.memory, self._dtype, self._quantize
+        )
+        checkpoint.plan(self._device, self._dtype, self.loaded.memory, self._quantize)
         return checkpoint
 
     def switch(self, checkpoint: Checkpoint | None) -> None:
@@ -72,10 +76,10 @@ class ModelManager:
         self.current = self._comparison = None
         _free_memory()
         try:
-            self.current = PaliGemma.from_checkpoint(checkpoint, self._device, self._dtype)
+            self.current = self._load(checkpoint)
         except BaseException:
             _free_memory()
-            self.current = PaliGemma.from_checkpoint(former, self._device, self._dtype)
+            self.current = self._load(former)
             raise
         self.version += 1
 
@@ -85,7 +89,7 @@ class ModelManager:
         """A checkpoint that fits beside the current model; raises ValueError as `resolve`."""
         self._require_allowed(source)
         freed = self._comparison[1].memory if self._comparison else 0
-        checkpoint = self._resolve(source, progress, freed, None)
+        checkpoint = self._resolve(source, progress, freed)
         checkpoint.plan(self._device, freed=freed)
         return checkpoint
 
@@ -104,11 +108,21 @@ class ModelManager:
             self._comparison = key, PaliGemma.from_checkpoint(checkpoint, self._device, dtype)
         return self._comparison[1]
 
+    def _load(self, checkpoint: Checkpoint) -> PaliGemma:
+        return PaliGemma.from_checkpoint(checkpoint, self._device, self._dtype, self._quantize)
+
     def _resolve(
-        self, source: str, progress: ProgressCallback | None, freed: int, dtype: str | None
+        self,
+        source: str,
+        progress: ProgressCallback | None,
+        freed: int,
+        dtype: str | None = None,
+        quantize: str | None = None,
     ) -> Checkpoint:
         """Memory is planned before the weights are fetched."""
-        fits = partial(plan_placement, device=self._device, dtype=dtype, freed=freed)
+        fits = partial(
+            plan_placement, device=self._device, dtype=dtype, freed=freed, quantize=quantize
+        )
         return resolve(source, mask_codec=self._mask_codec, progress=progress, fits=fits)
 
     def _require_allowed(self, source: str) -> None:

@@ -14,10 +14,16 @@ import torch
 from layouts import LAYOUTS, older
 from reference import CONFIGS, ours, prompts, weights
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from paligemma.checkpoints import io
-from paligemma.checkpoints.io import INDEX, load_model, read_config_values, save_model
+from paligemma.checkpoints.io import (
+    INDEX,
+    forget_pages,
+    load_model,
+    read_config_values,
+    save_model,
+)
 from paligemma.models.mask_codec import MaskCodec
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +131,14 @@ def test_loading_maps_the_file_and_keeps_its_dtype(tmp_path):
     size = (tmp_path / "model.safetensors").stat().st_size
     assert addresses[-1] - addresses[0] < size  # side by side, as they lie in the file
     assert load_model(tmp_path, dtype=torch.float32).logits(torch.ones(48)).dtype == torch.float32
+
+
+def test_pages_that_were_let_go_are_read_from_the_file_again(tmp_path):
+    save_file({"x": torch.arange(100_000.0)}, tmp_path / "x.safetensors")
+    tensor = load_file(tmp_path / "x.safetensors")["x"]
+    forget_pages(tensor)
+    assert torch.equal(tensor, torch.arange(100_000.0))
+    forget_pages(tensor[:3])  # no whole page
 
 
 def test_loaded_model_runs(tmp_path):

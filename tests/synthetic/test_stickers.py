@@ -23,7 +23,7 @@ from paligemma.synthetic.atlas import (
     save_atlas,
     tight_box,
 )
-from paligemma.synthetic.compose import Composer, SceneOptions, compose
+from paligemma.synthetic.compose import Composer, SceneOptions, _Drawing, compose
 from paligemma.synthetic.grounds import GROUND_COLORS, STYLES, draw_ground
 from paligemma.synthetic.kinds import (
     LANGUAGES,
@@ -490,3 +490,11 @@ def test_real_scenes_show_every_kind(real):
     composer = Composer(real)
     scenes = [composer(seed)[1] for seed in range(60)]
     assert len({thing.name for scene in scenes for thing in scene.objects}) > 80
+
+
+def test_words_that_find_no_room_are_left_out(atlas):
+    drawing = _Drawing(Composer(atlas), seed=0)
+    drawing.taken.append((0, 0, drawing.size, drawing.size))
+    for _ in range(20):
+        drawing._write(large=False)
+    assert not drawing.texts

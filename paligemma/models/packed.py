@@ -1,0 +1,204 @@
+"""Weights as a CPU reads them fastest: bfloat16 in oneDNN's layout, int8, int4.
+
+To decode a token is to multiply one row by every weight, so it takes as long as reading the weights
+from memory: a better layout and fewer bytes are what makes it faster. Many rows at once, as in
+prefill, are bound by arithmetic instead: there int8 is turned into the activations' dtype first, a
+layer at a time.
+
+    pack_weights(model)              # bfloat16: the same numbers
+    quantize_weights(model, "int8")  # one scale for each output
+    quantize_weights(model, "int4")  # a scale and a zero point for each group of 32 inputs
+
+It is the decoder's layers that change, and its embedding table, which becomes int8 for int4 too:
+its rows are looked up one by one. The vision tower reads hundreds of rows once an image. The
+kernels are PyTorch's own; they have no backward pass, so where a gradient is asked for the weights
+are laid out as before for the moment.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paligemma.models.gemma import GemmaDecoder, TokenEmbedding
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
+
+GROUP = 32  # inputs that share a scale in int4
+BLOCK = 64  # outputs that lie together in int4
+FEW_ROWS = 24  # up to here the kernel of int8 is faster than weights turned into bfloat16
+CHUNK = 512  # outputs that are quantized at a time, so that no whole copy in float32 is made
+
+Free = Callable[[Tensor], None]
+
+
+class PackedLinear(nn.Module):
+    """A linear layer without bias in bfloat16, its weight in oneDNN's layout."""
+
+    packed: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        self.register_buffer("packed", packed, persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """[N, K], in a copy."""
+        return self.packed.to_dense()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            return F.linear(x, self.weight)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+
+
+class Int8Linear(nn.Module):
+    """A linear layer without bias in int8: `codes` [N, K] times `scales` [N]."""
+
+    codes: Tensor
+    scales: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        scales = (weight.abs().amax(1, keepdim=True).float() / 127).clamp(min=1e-12)
+        codes = torch.empty(weight.shape, dtype=torch.int8)
+        parts = (tensor.split(CHUNK) for tensor in (weight, codes, scales))
+        for part, part_codes, scale in zip(*parts, strict=True):
+            part_codes.copy_((part.float() / scale).round_())
+        self.register_buffer("codes", codes, persistent=False)
+        self.register_buffer("scales", scales[:, 0].to(weight.dtype), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """[N, K], in a copy."""
+        return self.codes.to(self.scales.dtype) * self.scales[:, None]
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The weights of the outputs `ids` [...]: [..., K]."""
+        return self.codes[ids].to(self.scales.dtype) * self.scales[ids][..., None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad or x.shape[:-1].numel() > FEW_ROWS:
+            return F.linear(x, self.codes.to(x.dtype)) * self.scales
+        y = torch.ops.aten._weight_int8pack_mm(x.reshape(-1, x.shape[-1]), self.codes, self.scales)
+        return y.view(*x.shape[:-1], -1)
+
+
+class Int4Linear(nn.Module):
+    """A linear layer without bias in int4: (code - 8) * scale + zero point.
+
+    `packed` holds two codes a byte, in an order that the kernel chose for this processor;
+    `scales_and_zeros` is [K / 32, N, 2].
+    """
+
+    packed: Tensor
+    scales_and_zeros: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.out_features, inputs = weight.shape
+        if inputs % GROUP:
+            raise ValueError(f"int4 needs layers of a multiple of {GROUP} inputs, not {inputs}.")
+        weight = F.pad(weight, (0, 0, 0, -len(weight) % BLOCK))
+        parts = [_int4_codes(part) for part in weight.split(CHUNK)]
+        pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
+        packed = [pack(codes, 1) for codes, *_ in parts]
+        scales, zeros = (torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:])
+        both = torch.stack([scales, zeros], -1).transpose(0, 1).to(weight.dtype).contiguous()
+        self.register_buffer("packed", torch.cat(packed), persistent=False)
+        self.register_buffer("scales_and_zeros", both, persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """[N, K], in a copy."""
+        scales = self.scales_and_zeros
+        one_hot = torch.eye(len(scales) * GROUP, dtype=scales.dtype, device=scales.device)
+        return self._multiply(one_hot).T
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            return F.linear(x, self.weight)
+        return self._multiply(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        """[rows, K] -> [rows, N]."""
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales_and_zeros)
+        return y[:, : self.out_features]
+
+
+def _int4_codes(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, K] -> codes 0 to 15 [N, K] int32, scales and zero points [N, K / 32].
+
+    Scales and zero points are rounded to the weight's dtype before the codes are chosen.
+    """
+    groups = weight.float().unflatten(1, (-1, GROUP))
+    low, high = groups.amin(-1), groups.amax(-1)
+    scales = ((high - low) / 15).clamp(min=1e-12).to(weight.dtype)
+    zeros = (low + 8 * scales.float()).to(weight.dtype)
+    codes = (groups - zeros.float()[..., None]) / scales.float()[..., None] + 8
+    return codes.round().clamp(0, 15).flatten(1).int(), scales, zeros
+
+
+class QuantizedEmbedding(nn.Module):
+    """`TokenEmbedding` in int8."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.linear = Int8Linear(weight)
+
+    @property
+    def device(self) -> torch.device:
+        return self.linear.scales.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.linear.scales.dtype
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.linear.rows(ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.linear(hidden)
+
+
+QUANTIZED: dict[str, Callable[[Tensor], Int8Linear | Int4Linear]] = {
+    "int8": Int8Linear,
+    "int4": Int4Linear,
+}
+WEIGHT_BYTES = {"int8": 1, "int4": 0.5 + 4 / GROUP}  # of one in a layer, with its part of scales
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this machine's oneDNN multiplies in bfloat16, and the model is in it."""
+    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def pack_weights(model: PaliGemmaForConditionalGeneration, free: Free = lambda _: None) -> None:
+    """Lay the decoder's layers out for oneDNN, in place; `free` is called with each old weight."""
+    _replace_linears(model.language_model, PackedLinear, free)
+
+
+def quantize_weights(
+    model: PaliGemmaForConditionalGeneration, precision: str, free: Free = lambda _: None
+) -> None:
+    """Quantize the decoder to "int8" or "int4", in place.
+
+    `free` is called with each old weight. Raises ValueError if a layer does not fit int4.
+    """
+    decoder = model.language_model
+    _replace_linears(decoder, QUANTIZED[precision], free)
+    table = decoder.embed_tokens
+    assert isinstance(table, TokenEmbedding)
+    decoder.set_submodule("embed_tokens", QuantizedEmbedding(table.weight.detach()))
+    free(table.weight)
+
+
+@torch.no_grad()
+def _replace_linears(
+    decoder: GemmaDecoder, create: Callable[[Tensor], nn.Module], free: Free
+) -> None:
+    linears = {name: one for name, one in decoder.named_modules() if isinstance(one, nn.Linear)}
+    for name, linear in linears.items():
+        decoder.set_submodule(name, create(linear.weight.detach()))
+        free(linear.weight)

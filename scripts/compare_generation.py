@@ -1,0 +1,161 @@
+"""Time to the first token and tokens per second, ours and those of transformers, in one run.
+
+    python scripts/compare_generation.py [--variant paligemma-3b-224] [--quantize int8] [--batch 1]
+
+Both have the same random weights, made in memory, and answer greedily. Rounds of the two alternate,
+so that other load on the machine slows both; the medians count. On a GPU, transformers is also
+timed with its compiled static cache by --compile.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+import transformers
+from torch import Tensor
+from transformers.initialization import no_init_weights
+
+from paligemma.config import VARIANTS, PaliGemmaConfig
+from paligemma.devices import weights_memory
+from paligemma.generation import SamplingOptions, stream
+from paligemma.models.packed import can_pack, pack_weights, quantize_weights
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
+
+TEXT_TOKENS = 8
+Generate = Callable[[int], object]  # that many tokens
+
+
+def random_model(config: PaliGemmaConfig, device: str) -> PaliGemmaForConditionalGeneration:
+    with torch.device("meta"):
+        model = PaliGemmaForConditionalGeneration(config).to(torch.bfloat16)
+    model = model.to_empty(device=device).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.normal_(std=0.02)
+    return model
+
+
+def theirs(model: PaliGemmaForConditionalGeneration):
+    """The same tensors in transformers."""
+    config = transformers.PaliGemmaConfig(**model.config.to_dict())
+    with model.language_model.embed_tokens.device, no_init_weights():
+        twin = transformers.PaliGemmaForConditionalGeneration._from_config(
+            config, attn_implementation="sdpa", dtype=torch.bfloat16
+        )
+    twin.model.load_state_dict(model.state_dict(), assign=True)
+    twin.lm_head.weight = twin.model.language_model.embed_tokens.weight
+    return twin.eval()
+
+
+def inputs(config: PaliGemmaConfig, batch: int, device: str) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    vision = config.vision_config
+    image = torch.full((batch, vision.num_image_tokens), config.image_token_index)
+    text = torch.randint(3, 1000, (batch, TEXT_TOKENS), generator=generator)
+    pixels = torch.rand(batch, 3, *[vision.image_size] * 2, generator=generator) * 2 - 1
+    ids = torch.cat([image, text], 1)
+    return {
+        "input_ids": ids.to(device),
+        "attention_mask": torch.ones_like(ids).to(device),
+        "pixel_values": pixels.to(device, torch.bfloat16),
+    }
+
+
+def our_generate(model: PaliGemmaForConditionalGeneration, given: dict[str, Tensor]) -> Generate:
+    def generate(count: int) -> list:
+        with torch.inference_mode():
+            features = model.embed_image(given["pixel_values"])
+        options = SamplingOptions(max_new_tokens=count)
+        steps = stream(model, given["input_ids"], features, given["attention_mask"], options, -1)
+        return [step.ids for step in steps]
+
+    return generate
+
+
+def their_generate(model, given: dict[str, Tensor], compiled: bool) -> Generate:
+    model.generation_config.eos_token_id = None
+    cache = {"cache_implementation": "static"} if compiled else {}
+    given = given | {"token_type_ids": torch.zeros_like(given["input_ids"])}
+
+    def generate(count: int) -> list:
+        ids = model.generate(**given, max_new_tokens=count, do_sample=False, **cache)
+        return ids[:, given["input_ids"].shape[1] :].T.tolist()
+
+    return generate
+
+
+def seconds(generate: Generate, count: int, device: str) -> float:
+    start = perf_counter()
+    generate(count)
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variant", choices=VARIANTS, default="paligemma-3b-224")
+    parser.add_argument("--layers", type=int, help="of the decoder, to try it with fewer")
+    parser.add_argument("--quantize", choices=("int8", "int4"), action="append", default=[])
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="transformers' static cache too")
+    arguments = parser.parse_args()
+    device, config = arguments.device, VARIANTS[arguments.variant]
+    text = replace(config.text_config, max_position_embeddings=8192)
+    if arguments.layers:
+        text = replace(text, num_hidden_layers=arguments.layers)
+    config = replace(config, text_config=text)
+    torch.manual_seed(0)
+    given = inputs(config, arguments.batch, device)
+
+    plain = random_model(config, device)
+    twin = theirs(plain)
+    generators = {"transformers": their_generate(twin, given, False)}
+    if arguments.compile:
+        generators["transformers, compiled"] = their_generate(twin, given, True)
+    for precision in ("bfloat16", *arguments.quantize):
+        with torch.device("meta"):
+            model = PaliGemmaForConditionalGeneration(config)
+        model.load_state_dict(plain.state_dict(), assign=True)
+        model.eval().requires_grad_(False)
+        if precision != "bfloat16":
+            quantize_weights(model, precision)
+        elif device == "cpu" and can_pack(torch.bfloat16):
+            pack_weights(model)
+        generators[precision] = our_generate(model, given)
+
+    first: dict[str, list[float]] = {name: [] for name in generators}
+    rate: dict[str, list[float]] = {name: [] for name in generators}
+    for number in range(arguments.rounds + 1):
+        for name, generate in generators.items():
+            one = seconds(generate, 1, device)
+            decode = seconds(generate, arguments.tokens, device) - one
+            if number > 0:  # the first round warms up
+                first[name].append(one)
+                rate[name].append(arguments.batch * (arguments.tokens - 1) / decode)
+    report = {}
+    for name in generators:
+        ttft, speed = statistics.median(first[name]), statistics.median(rate[name])
+        report[name] = {"first_token_s": ttft, "tokens_per_second": speed}
+        their = report["transformers"]
+        line = f"{name:24} first token {ttft:7.3f} s ({ttft / their['first_token_s']:.2f}), "
+        line += f"{speed:7.2f} tokens/s ({speed / their['tokens_per_second']:.2f})"
+        if name in ("bfloat16", "int8", "int4"):
+            quantize = None if name == "bfloat16" else name
+            line += f", weights {weights_memory(config, torch.bfloat16, quantize) / 1e9:.2f} GB"
+        print(line)
+    print(json.dumps(vars(arguments) | {"report": report}))
+
+
+if __name__ == "__main__":
+    main()
