@@ -18,6 +18,7 @@ from paligemma.__main__ import main
 from paligemma.checkpoints import random_weights
 from paligemma.config import VARIANTS
 from paligemma.evaluation import synthetic
+from paligemma.evaluation.world import Score
 from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
 
@@ -391,6 +392,26 @@ def test_fetch_stickers_names_the_atlas(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("paligemma.synthetic.atlas.build_atlas", lambda cache, *rest: cache / "a")
     assert main(["data", "fetch-stickers"]) == 0
     assert capsys.readouterr().out == f"Wrote {tmp_path / 'stickers' / 'a'}.\n"
+
+
+def test_stickers_are_scored_by_artist(monkeypatch, folder, capsys):
+    asked = []
+
+    def evaluate_world(pg, world, scenes, first_seed):
+        asked.append((world.options.artists, world.options.held_out_fonts, scenes))
+        return {"ask": Score(0.5, 0.25, 0.75, 4)}
+
+    monkeypatch.setattr("paligemma.evaluation.world.evaluate_world", evaluate_world)
+    argv = ["evaluate", "--model", folder, "--world", "stickers", "--num-scenes", "3"]
+    assert main([*argv, "--artists", "twemoji,openmoji", "--held-out-fonts"]) == 0
+    assert main(argv) == 0
+    assert asked == [(("twemoji", "openmoji"), True, 3), (None, False, 3)]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["ask"]["low"] == 0.25
+
+
+def test_artists_are_those_of_stickers(folder, capsys):
+    said = complaint(capsys, "evaluate", "--model", folder, "--artists", "twemoji")
+    assert "need --world stickers" in said
 
 
 def test_fetch_stickers_without_npm_is_a_mistake(tmp_path, monkeypatch, capsys):

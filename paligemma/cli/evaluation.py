@@ -16,6 +16,16 @@ def add_commands(commands) -> None:
     parser.add_argument("--out", type=Path, help="folder of the results; the same one resumes")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--limit", type=int, help="only the first examples")
+    parser.add_argument(
+        "--world",
+        choices=("pictograms", "stickers"),
+        default="pictograms",
+        help="what the drawn scenes show (default: pictograms)",
+    )
+    parser.add_argument("--artists", help="those of the stickers, such as twemoji,openmoji")
+    parser.add_argument(
+        "--held-out-fonts", action="store_true", help="stickers' words in fonts not trained on"
+    )
     _add_scene_options(parser)
     parser.set_defaults(run=run_evaluate)
 
@@ -42,6 +52,11 @@ def run_evaluate(arguments: Namespace) -> None:
         return
     if arguments.data or arguments.out:
         raise ValueError("--data and --out need a --task, such as coco-captions.")
+    if arguments.world == "stickers":
+        _evaluate_stickers(arguments)
+        return
+    if arguments.artists or arguments.held_out_fonts:
+        raise ValueError("--artists and --held-out-fonts need --world stickers.")
     from paligemma.evaluation.synthetic import evaluate_synthetic
 
     pg = load_pipeline(arguments)
@@ -49,6 +64,22 @@ def run_evaluate(arguments: Namespace) -> None:
     for name, score in scores.items():
         print(f"{name:28} {score:.3f}" if isinstance(score, float) else f"{name:28} {score}")
     print(json.dumps(scores))
+
+
+def _evaluate_stickers(arguments: Namespace) -> None:
+    from paligemma.evaluation.world import evaluate_world, format_scores
+    from paligemma.synthetic.compose import SceneOptions
+    from paligemma.synthetic.sticker_world import Stickers
+
+    artists = tuple(arguments.artists.split(",")) if arguments.artists else None
+    # the drawings as their artists made them
+    options = SceneOptions(artists=artists, held_out_fonts=arguments.held_out_fonts, restyle=0)
+    world = Stickers(options)
+    scores = evaluate_world(
+        load_pipeline(arguments), world, arguments.num_scenes, arguments.first_seed
+    )
+    print(format_scores(scores))
+    print(json.dumps({name: score._asdict() for name, score in scores.items()}))
 
 
 def _evaluate_benchmark(arguments: Namespace) -> None:

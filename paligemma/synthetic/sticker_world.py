@@ -15,7 +15,7 @@ from torch import Tensor
 
 from paligemma.detections import Box
 from paligemma.synthetic.atlas import load_atlas
-from paligemma.synthetic.compose import ComposedScene, Composer
+from paligemma.synthetic.compose import ComposedScene, Composer, SceneOptions
 from paligemma.synthetic.grounds import GROUND_COLORS
 from paligemma.synthetic.kinds import all_kinds
 from paligemma.synthetic.patches import label_patches
@@ -44,18 +44,24 @@ class DrawnScene:
 
 
 class Stickers:
-    """A `World` of up to six stickers and up to two blocks of words (see `compose.py`)."""
+    """A `World` of up to six stickers and up to two blocks of words (see `compose.py`).
 
-    kinds = tuple(kind.name for kind in all_kinds())
-    colors = tuple(COLORS)
-    backgrounds = tuple(GROUND_COLORS)
+    `options`: what its scenes are like; None for those of training.
+    """
+
+    kinds: Sequence[str] = tuple(kind.name for kind in all_kinds())
+    colors: Sequence[str] = tuple(COLORS)
+    backgrounds: Sequence[str] = tuple(GROUND_COLORS)
     characters = CHARACTERS
     max_count = 6
     box_grid = 1023
 
+    def __init__(self, options: SceneOptions | None = None) -> None:
+        self.options = options
+
     @cached_property
     def composer(self) -> Composer:
-        return Composer(load_atlas(stickers_cache() / "atlas"))
+        return Composer(load_atlas(stickers_cache() / "atlas"), self.options)
 
     def scene(self, seed: int) -> DrawnScene:
         image, scene = self.composer(seed)
