@@ -24,7 +24,8 @@ LAYERS = (
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms.split()}
 # Rooms that may import visualize, besides `ui`.
-DRAW = {"evaluation.synthetic", "evaluation.report", "training.inspect", "cli.inference"}
+DRAW = {"evaluation.synthetic", "evaluation.world", "evaluation.report"}
+DRAW |= {"training.inspect", "cli.inference"}
 # What the app and `ui` may import: what a program outside would.
 APP = set("tasks detections images devices reply generation pipeline checkpoints interpret".split())
 
