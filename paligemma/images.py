@@ -1,6 +1,7 @@
 """Image files of any origin to upright 8-bit RGB, or a ValueError that says why not.
 
     image = open_image("photo.jpg")  # a path, bytes, a file object, a PIL image or an array
+    image = open_image("https://example.com/photo.jpg")  # or a data URL: see `fetch`
     small = open_image("photo.jpg", max_pixels=2_000_000)  # reduced while it is decoded
     full_size(small)  # the width and height of the file's image, which boxes refer to
 
@@ -13,6 +14,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from math import isqrt
 from pathlib import Path
@@ -22,13 +24,15 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")  # plain rasters only
+from paligemma.fetch import is_address, read_address
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")  # plain rasters only
 MAX_PIXELS = 100_000_000  # read from the header, before anything is decoded
 
 MAX_DECODE_BYTES = 10**9  # that all decoders together take at a time, and so one image at most
 # Bytes a pixel at the peak of decoding, measured with Pillow 12.3: WebP's lossless buffer, canvas
-# and copies, AVIF's planes and copies, the coefficients of a progressive JPEG.
-_DECODER_BYTES = {"WEBP": 20, "AVIF": 12, "JPEG": 8, "MPO": 8}
+# and copies, AVIF's and HEIF's planes and copies, the coefficients of a progressive JPEG.
+_DECODER_BYTES = {"WEBP": 20, "AVIF": 12, "HEIF": 12, "JPEG": 8, "MPO": 8}
 _OTHER_DECODER_BYTES = 5
 _BAND_PIXELS = 1_000_000  # that are converted at a time
 
@@ -63,10 +67,10 @@ def open_image(
     An image that this function made is returned as it is, so that each layer may call it without
     decoding or copying again.
 
-    `source` is a path, the bytes of a file, a binary file object, a PIL image or an array
-    ([height, width] or [height, width, 1 to 4]; see `_to_uint8` for its range). EXIF orientation is
-    applied, transparency lies on white, 16-bit and float images are scaled into 8 bits, and of
-    an animation or a multi-page file the first image is taken.
+    `source` is a path, an address (see `fetch`), the bytes of a file, a binary file object, a PIL
+    image or an array ([height, width] or [height, width, 1 to 4]; see `_to_uint8` for its range).
+    EXIF orientation is applied, transparency lies on white, 16-bit and float images are scaled into
+    8 bits, and of an animation or a multi-page file the first image is taken.
 
     An image of at least four times `max_pixels` is reduced by a whole factor, to `max_pixels` or a
     little more, and fewer than four times that; the memory of the full size is then taken by the
@@ -76,6 +80,8 @@ def open_image(
     `FORMATS` with 1 to `MAX_PIXELS` pixels, fewer where its decoder would take more than
     `MAX_DECODE_BYTES`.
     """
+    if isinstance(source, str) and is_address(source):
+        source = read_address(source)
     if isinstance(source, np.ndarray):
         source = _from_array(source)
     if isinstance(source, Image.Image):
@@ -103,6 +109,7 @@ def remove_other_decoders() -> None:
     images of more than `MAX_PIXELS`, too.
     """
     Image.init()
+    _add_heif()
     for name in set(Image.OPEN) - set(FORMATS):
         del Image.OPEN[name]
     Image.ID[:] = [name for name in Image.ID if name in Image.OPEN]
@@ -135,6 +142,7 @@ def _read_header(
     name, stream = _open_stream(source)
     with stream, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\b")  # what it hints at is refused below
+        _add_heif()
         if not stream.read(1):
             raise ValueError(f"{name} is empty (0 bytes); {_ALLOWED}.")
         try:
@@ -148,6 +156,14 @@ def _read_header(
         except Exception as error:  # the decoders raise some dozen types on damaged headers
             raise ValueError(f"{name} is damaged or incomplete and cannot be read.") from error
         yield image, name
+
+
+@cache
+def _add_heif() -> None:
+    """Let Pillow open HEIC and HEIF, once."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
 
 
 def _open_stream(source: str | os.PathLike | bytes | BinaryIO) -> tuple[str, BinaryIO]:
@@ -168,7 +184,7 @@ def _open_stream(source: str | os.PathLike | bytes | BinaryIO) -> tuple[str, Bin
         data = source.read()
     if not isinstance(data, bytes | bytearray | memoryview):
         raise ValueError(
-            "An image is a path, bytes, a binary file, a PIL image or a numpy array, "
+            "An image is a path, an address, bytes, a binary file, a PIL image or a numpy array, "
             f"not {type(data).__name__}."
         )
     return "The file", BytesIO(data)

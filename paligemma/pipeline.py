@@ -33,6 +33,7 @@ from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.packed import can_pack, pack_weights, quantize_weights
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor
+from paligemma.prompts import strip_image_tokens
 from paligemma.reply import FinishReason, Reply, Timings, Token
 
 BUILT_IN_DESCRIPTION = (
@@ -107,6 +108,11 @@ class PaliGemma:
     @property
     def is_built_in(self) -> bool:
         return self.checkpoint.is_built_in
+
+    @cached_property
+    def known_names(self) -> tuple[str, ...]:
+        """The names of objects that it was trained to find; empty where they are not listed."""
+        return self.checkpoint.known_names
 
     @property
     def description(self) -> str:
@@ -236,7 +242,7 @@ class PaliGemma:
 
     def _explainer(self, image, prompt: str) -> Explainer:
         features = self._encode(self.processor.pixel_values([image]))
-        return Explainer(self.model, self.processor, features, prompt)
+        return Explainer(self.model, self.processor, features, strip_image_tokens(prompt))
 
     def _stream_batch(
         self,
@@ -250,6 +256,7 @@ class PaliGemma:
         The first tokens of each answer are those of `answer`.
         """
         start = perf_counter()
+        prompts = [strip_image_tokens(prompt) for prompt in prompts]
         batch = self.processor(text=prompts, images=images)
         features = self._encode(batch.pixel_values)
         image_s = perf_counter() - start

@@ -93,6 +93,11 @@ def test_a_cut_answer_is_noted(folder, picture, capsys):
     assert capsys.readouterr().err == "Cut off at 5 tokens: see --max-new-tokens.\n"
 
 
+def test_a_prompt_without_a_task_is_noted(scripted, picture, capsys):
+    assert main(["generate", "--image", picture, "--prompt", "wheel"]) == 0
+    assert "likely meant as: detect wheel" in capsys.readouterr().err
+
+
 def test_json_holds_the_objects(scripted, picture, capsys):
     assert main(["generate", "--image", picture, "--prompt", "segment cat", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["detections"]

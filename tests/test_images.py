@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
+import pillow_heif
 import pytest
 import tiny
 from PIL import Image
@@ -96,6 +97,19 @@ def test_a_decoder_that_takes_more_memory_has_a_lower_limit(monkeypatch):
     assert open_image(encoded(image, format="PNG")).size == (1001, 1000)
     with pytest.raises(ValueError, match="1001 x 1000 pixels; of a WEBP file at most 1 mega"):
         open_image(encoded(image, format="WEBP"))
+
+
+def test_heic_from_a_phone():
+    """Upright already, whatever its EXIF block says: the decoder has turned it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pillow_heif.register_heif_opener()
+    data = encoded(Image.new("RGB", (60, 40), "teal"), format="HEIF", exif=exif.tobytes())
+    image = open_image(data)
+    assert image.size == images.read_size(data) == (40, 60)
+    assert np.abs(np.asarray(image, int) - (0, 128, 128)).max() < 8
+    with pytest.raises(ValueError, match="damaged"):
+        open_image(data[: len(data) // 2])
 
 
 def test_decoders_wait_for_each_other():

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # Layers from the top down, by the names of rooms and files in `paligemma`: a file imports from its
 # own layer and those above it, and no two files import each other in a circle.
 LAYERS = (
-    "config tasks detections images npz tokenizer_file interpret.views",
+    "config tasks prompts detections images fetch npz tokenizer_file interpret.views",
     "models devices reply",
     "processor generation checkpoints interpret",
     "pipeline",
@@ -27,7 +27,10 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms.s
 DRAW = {"evaluation.synthetic", "evaluation.world", "evaluation.report"}
 DRAW |= {"training.inspect", "cli.inference"}
 # What the app and `ui` may import: what a program outside would.
-APP = set("tasks detections images devices reply generation pipeline checkpoints interpret".split())
+APP = set(
+    "tasks prompts fetch detections images devices reply generation pipeline "
+    "checkpoints interpret".split()
+)
 
 
 def module(path: Path) -> str:

@@ -162,6 +162,14 @@ def test_closing_a_stream_stops_the_model(pg, monkeypatch):
     assert len(decodes) == 3 and list(stream) == []
 
 
+def test_the_form_that_transformers_asks_for(pg):
+    """`<image>` before the prompt, as the collators of many trainings write it."""
+    expected = same(pg.generate(noise_image(), PROMPT, TEN))
+    for prompt in f"<image>{PROMPT}", f"<image><bos>{PROMPT}":
+        reply = pg.generate(noise_image(), prompt, TEN)
+        assert same(reply) == expected and reply.prompt == PROMPT
+
+
 def test_a_batch_equals_single_requests(pg):
     prompts = [PROMPT, "ocr", "answer en is there an orange cat left of the house?", ""]
     images = [noise_image(n) for n in range(3)] + [noise_image(0)]

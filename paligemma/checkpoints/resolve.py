@@ -22,6 +22,7 @@ from paligemma.processor import PaliGemmaProcessor
 
 BUILT_IN = "built-in"
 BUILT_IN_FOLDER = Path(__file__).parents[1] / "builtin"
+KNOWN_NAMES = "known_names.txt"  # one a line
 MASK_CODEC_FILES = ("mask_codec.npz", hub.MASK_CODEC_FILE)  # beside a checkpoint's weights
 
 
@@ -57,6 +58,14 @@ class Checkpoint:
         if _as_path(self.source).exists():
             return (self.adapter or self.path).resolve().name
         return self.source
+
+    @property
+    def known_names(self) -> tuple[str, ...]:
+        """The names of objects that it was trained to find, if a file beside it lists them."""
+        listed = self.path / KNOWN_NAMES
+        if self.adapter or not listed.is_file():
+            return ()
+        return tuple(listed.read_text(encoding="utf-8").split("\n")[:-1])
 
     @property
     def is_random(self) -> bool:

@@ -10,7 +10,7 @@ from paligemma.cli.common import add_model_options, load_pipeline, make_folder, 
 
 def add_commands(commands) -> None:
     parser = commands.add_parser("generate", help="answer one prompt about one image")
-    parser.add_argument("--image", required=True, type=Path)
+    parser.add_argument("--image", required=True, help="a file, or an http(s) address or data URL")
     parser.add_argument("--prompt", required=True, help='such as "caption en" or "detect cat"')
     add_model_options(parser)
     parser.add_argument("--json", action="store_true", help="print the reply as JSON")
@@ -23,7 +23,7 @@ def add_commands(commands) -> None:
     parser.set_defaults(run=run_generate)
 
     parser = commands.add_parser("explain", help="answer, and draw the attention of each token")
-    parser.add_argument("--image", required=True, type=Path)
+    parser.add_argument("--image", required=True, help="a file, or an http(s) address or data URL")
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--out", required=True, type=Path, help="a folder for images and values")
     add_model_options(parser)
@@ -40,6 +40,7 @@ def run_generate(arguments: Namespace) -> None:
     """Answer one prompt about one image."""
     from paligemma.generation import SamplingOptions
     from paligemma.images import open_image
+    from paligemma.prompts import prompt_note, unknown_names, unknown_note
 
     options = SamplingOptions(
         max_new_tokens=arguments.max_new_tokens,
@@ -60,8 +61,12 @@ def run_generate(arguments: Namespace) -> None:
             printed = len(reply.text)
         print()
         assert reply is not None
+        notes = [prompt_note(arguments.prompt)]
         if reply.finish_reason == "length":
-            note = f"Cut off at {len(reply.tokens)} tokens: see --max-new-tokens."
+            notes.append(f"Cut off at {len(reply.tokens)} tokens: see --max-new-tokens.")
+        labels = {found.label for found in reply.detections}
+        unknown = unknown_names(arguments.prompt, pg.known_names, labels)
+        for note in filter(None, [*notes, unknown_note(unknown, pg.known_names)]):
             print(note, file=sys.stderr)
     if arguments.out:
         from visualize import draw_objects

@@ -1,10 +1,11 @@
 """The tasks as typed functions for programs: `gradio_client`, plain HTTP, and MCP tools.
 
-An image is sent as a file (`handle_file(path)` in gradio_client). The answer is `Reply.to_json`
-without the tokens, with the model's name, and with each mask as COCO run lengths.
+An image is sent as a file (`handle_file(path)` in gradio_client) or as a data URL. The answer is
+`Reply.to_json` without the tokens, with the model's name and notes, and with each mask as COCO run
+lengths. Addresses of other hosts are not fetched for visitors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature
 from typing import Any, Literal
 
@@ -13,12 +14,21 @@ from gradio.events import api
 from PIL import Image
 
 from paligemma.detections import format_box, snap
+from paligemma.fetch import read_data_url
 from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions
 from paligemma.images import full_size
 from paligemma.pipeline import PaliGemma
+from paligemma.prompts import prompt_note
 from paligemma.reply import Reply
 from paligemma.tasks import QUESTION, REGION, TASKS, Task
-from paligemma.ui.common import in_model_queue, open_upload
+from paligemma.ui.common import (
+    answer_notes,
+    asked_prompt,
+    in_model_queue,
+    open_for_page,
+    open_upload,
+    raw_prompt,
+)
 from paligemma.ui.page import Page
 from visualize.export import AnnotatedImage, to_coco
 
@@ -28,13 +38,23 @@ DEFAULT_LIMIT = SamplingOptions().max_new_tokens
 def add_endpoints(page: Page) -> None:
     """Add the functions to the page that is being built."""
 
-    def answer(image: FileData, prompt: str, max_new_tokens: int = DEFAULT_LIMIT) -> dict:
-        if not isinstance(image, dict) or not image.get("path"):
-            raise ValueError("There is no picture: send one as a file, such as handle_file(path).")
-        upload = open_upload(image)
+    def answer(image: FileData, prompt: str, max_new_tokens: int, *notes: str) -> dict:
+        data = image.get("url") if isinstance(image, dict) else image
+        if isinstance(data, str) and data[:5].lower() == "data:":
+            picture = open_for_page(read_data_url(data))
+        elif isinstance(image, dict) and image.get("path"):
+            picture = open_upload(image).image
+        else:
+            raise ValueError(
+                "There is no picture: send one as a file, such as handle_file(path), or a data URL."
+            )
         options, model = SamplingOptions(max_new_tokens=max_new_tokens), page.model
-        reply = page.start_run().generate(model, upload.image, prompt, options)
-        return answer_json(upload.image, reply, model)
+        reply = page.start_run().generate(model, picture, prompt, options)
+        return answer_json(picture, reply, model, answer_notes(model, reply, *notes))
+
+    def answer_task(image: FileData, prompt: str, max_new_tokens: int) -> dict:
+        prompt, note = asked_prompt(page.model, prompt)
+        return answer(image, prompt, max_new_tokens, note)
 
     def region(
         image: FileData,
@@ -71,10 +91,11 @@ def add_endpoints(page: Page) -> None:
             prompt: such as caption en, answer en what is it?, ocr, detect cat, segment cat
             max_new_tokens: of the answer, 1 to 512
         """
-        return answer(image, prompt, max_new_tokens)
+        prompt = raw_prompt(prompt)
+        return answer(image, prompt, max_new_tokens, prompt_note(prompt))
 
-    endpoints = [task_endpoint(task, answer) for task in TASKS.values()]
-    endpoints += [region, task_endpoint(QUESTION, answer), generate]
+    endpoints = [task_endpoint(task, answer_task) for task in TASKS.values()]
+    endpoints += [region, task_endpoint(QUESTION, answer_task), generate]
     for endpoint in endpoints:
         api(**in_model_queue(endpoint), api_name=endpoint.__name__)
 
@@ -118,11 +139,19 @@ def task_endpoint(task: Task, answer: Callable[[FileData, str, int], dict]) -> C
     return endpoint
 
 
-def answer_json(image: Image.Image, reply: Reply, model: PaliGemma) -> dict:
-    """`Reply.to_json` without tokens, the model's name, and each mask as COCO run lengths."""
+def answer_json(
+    image: Image.Image, reply: Reply, model: PaliGemma, notes: Sequence[str] = ()
+) -> dict:
+    """`Reply.to_json` without tokens, the model's name, notes, and each mask as COCO run lengths.
+
+    notes: sentences such as which names the model does not know.
+    """
     masks = model.masks(reply.detections)
     coco = to_coco([AnnotatedImage("", *full_size(image), reply.detections, masks)])
-    answer: dict[str, Any] = reply.to_json(tokens=False) | {"model": model.name}
+    answer: dict[str, Any] = reply.to_json(tokens=False) | {
+        "model": model.name,
+        "notes": list(notes),
+    }
     for detection, annotation in zip(answer["detections"], coco["annotations"], strict=True):
         if annotation["segmentation"]:
             detection["mask"] = annotation["segmentation"]

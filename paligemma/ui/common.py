@@ -1,7 +1,7 @@
 """What the parts of the page share: uploads, the queue of the model, short texts."""
 
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from math import ceil
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
@@ -11,7 +11,10 @@ from PIL import Image
 
 from paligemma.generation import MAX_NEW_TOKENS
 from paligemma.images import open_image
+from paligemma.pipeline import PaliGemma
+from paligemma.prompts import plain_words, unknown_names, unknown_note, untrained_note
 from paligemma.reply import Reply
+from paligemma.ui.errors import escape_markdown
 from paligemma.ui.inputs import read_text
 
 # Images on the page have fewer than four times as many: enough for the display and for models of
@@ -109,6 +112,31 @@ def drop_oldest(values: MutableMapping[Any, T], max_bytes: int, size: Callable[[
     """
     while len(values) > 1 and sum(map(size, values.values())) > max_bytes:
         del values[next(iter(values))]
+
+
+def asked_prompt(model: PaliGemma, prompt: str) -> tuple[str, str]:
+    """A task's prompt as the model gets it, and a note if that is another one than was written.
+
+    The built-in model was trained on one spelling only.
+    """
+    plain = plain_words(prompt) if model.is_built_in else prompt
+    if plain == prompt:
+        return prompt, ""
+    return plain, f"Asked as: {plain} (the built-in model knows this spelling only)"
+
+
+def answer_notes(model: PaliGemma, reply: Reply, *notes: str) -> list[str]:
+    """What is said beside an answer: `notes` that are not empty, and names that are not known."""
+    labels = {found.label for found in reply.detections}
+    prompt, known = reply.prompt or "", model.known_names
+    untrained = untrained_note(prompt) if model.is_built_in else ""
+    unknown = unknown_note(unknown_names(prompt, known, labels), known)
+    return [note for note in (*notes, untrained, unknown) if note]
+
+
+def with_notes(status: str, notes: Sequence[str]) -> str:
+    """A status and notes below it, as Markdown."""
+    return "\n\n".join([status, *map(escape_markdown, notes)])
 
 
 def raw_prompt(prompt: str | None) -> str:

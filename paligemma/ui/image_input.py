@@ -2,27 +2,25 @@
 
 import json
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from threading import Lock
 
 import gradio as gr
-import numpy as np
+from gradio.components import Component
 from gradio.components.base import server
 from gradio.components.image_editor import AcceptBlobs
 from gradio.utils import get_upload_folder
-from PIL import Image
 
 from paligemma.images import open_image
 from paligemma.tasks import TASKS
 from paligemma.ui.common import (
     FULL_SIZE,
-    PARALLEL,
     drop_oldest,
     open_for_page,
     upload_path,
 )
 from paligemma.ui.model_manager import ModelManager
+from paligemma.ui.page import Updates
 from paligemma.ui.temp_files import save_pil_to_cache
 
 BROWSER_FORMATS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"}
@@ -30,15 +28,13 @@ BRUSH_COLORS: list[str | tuple[str, float]] = [
     *("#e23636", "#f08c1e", "#f5cf27", "#3aa655", "#2f66d0"),
     *("#8a45b5", "#ef7fb0", "#7a4a21", "#111111", "#ffffff"),
 ]
-PHOTO_NOTE = (
-    "This looks like a photograph. The built-in model knows drawn scenes only, such as the "
-    "examples, and its answers will be wrong. For photographs, load a published PaliGemma under "
-    "**Another model**."
+WORLD_NOTE = (
+    "The built-in model knows drawn scenes only, such as the examples: its answers about other "
+    "pictures will be wrong. For photographs, load a published PaliGemma."
 )
-SAMPLE_SIDE = 48  # pixels a side of the copy whose colours are counted
+GONE_NOTE = "The picture that was here is gone: upload it again, or choose another one."
 MAX_DRAWING_BYTES = 8 * 2**20  # of the file of one drawing
 MAX_DRAWINGS_BYTES = 64 * 2**20  # of all pages' drawings that wait to be used
-MIN_TOP_COLORS = 0.62  # share of the four commonest: of 1,500 drawn scenes none lies below .64
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ def load_examples(folder: Path) -> list[GalleryExample]:
 
 
 class ImageInput:
-    """The image, a canvas, a note about photographs, and the gallery of examples."""
+    """The image, a canvas, a note about unknown pictures, and the gallery of examples."""
 
     def __init__(self, examples: list[GalleryExample]) -> None:
         self.tabs = gr.Tabs(elem_id="image-sources")
@@ -93,7 +89,7 @@ class ImageInput:
                     buttons=["fullscreen"],
                     elem_id="image",
                 )
-            with gr.Tab("Draw", id="draw"):
+            with gr.Tab("Draw", id="draw") as self.draw_tab:
                 self.drawings = Drawings()
                 self.canvas = gr.Sketchpad(
                     label="Canvas",
@@ -105,34 +101,46 @@ class ImageInput:
                     elem_id="canvas",
                 )
                 self.canvas.accept_blobs = self.drawings.accept
-                self.use_drawing = gr.Button("Use this drawing", variant="primary")
+                gr.Markdown(
+                    "Your drawing is the picture. Until you draw, it is the one under **Picture**.",
+                    elem_classes="note",
+                )
         self.note = gr.Markdown(elem_classes="note")
+        self.open_models = gr.Button(
+            "Use it on photographs", size="sm", visible=False, elem_classes="open-models"
+        )
+        self.own_name = gr.Textbox(visible=False)  # of the visitor's picture, for a reload
         gr.Markdown("**Try an example**", visible=bool(examples))
         with gr.Row(elem_id="examples"):
             self.cards = [gr.Button(example.label, icon=example.image) for example in examples]
 
-    def wire(self, models: ModelManager) -> None:
-        self.image.upload(
-            lambda image: check_upload(models, image),
-            self.image,
-            [self.image, self.note],
-            preprocess=False,
-            **PARALLEL,
-        )
+    @property
+    def outputs(self) -> list[Component]:
+        """What a new picture changes."""
+        return [self.image, self.own_name, self.note, self.open_models]
+
+    def show_own(self, models: ModelManager, path: str) -> Updates:
+        """A visitor's own picture, and whether the model can know it."""
+        model = models.current
+        is_unknown = model is not None and model.is_built_in
+        return {
+            self.image: path,
+            self.own_name: "/".join(Path(path).parts[-2:]),
+            self.note: WORLD_NOTE if is_unknown else "",
+            self.open_models: gr.Button(visible=is_unknown and models.can_switch),
+        }
+
+    def reset_image(self, note: str = "") -> Updates:
+        """No picture, and a note in its place."""
+        hidden = gr.Button(visible=False)
+        return {self.image: None, self.own_name: "", self.note: note, self.open_models: hidden}
 
 
-def check_upload(models: ModelManager, file: dict | None) -> tuple:
-    """The image and the note: unreadable files are refused, and formats converted for browsers."""
-    try:
-        path = upload_path(file)
-        image = open_for_page(path)
-        shown = gr.skip() if Path(path).suffix.lower() in BROWSER_FORMATS else save_png(path)
-    except ValueError as error:
-        gr.Warning(escape(str(error), quote=False))
-        return None, ""
-    model = models.current
-    is_unknown = model is not None and model.is_built_in and is_photograph(image)
-    return shown, PHOTO_NOTE if is_unknown else ""
+def readable_path(file: dict | None) -> str:
+    """The path of an upload as browsers show it. Raises ValueError for what cannot be read."""
+    path = upload_path(file)
+    open_for_page(path)
+    return path if Path(path).suffix.lower() in BROWSER_FORMATS else save_png(path)
 
 
 def save_png(path: str) -> str:
@@ -169,10 +177,11 @@ class Drawings:
             return self._files.pop(name, None)
 
 
-def read_drawing(drawings: Drawings, canvas: dict | None) -> tuple:
-    """The drawing on white as the image, an empty note, and the tab that shows the image.
+def read_drawing(drawings: Drawings, canvas: dict | None) -> str | None:
+    """The path of the drawing on white; None if nothing is drawn.
 
-    `canvas` is the component's raw value: a file, or the id of one of the `drawings`.
+    `canvas` is the component's raw value: a file, or the id of one of the `drawings`. Raises
+    ValueError for a file that cannot be read.
     """
     canvas = canvas if isinstance(canvas, dict) else {}
     if canvas.get("id") is not None:
@@ -181,16 +190,5 @@ def read_drawing(drawings: Drawings, canvas: dict | None) -> tuple:
         drawing = canvas.get("composite") and upload_path(canvas["composite"])
     image = open_for_page(drawing) if drawing else None
     if image is None or len(image.getcolors(2) or "many") == 1:
-        raise ValueError("Nothing is drawn yet: pick a colour and draw.")
-    return image, "", gr.Tabs(selected="image")
-
-
-def is_photograph(image: Image.Image) -> bool:
-    """Whether the image has more colours than drawn scenes have.
-
-    A guess: photographs with few colours, such as black and white ones, pass for drawings.
-    """
-    small = image.resize((SAMPLE_SIDE, SAMPLE_SIDE), Image.Resampling.BOX)
-    coarse = np.asarray(small).reshape(-1, 3) // 32
-    counts = np.unique(coarse, axis=0, return_counts=True)[1]
-    return bool(np.sort(counts)[-4:].sum() < MIN_TOP_COLORS * len(coarse))
+        return None
+    return save_pil_to_cache(image, get_upload_folder(), format="png")

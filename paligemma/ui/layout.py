@@ -1,25 +1,43 @@
 """The page: the image and the tabs side by side, and what happens to all of them together."""
 
 import os
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from paligemma.images import remove_other_decoders
 from paligemma.tasks import TASKS
 from paligemma.ui.api import add_endpoints
-from paligemma.ui.common import PARALLEL, PRIVATE, UNQUEUED
+from paligemma.ui.common import LATEST, PARALLEL, PRIVATE, UNQUEUED
 from paligemma.ui.errors import AppBlocks
-from paligemma.ui.image_input import GalleryExample, ImageInput, load_examples, read_drawing
+from paligemma.ui.image_input import (
+    GONE_NOTE,
+    GalleryExample,
+    ImageInput,
+    load_examples,
+    read_drawing,
+    readable_path,
+)
+from paligemma.ui.inputs import read_text
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.model_picker import ModelPicker
-from paligemma.ui.page import Component, LastRequest, Page, Tab, Updates, header_html
+from paligemma.ui.page import (
+    Component,
+    LastRequest,
+    Page,
+    ShownAnswer,
+    Tab,
+    Updates,
+    header_html,
+)
 from paligemma.ui.queue import PRIVATE_LIMITS, Limits, add_queue
 from paligemma.ui.settings import create_settings, render_settings
 from paligemma.ui.tabs.attention import AttentionTab
 from paligemma.ui.tabs.batch import BatchTab
 from paligemma.ui.tabs.compare import CompareTab
-from paligemma.ui.tabs.how_it_works import HowItWorksTab
+from paligemma.ui.tabs.how_it_works import OTHER_MODEL, HowItWorksTab
 from paligemma.ui.tabs.region import RegionTab
 from paligemma.ui.tabs.task import TaskTab
 from paligemma.ui.temp_files import temp_files
@@ -91,8 +109,10 @@ class Layout:
             self.task_tabs = {task.key: TaskTab(page, task) for task in TASKS.values()}
             self.region = RegionTab(page)
             self.attention = AttentionTab(page)
-            others = CompareTab(page), BatchTab(page), HowItWorksTab(page)
+            others = CompareTab(page), BatchTab(page)
+            self.how_it_works = HowItWorksTab(page)
         self.tabs: list[Tab] = [*self.task_tabs.values(), self.region, self.attention, *others]
+        self.tabs.append(self.how_it_works)
 
     def _create_share_panel(self) -> None:
         with gr.Accordion("Share", open=False):
@@ -110,7 +130,7 @@ class Layout:
     @property
     def restored(self) -> list[Component]:
         """What an example or the address fills."""
-        components = [self.input.image, self.input.note, self.tab_bar, self.key_to_run]
+        components = [*self.input.outputs, self.tab_bar, self.key_to_run, *self.model_outputs]
         components += [self.picker.source, *self.url_state.params.values(), *self.tab_outputs]
         components += [part for tab in self.task_tabs.values() for part in tab.saved_outputs]
         return list(dict.fromkeys(components))
@@ -119,41 +139,50 @@ class Layout:
         for tab in self.tabs:
             tab.wire(self.page)
         self.page.wire_stop_buttons()
-        self.input.wire(self.models)
-        image = self.input.image
-        for event in image.upload, image.clear:
-            event(self.reset_tabs, None, self.tab_outputs, cancels=self.page.run_events, **UNQUEUED)
-        drawn = self._wire_drawing()
-        self.url_state.wire([image.upload, image.clear, drawn.success])
+        self._wire_image()
         for card, example in zip(self.input.cards, self.examples, strict=True):
             self._wire_card(card, example)
-        switched = [self.page.header, self.model_version, *self.tab_outputs]
+        switched = [*self.model_outputs, self.how_it_works.diagram, *self.tab_outputs]
         self.picker.wire(self.page, self.reset_after_switch, switched)
         gr.Timer(SWITCH_CHECK_SECONDS).tick(
             self.follow_switch, self.model_version, switched, **UNQUEUED
         )
         self._wire_share_button()
-        # another visitor may have switched the model since the page was built
-        header = [self.page.header, self.model_version]
-        self.demo.load(self.show_header, None, header, **UNQUEUED)
-        restored = self.demo.load(self.restore, None, self.restored, **UNQUEUED)
+        self._wire_prompts()
+        restored = self.demo.load(
+            self.restore,
+            self.input.own_name,
+            self.restored,
+            js="() => rememberedImage()",
+            **UNQUEUED,
+        )
         restored.then(None, self.key_to_run, js="(key) => finishRestore(key)", **PRIVATE)
 
-    def _wire_drawing(self):
-        """Image and tabs change in one event: a visitor may start a run as soon as it is shown."""
-        source = self.input
-        return source.use_drawing.click(
-            self.use_drawing,
-            source.canvas,
-            [source.image, source.note, source.tabs, *self.tab_outputs],
-            preprocess=False,
-            cancels=self.page.run_events,
-            **PARALLEL,
-        )
+    def _wire_image(self) -> None:
+        """A new picture and the reset of the tabs are one event, and runs wait for its end."""
+        source, image, page = self.input, self.input.image, self.page
+        shown = list(dict.fromkeys([*source.outputs, *self.tab_outputs, *page.run_buttons]))
+        for event, handler, value in (
+            (image.upload, self.take_upload, image),
+            (source.canvas.input, self.take_drawing, source.canvas),
+            (source.draw_tab.select, self.return_to_drawing, [source.canvas, image]),
+        ):
+            page.hold_runs(event)
+            taken = event(handler, value, shown, preprocess=False, **LATEST)
+            taken.failure(page.allow_runs, None, page.run_buttons, **UNQUEUED)
+            js = "(name) => rememberImage(name)"
+            taken.success(None, source.own_name, None, js=js, **PRIVATE)
+        source.draw_tab.select(None, js="() => selectBrush()", **PRIVATE)
+        image.clear(None, js="() => rememberImage('')", cancels=page.run_events, **PRIVATE)
+        image.clear(self.clear_image, None, shown[1:], **UNQUEUED)  # another may be there by then
+        self.url_state.wire([image.upload, source.canvas.input, image.clear])
 
     def _wire_card(self, card: gr.Button, example: GalleryExample) -> None:
         stopped = card.click(
-            None, js="() => scrollToTabs()", cancels=self.page.run_events, **PRIVATE
+            None,
+            js="() => { rememberImage(''); return scrollToTabs(); }",
+            cancels=self.page.run_events,
+            **PRIVATE,
         )
         shown = stopped.then(lambda: self.show_example(example), None, self.restored, **UNQUEUED)
         js = f'(key) => showExample("{example.name}", "{example.task}", key)'
@@ -170,8 +199,53 @@ class Layout:
         js = "(name) => shareLink(name)"
         named.success(None, self.image_name, self.share_status, js=js, **PRIVATE)
 
-    def show_header(self) -> tuple[str, int]:
-        return header_html(self.models), self.models.version
+    def _wire_prompts(self) -> None:
+        """A prompt follows to tabs that have none yet, and each answer leads to its attention."""
+        tasks, last = self.task_tabs, self.page.last_request
+        for tab in self.tabs:
+            if prompt := getattr(tab, "prompt", None):
+                tab.container.select(follow_prompt, [prompt, last], prompt, **UNQUEUED)
+        for one, other in (("detect", "segment"), ("segment", "detect")):
+            text, other_text = tasks[one].text, tasks[other].text
+            assert text and other_text
+            tasks[one].container.select(follow_text, [text, other_text], text, **UNQUEUED)
+        js = f"() => pressRun('{self.attention.key}')"
+        for tab in (*tasks.values(), self.region):
+            shown = tab.controls.attend.click(
+                self.show_attention,
+                tab.controls.answer,
+                [self.attention.prompt, self.tab_bar],
+                **UNQUEUED,
+            )
+            shown.then(None, js=js, **PRIVATE)
+
+    def show_attention(self, answer: ShownAnswer | None) -> Updates:
+        """The Attention tab with the prompt of an answer."""
+        if not isinstance(answer, ShownAnswer):
+            return {self.tab_bar: gr.Tabs()}
+        key = self.attention.key
+        return {self.attention.prompt: answer.prompt, self.tab_bar: gr.Tabs(selected=key)}
+
+    @property
+    def model_tabs(self) -> list[TaskTab | RegionTab]:
+        """The tabs that show what the model knows."""
+        return [*self.task_tabs.values(), self.region]
+
+    @property
+    def model_outputs(self) -> list[Component]:
+        parts = [part for tab in self.model_tabs for part in tab.model_outputs]
+        return [self.page.header, self.model_version, *parts]
+
+    def show_model(self) -> Updates:
+        """What the page says of the model."""
+        updates: Updates = {
+            self.page.header: header_html(self.models),
+            self.model_version: self.models.version,
+        }
+        if (model := self.models.current) is not None:
+            for tab in self.model_tabs:
+                updates |= tab.show_model(model)
+        return updates
 
     def reset_tabs(self) -> Updates:
         """All tabs without an answer."""
@@ -180,16 +254,37 @@ class Layout:
             updates |= tab.reset()
         return updates
 
-    def use_drawing(self, canvas: dict | None) -> Updates:
-        """The drawing as the image, and all tabs without an answer."""
-        source = self.input
-        image, note, tab = read_drawing(source.drawings, canvas)
-        return self.reset_tabs() | {source.image: image, source.note: note, source.tabs: tab}
+    def take_upload(self, file: dict | None) -> Updates:
+        """An upload as the image, and all tabs without an answer."""
+        updates = self.page.allow_runs() | self.reset_tabs()
+        try:
+            return updates | self.input.show_own(self.models, readable_path(file))
+        except ValueError as error:
+            gr.Warning(escape(str(error), quote=False))
+            return updates | self.input.reset_image()
+
+    def take_drawing(self, canvas: dict | None) -> Updates:
+        """What is drawn as the image, and all tabs without an answer."""
+        path = read_drawing(self.input.drawings, canvas)
+        image = self.input.show_own(self.models, path) if path else self.input.reset_image()
+        return self.page.allow_runs() | self.reset_tabs() | image
+
+    def return_to_drawing(self, canvas: dict | None, image: dict | None) -> Updates:
+        """The same when the canvas is opened, unless it is empty or its drawing is the image."""
+        path = read_drawing(self.input.drawings, canvas)
+        if path is None or (isinstance(image, dict) and image.get("path") == path):
+            return self.page.allow_runs()
+        own = self.input.show_own(self.models, path)
+        return self.page.allow_runs() | self.reset_tabs() | own
+
+    def clear_image(self) -> Updates:
+        image = self.input.reset_image()
+        del image[self.input.image]
+        return self.page.allow_runs() | self.reset_tabs() | image
 
     def reset_after_switch(self) -> Updates:
         """The page after another model was loaded."""
-        header, version = self.show_header()
-        return self.reset_tabs() | {self.page.header: header, self.model_version: version}
+        return self.reset_tabs() | self.show_model() | {self.how_it_works.diagram: OTHER_MODEL}
 
     def follow_switch(self, version: int) -> Updates:
         """The same on the pages of all other visitors: no answer of a former model stays."""
@@ -200,12 +295,15 @@ class Layout:
     def show_example(self, example: GalleryExample) -> Updates:
         """An example's image, tab and text, and its saved answer; without one, it is to be run."""
         tab, model = self.task_tabs[example.task], self.models.current
-        updates = self.reset_tabs() | {
-            self.input.image: example.image,
-            self.input.note: "",
-            self.tab_bar: gr.Tabs(selected=example.task),
-            self.key_to_run: example.task,
-        }
+        updates = (
+            self.reset_tabs()
+            | self.input.reset_image()
+            | {
+                self.input.image: example.image,
+                self.tab_bar: gr.Tabs(selected=example.task),
+                self.key_to_run: example.task,
+            }
+        )
         if tab.text:
             updates[tab.text] = example.text
         if model is not None and model.is_built_in and example.tokens:
@@ -215,23 +313,45 @@ class Layout:
             updates |= {self.page.last_request: request, self.key_to_run: ""}
         return updates
 
-    def restore(self, request: gr.Request) -> Updates:
-        """The page as its address says; an address without parameters shows the first example."""
-        query, first = dict(request.query_params), self.examples[0] if self.examples else None
+    def restore(self, own_name: str | None, request: gr.Request) -> Updates:
+        """The page as its address says; an address without parameters shows the first example.
+
+        `own_name` is that of the visitor's own picture before a reload, or empty.
+        """
+        restored, model = self._restore(own_name, dict(request.query_params)), self.models.current
+        # another visitor may have switched the model since the page was built
+        if model is not None and model.is_built_in:  # what it does not know cannot be restored
+            return restored | self.show_model()
+        return self.show_model() | restored
+
+    def _restore(self, own_name: str | None, query: dict[str, str]) -> Updates:
+        first = self.examples[0] if self.examples else None
+        if own_name and not query.keys() & {"image", "example"}:
+            query["image"] = read_text(own_name, "The name of a picture")
         known = {"tab", "image", "example", *self.url_state.params}
         params = {name: value for name, value in query.items() if name in known}
         if first and params.items() <= {first.task: first.text}.items():
             updates = self.show_example(first)
             updates.pop(self.tab_bar)  # it is open already; the visitor may have gone on
             return updates | {self.key_to_run: ""} | self.url_state.restore(query)
-        uploads = temp_files(self.demo)
-        image = image_from_url(query, self.examples, uploads) or (first and first.image)
-        updates = {self.input.image: image, self.key_to_run: ""} | self.url_state.restore(query)
+        updates = self._restore_image(query) | {self.key_to_run: ""} | self.url_state.restore(query)
         key = query.get("tab")
         if key in [tab.key for tab in self.tabs]:
             updates[self.tab_bar] = gr.Tabs(selected=key)
-            updates[self.key_to_run] = key if image and self._is_ready(key, query) else ""
+            is_ready = updates[self.input.image] and self._is_ready(key, query)
+            updates[self.key_to_run] = key if is_ready else ""
         return updates
+
+    def _restore_image(self, query: dict[str, str]) -> Updates:
+        """The image that the address names; no other one in its place."""
+        uploads = temp_files(self.demo)
+        path = image_from_url(query, self.examples, uploads)
+        if path in uploads:
+            return self.input.show_own(self.models, path)
+        if path is None and query.keys() & {"image", "example"}:
+            return self.input.reset_image(GONE_NOTE)
+        first = self.examples[0].image if self.examples else None
+        return self.input.reset_image() | {self.input.image: path or first}
 
     def _is_ready(self, key: str, query: dict[str, str]) -> bool:
         """Whether the address has what the tab needs to run."""
@@ -240,3 +360,16 @@ class Layout:
         if key == "region":
             return bool(query.get("region") or query.get("region.answer"))
         return key == "attention" and bool(query.get("attention"))
+
+
+def follow_prompt(prompt: str | None, last: LastRequest | None) -> Any:
+    """The last request's prompt for a tab that has none."""
+    if not isinstance(last, LastRequest) or read_text(prompt, "A prompt").strip():
+        return gr.skip()
+    return last.prompt
+
+
+def follow_text(text: str | None, other: str | None) -> Any:
+    """The text of another tab for one that has none."""
+    other = read_text(other, "A text")
+    return other if other and not read_text(text, "A text").strip() else gr.skip()

@@ -30,37 +30,55 @@ class LastRequest(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CutAnswer:
-    """An answer that a limit cut off: the path of its image, its prompt, and its model."""
+class ShownAnswer:
+    """The answer that a tab shows: the path of its image, its prompt, and its model."""
 
     path: str
     prompt: str
     tokens: tuple[Token, ...]
     model: ref[PaliGemma]
+    is_cut_off: bool
 
 
 class RunControls(NamedTuple):
-    """A tab's run and stop button and its status line.
+    """A tab's run and stop button, its status line, and what can be done with its answer.
 
-    `resume` continues the tab's last answer; it is visible while `cut_answer`, the State of a
-    `CutAnswer`, is one.
+    `answer` is the State of a `ShownAnswer`, None while there is no finished one. `resume`
+    continues one that was cut off; `attend` shows its attention maps; `copy` copies its text.
     """
 
     run: gr.Button
     stop: gr.Button
     status: gr.Markdown
     resume: gr.Button
-    cut_answer: gr.State
+    attend: gr.Button
+    copy: gr.Button
+    answer: gr.State
 
-    def offer_to_continue(self, path: str, reply: Reply, model: PaliGemma) -> Updates:
-        """The button for the last reply about the image at `path`."""
-        if not (reply.is_cut_off and reply.prompt is not None):
-            return self.reset_resume()
-        cut = CutAnswer(path, reply.prompt, reply.tokens, ref(model))
-        return {self.resume: gr.Button(visible=True), self.cut_answer: cut}
+    @property
+    def answer_buttons(self) -> list[Component]:
+        return [self.resume, self.attend, self.copy]
 
-    def reset_resume(self) -> Updates:
-        return {self.resume: gr.Button(visible=False), self.cut_answer: None}
+    @property
+    def answer_outputs(self) -> list[Component]:
+        return [*self.answer_buttons, self.answer]
+
+    def wire_copy(self, raw: gr.Textbox) -> None:
+        self.copy.click(None, raw, None, js="(text) => copyText(text)", **PRIVATE)
+
+    def show_answer(self, path: str, reply: Reply, model: PaliGemma) -> Updates:
+        """The buttons for the last reply about the image at `path`."""
+        answer = ShownAnswer(path, reply.prompt or "", reply.tokens, ref(model), reply.is_cut_off)
+        return {
+            self.resume: gr.Button(visible=reply.is_cut_off),
+            self.attend: gr.Button(visible=bool(reply.tokens)),
+            self.copy: gr.Button(visible=bool(reply.text.strip())),
+            self.answer: answer,
+        }
+
+    def reset_answer(self) -> Updates:
+        hidden = gr.Button(visible=False)
+        return dict.fromkeys(self.answer_buttons, hidden) | {self.answer: None}
 
 
 class Tab(Protocol):
@@ -123,10 +141,15 @@ class Page:
             run = gr.Button(label, variant="primary", scale=3, min_width=120, elem_id=f"run-{key}")
             stop = gr.Button("Stop", variant="stop", scale=1, min_width=80, interactive=False)
         status = gr.Markdown(elem_classes="status", label="Status")
-        resume = gr.Button("Continue", size="md", visible=False, elem_id=f"continue-{key}")
+        with gr.Row(elem_classes="hints"):
+            resume = gr.Button("Continue", size="sm", visible=False, elem_id=f"continue-{key}")
+            attend = gr.Button(
+                "Where did it attend?", size="sm", visible=False, elem_id=f"attend-{key}"
+            )
+            copy = gr.Button("Copy answer", size="sm", visible=False)
         self.run_buttons += [run, resume]
         self.stop_buttons.append(stop)
-        return RunControls(run, stop, status, resume, gr.State())
+        return RunControls(run, stop, status, resume, attend, copy, gr.State())
 
     def on_run(
         self,
@@ -169,15 +192,27 @@ class Page:
         self.run_events.append(event)
         return event
 
+    def hold_runs(self, event: Callable) -> None:
+        """Cancel all runs when `event` happens, and disable their buttons until `allow_runs`.
+
+        To be called before the event's other handlers are added: they run in order.
+        """
+        buttons = self.run_buttons
+        js = f"() => disableButtons({len(buttons)})"
+        event(None, None, buttons, js=js, cancels=self.run_events, **PRIVATE)
+
+    def allow_runs(self) -> Updates:
+        return {button: gr.Button(interactive=True) for button in self.run_buttons}
+
     def same_model(self, model: ref[PaliGemma], advice: str) -> PaliGemma:
         """The current model; raises ValueError, with `advice`, if it is not `model`."""
         if model() is not self.model:
             raise ValueError(f"Another model was loaded since: {advice}.")
         return self.model
 
-    def cut_answer(self, cut: CutAnswer | None, advice: str) -> CutAnswer:
+    def answer_to_continue(self, cut: ShownAnswer | None, advice: str) -> ShownAnswer:
         """The answer to continue; raises ValueError for none, and for another model's."""
-        if not isinstance(cut, CutAnswer):
+        if not (isinstance(cut, ShownAnswer) and cut.is_cut_off):
             raise ValueError(f"There is no answer to continue here: {advice}.")
         self.same_model(cut.model, advice)
         return cut

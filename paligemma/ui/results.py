@@ -219,7 +219,7 @@ def objects_table(objects: AnnotatedImage) -> str:
     """The objects as an HTML table, boxes in pixels of the image."""
     colors = color_map(each.label for each in objects.detections)
     rows = [
-        f'<tr><td><i style="background:{colors[each.label]}"></i>{escape(each.label)}</td>'
+        f'<tr><td><i style="background:{colors[each.label]}"></i>{_label(each.label)}</td>'
         f"<td>{'' if each.score is None else f'{each.score:.0%}'}</td>"
         + "".join(f"<td>{edge:.0f}</td>" for edge in each.xyxy(objects.width, objects.height))
         + "</tr>"
@@ -228,6 +228,13 @@ def objects_table(objects: AnnotatedImage) -> str:
     names = ("object", "confidence", "x1", "y1", "x2", "y2")
     heads = "".join(f"<th>{name}</th>" for name in names)
     return f'<table class="objects"><tr>{heads}</tr>{"".join(rows)}</table>' if rows else ""
+
+
+def _label(label: str) -> str:
+    """A label as a button that segments such objects."""
+    if not (name := escape(label)):
+        return ""
+    return f'<button class="segment" title="Segment" data-name="{name}">{name}</button>'
 
 
 def objects_csv(answer: AnswerObjects | None, *display) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from gradio import themes
 
 STATIC = Path(__file__).parent / "static"
+SCRIPTS = ("page.js", "image.js", "prompt.js")
 NEUTRAL = themes.Color(
     *("#fffdf8", "#fbf6ec", "#efe5d2", "#e2d4bb", "#b9a994", "#78685a"),
     *("#6a5c4e", "#4a4034", "#332b23", "#27211b", "#1c1814"),
@@ -43,7 +44,7 @@ THEME = themes.Base(
 LAUNCH_OPTIONS: dict[str, Any] = {
     "theme": THEME,
     "css_paths": [STATIC / "style.css"],
-    "head": f"<script>\n{(STATIC / 'page.js').read_text('utf-8')}</script>",
+    "head": "".join(f"<script>\n{(STATIC / name).read_text('utf-8')}</script>" for name in SCRIPTS),
     "footer_links": ["api", "settings"],
     "run_history": False,
     "ssr_mode": False,

@@ -26,6 +26,7 @@ class Scripted:
     facts = "no parameters"
     checkpoint = SimpleNamespace(source="scripted")
     memory, is_built_in, resolution = 0, False, 128
+    known_names: tuple[str, ...] = ()
 
     def __init__(
         self,

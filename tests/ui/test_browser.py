@@ -425,8 +425,60 @@ def test_a_region(built_in):
     expect(built_in.locator("#region-image img")).not_to_have_attribute("src", before)
     written.press("Enter")
     expect(panel(built_in).get_by_label("Raw output")).to_have_value("a brown wheel")
+    before = built_in.locator("#region-image img").get_attribute("src")
+    written.fill("10, 10, 45, 55")
+    expect(built_in.locator("#region-image img")).not_to_have_attribute("src", before)
+    expect(panel(built_in).get_by_label("Raw output")).to_have_value("")
+    area = built_in.locator("#region-image img").bounding_box()
+    built_in.mouse.move(area["x"] + 0.54 * area["width"], area["y"] + 0.5 * area["height"])
+    built_in.mouse.down()
+    for share in (0.7, 0.95):
+        left, top = area["x"] + share * area["width"], area["y"] + share * area["height"]
+        built_in.mouse.move(left, top)
+    expect(built_in.locator(".drag-box")).to_be_visible()
+    built_in.mouse.up()
+    expect(built_in.locator(".drag-box")).to_have_count(0)
+    expect(written).to_have_value(re.compile(r"5[34]\.\d, (49|50)\.\d, 9[45]\.\d, 9[45]\.\d"))
+    press(built_in, "Run")
+    expect(panel(built_in).get_by_label("Raw output")).to_have_value("a brown wheel")
     panel(built_in).get_by_label("Find the question to an answer").check()
     expect(panel(built_in)).to_contain_text("was not trained for this")
+    expect(panel(built_in).get_by_label("Raw output")).to_have_value("")
+
+
+def test_names_are_pressed(built_in):
+    built_in.goto(f"{built_in.url.split('?')[0]}?tab=detect&example=harbour")
+    built_in.wait_for_function("window.restored")
+    panel(built_in).get_by_text("Names that this model knows").click()
+    for name in ("wheel", "anchor", "wheel"):
+        panel(built_in).get_by_role("button", name=name, exact=True).first.click()
+    expect(panel(built_in).get_by_label("Objects to find")).to_have_value("anchor")
+    press(built_in, "Detect")
+    expect(line(built_in)).to_contain_text("Found 1 object.")
+    panel(built_in).get_by_role("button", name="Where did it attend?").click()
+    expect(tab(built_in)).to_have_text("Attention")
+    expect(line(built_in)).to_contain_text("Done.")
+    expect(panel(built_in).get_by_label("Raw prompt")).to_have_value("detect anchor")
+    tab(built_in, "Compare").click()
+    expect(panel(built_in).get_by_label("Raw prompt")).to_have_value("detect anchor")
+    tab(built_in, "Detect").click()
+    panel(built_in).locator("table.objects button").click()
+    expect(tab(built_in)).to_have_text("Segment")
+    expect(line(built_in)).to_contain_text("Found 1 object.")
+    expect(panel(built_in).locator(".cutouts img")).to_have_count(1)
+
+
+def test_a_cut_answer_is_continued_on_the_page(built_in):
+    built_in.goto(f"{built_in.url.split('?')[0]}?tab=caption&example=harbour&max_new_tokens=3")
+    expect(line(built_in)).to_contain_text("Not complete.")
+    for _ in range(4):
+        if "Done." in line(built_in).inner_text():
+            break
+        panel(built_in).get_by_role("button", name="Continue").click()
+        expect(line(built_in)).to_contain_text("tokens/s")
+        at_rest(built_in)
+    whole = "a red anchor and a brown wheel on a teal background"
+    expect(panel(built_in).get_by_label("Raw output")).to_have_value(whole)
 
 
 def test_a_comparison(built_in):
@@ -514,32 +566,103 @@ def test_every_view_of_attention(built_in, tmp_path):
     assert Image.open(coming.value.path()).n_frames == 5
 
 
-def test_a_drawing_is_used(built_in):
-    built_in.get_by_role("tab", name="Draw", exact=True).click()
-    canvas = built_in.locator("#canvas canvas").first
-    built_in.locator("#canvas").get_by_role("button", name="Brush").click()
-    box = canvas.bounding_box()
-    built_in.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.4)
-    built_in.mouse.down()
+def draw_a_line(page, height=0.5):
+    box = page.locator("#canvas canvas").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * height)
+    page.mouse.down()
     for step in range(10):
-        built_in.mouse.move(
-            box["x"] + box["width"] * (0.4 + 0.02 * step), box["y"] + box["height"] * 0.5
-        )
-    built_in.mouse.up()
-    before = built_in.locator("#image img").get_attribute("src")
-    built_in.get_by_role("button", name="Use this drawing").click()
-    expect(built_in.locator("#image img")).not_to_have_attribute("src", before)
+        left = box["x"] + box["width"] * (0.4 + 0.02 * step)
+        page.mouse.move(left, box["y"] + box["height"] * height)
+    page.mouse.up()
+
+
+def test_what_is_on_the_canvas_is_what_is_asked_about(built_in):
     tab(built_in, "Ask").click()
+    built_in.get_by_role("tab", name="Draw", exact=True).click()
+    expect(built_in.locator("#canvas canvas").first).to_be_visible()
+    built_in.wait_for_function("window.brushSelected")
+    draw_a_line(built_in)
+    expect(built_in.get_by_text("knows drawn scenes only, such as")).to_be_visible()
     built_in.get_by_role("button", name="what color is the background?").click()
     expect(panel(built_in).get_by_label("Raw output")).to_have_value("white")
-
-
-def test_errors_outside_the_queue_are_shown(built_in):
-    built_in.reload()  # for an empty canvas
-    built_in.wait_for_function("window.restored")
+    draw_a_line(built_in, 0.7)
+    expect(panel(built_in).get_by_label("Raw output")).to_have_value("")
+    built_in.get_by_role("tab", name="Picture", exact=True).click()
+    expect(built_in.locator("#image img")).to_have_js_property("naturalWidth", 512)
+    built_in.reload()
+    expect(built_in.locator("#image img")).to_have_js_property("naturalWidth", 512)
     built_in.get_by_role("tab", name="Draw", exact=True).click()
-    built_in.get_by_role("button", name="Use this drawing").click()
-    expect(built_in.locator(".toast-body").first).to_contain_text("Nothing is drawn yet")
+    draw_a_line(built_in)
+    expect(built_in.locator("#image img")).not_to_have_count(0)
+    built_in.locator("#canvas").get_by_role("button", name="Clear canvas").click()
+    press(built_in, "Ask")
+    expect(built_in.locator(".toast-body").first).to_contain_text("There is no picture yet")
+    built_in.get_by_label("Close").first.click()
+
+
+def test_a_run_right_after_an_upload_is_answered(page, tmp_path):
+    tab(page, "Caption").click()
+    for n in range(3):
+        path = tmp_path / f"{n}.png"
+        Image.effect_noise((1500, 1500 + n), 90).save(path)
+        page.get_by_label("Remove Image").click()
+        page.locator("#image input[type=file]").set_input_files(path)
+        expect(page.locator("#image img")).to_be_visible()
+        press(page, "Caption")
+        expect(line(page)).to_contain_text("Done.")
+        at_rest(page)
+        page.wait_for_timeout(300)
+        expect(panel(page).get_by_label("Raw output")).to_have_value("two things")
+
+
+def test_an_own_picture_survives_a_reload(browser, url, tmp_path):
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(url)
+    page.wait_for_function("window.restored")
+    Image.new("RGB", (37, 20), "teal").save(tmp_path / "own.png")
+    page.get_by_label("Remove Image").click()
+    page.locator("#image input[type=file]").set_input_files(tmp_path / "own.png")
+    shown = page.locator("#image img")
+    expect(shown).to_have_js_property("naturalWidth", 37)
+    page.wait_for_function("rememberedImage()")
+    page.reload()
+    expect(shown).to_have_js_property("naturalWidth", 37)
+    page.evaluate("rememberImage('0f/gone.png')")
+    page.goto(f"{url}?tab=caption")
+    expect(page.get_by_text("The picture that was here is gone")).to_be_visible()
+    expect(shown).to_have_count(0)
+    expect(line(page)).to_have_text("")
+    page.locator("#examples button").first.click()
+    expect(page.get_by_text("The picture that was here is gone")).to_have_count(0)
+    page.goto(url)
+    expect(shown).to_have_attribute("src", re.compile("0.png$"))
+    page.close()
+
+
+PUT = """async ([address, event, where]) => {
+    const blob = await (await fetch(address)).blob(), data = new DataTransfer();
+    data.items.add(new File([blob], 'own.png', {type: 'image/png'}));
+    const options = {bubbles: true, cancelable: true, clipboardData: data, dataTransfer: data};
+    const kind = event === 'paste' ? ClipboardEvent : DragEvent, made = new kind(event, options);
+    document.querySelector(where).dispatchEvent(made);
+}"""
+
+
+def test_a_picture_is_pasted_or_dropped_anywhere(page):
+    for event, where, example in (
+        ("paste", "body", 1),
+        ("drop", "#header", 2),
+        ("paste", "#tabs textarea", 3),
+    ):
+        address = page.locator("#examples img").nth(example).get_attribute("src")
+        before = page.locator("#image img").get_attribute("src")
+        page.evaluate(PUT, [address, event, where])
+        expect(page.locator("#image img")).not_to_have_attribute("src", before)
+        expect(page.locator("#image img")).to_have_attribute("src", re.compile("own.png$"))
+    tab(page, "Caption").click()
+    press(page, "Caption")
+    expect(line(page)).to_contain_text("Done.")
 
 
 def test_reloading_shows_the_same_page(built_in):

@@ -31,9 +31,10 @@ from paligemma.interpret.anatomy import MAX_MASK_IMAGE_TOKENS, request_mask
 from paligemma.pipeline import PaliGemma
 from paligemma.tasks import LANGUAGES, TASKS
 from paligemma.ui import app, attention_maps, image_input, results, url_state
-from paligemma.ui.layout import EXAMPLES, build_app
+from paligemma.ui import layout as layout_module
+from paligemma.ui.layout import EXAMPLES, Layout, build_app, follow_prompt, follow_text
 from paligemma.ui.model_manager import ModelManager
-from paligemma.ui.page import LastRequest, Page
+from paligemma.ui.page import LastRequest, Page, header_html
 from paligemma.ui.settings import create_settings
 from paligemma.ui.tabs import attention, batch, compare, how_it_works, region
 from paligemma.ui.tabs.task import TaskTab
@@ -96,6 +97,12 @@ def path(tmp_path_factory):
 @pytest.fixture
 def page(pg):
     return empty_page(ModelManager(pg))
+
+
+@pytest.fixture
+def layout(pg):
+    with gr.Blocks() as demo:
+        return Layout(demo, ModelManager(pg), image_input.load_examples(EXAMPLES))
 
 
 @pytest.fixture
@@ -180,6 +187,16 @@ def test_endpoints_read_uploads_only(client, image):
         client.predict(image=image, api_name="/read")
 
 
+def test_endpoints_take_data_urls(client, path):
+    data = f"data:image/png;base64,{b64encode(path.read_bytes()).decode()}"
+    for image in data, {"url": data}:
+        assert client.predict(image=image, api_name="/read")["text"] == "EXIT"
+    with pytest.raises(AppError, match="base64 of this data URL is damaged"):
+        client.predict(image="data:image/png;base64,%%%", api_name="/read")
+    with pytest.raises(AppError, match="send one as a file"):
+        client.predict(image="http://127.0.0.1:1/a.png", api_name="/read")
+
+
 def test_a_path_sent_as_a_file_must_be_an_upload(client):
     """Refused by Gradio: it lies outside the folder of uploads."""
     claimed = {"path": str(BUILT_IN_FOLDER / "config.json"), "meta": {"_type": "gradio.FileData"}}
@@ -251,6 +268,10 @@ def test_two_clicks_make_a_box_and_a_third_starts_another(path):
     written, _ = region.start_box(file, "10, 15, 50, 50")
     assert written.getpixel((200, 64)) != (0, 0, 128)
     assert region.start_box(file, "10, 15")[0].getpixel((200, 64)) == (0, 0, 128)
+    dotted, first = region.follow_box(file, (0.1, 0.15), "")
+    assert first == (0.1, 0.15) and dotted.getpixel((64, 64)) != (0, 0, 128)
+    drawn, first = region.follow_box(file, (0.1, 0.15), "10, 15, 50, 50")
+    assert first is None and drawn.getpixel((200, 64)) != (0, 0, 128)
 
 
 def test_region_and_question_prompts(page, path, region_tab):
@@ -281,14 +302,14 @@ def test_a_cut_answer_is_continued_where_it_was_cut(pg, page, path):
     assert "cut off at 2 tokens" in first[controls.status]
     assert first[tab.history] == [("earlier", "yes"), ("long", "01")]
     *_, second = tab.continue_answer(
-        page, first[controls.cut_answer], history=first[tab.history], **two
+        page, first[controls.answer], history=first[tab.history], **two
     )
     assert second[tab.raw] == "0123" and "cut off at 4 tokens" in second[controls.status]
     *_, last = tab.continue_answer(
-        page, second[controls.cut_answer], history=second[tab.history], **two
+        page, second[controls.answer], history=second[tab.history], **two
     )
     assert last[tab.raw] == "01234" and last[controls.status].startswith("Done.")
-    assert last[controls.cut_answer] is None and not last[controls.resume].visible
+    assert not last[controls.answer].is_cut_off and not last[controls.resume].visible
     assert last[tab.history] == [("earlier", "yes"), ("long", "01234")]
 
 
@@ -299,7 +320,7 @@ def test_objects_that_a_limit_cut_off_are_added(page, path):
     asked = {"text": "cat", "max_new_tokens": 3} | display
     *_, first = tab.answer(page, {"path": str(path)}, **asked)
     assert first[tab.controls.status].startswith("No complete box")
-    *_, whole = tab.continue_answer(page, first[tab.controls.cut_answer], **display)
+    *_, whole = tab.continue_answer(page, first[tab.controls.answer], **display)
     assert whole[tab.controls.status].startswith("Found 1 object.")
     assert [found.label for found in whole[tab.objects.answer].detections] == ["cat"]
 
@@ -307,7 +328,7 @@ def test_objects_that_a_limit_cut_off_are_added(page, path):
 def test_a_described_region_is_continued(page, path, region_tab):
     tab, file = region_tab, {"path": str(path)}
     *_, first = tab.run(page, file, "25 25 50 75", "region", "", "en", max_new_tokens=1)
-    *_, whole = tab.continue_answer(page, first[tab.controls.cut_answer])
+    *_, whole = tab.continue_answer(page, first[tab.controls.answer])
     assert first[tab.raw] == "a" and whole[tab.raw] == "a red box"
 
 
@@ -319,7 +340,166 @@ def test_there_is_nothing_to_continue(page, pg, path, region_tab):
     )
     page.models.current = Scripted(ANSWERS)
     with pytest.raises(ValueError, match="Another model was loaded since: press Run again"):
-        list(region_tab.continue_answer(page, first[region_tab.controls.cut_answer]))
+        list(region_tab.continue_answer(page, first[region_tab.controls.answer]))
+
+
+# ------------------------------------------------------------------------------- notes and names
+
+
+@pytest.fixture
+def knowing(pg, monkeypatch):
+    """The scripted model as one that knows some names and one spelling."""
+    monkeypatch.setattr(Scripted, "is_built_in", True)
+    monkeypatch.setattr(Scripted, "known_names", ("cat", "moon"))
+    return pg
+
+
+def last_of(updates):
+    """What a handler's updates leave on the screen; of Markdown, the text."""
+    screen = {}
+    for each in updates:
+        screen |= each
+    markdown = [part for part in screen if isinstance(part, gr.Markdown)]
+    return screen | {part: (screen[part] or "").replace("\\", "") for part in markdown}
+
+
+def test_unknown_names_are_named(knowing, layout, path):
+    tab, file = layout.task_tabs["detect"], {"path": str(path)}
+    display = dict.fromkeys(tab.objects.display)
+    line = last_of(tab.answer(layout.page, file, text="Woman.", **display))[tab.controls.status]
+    assert line.startswith("No objects found.") and "does not know “woman”" in line
+    assert "Asked as: detect woman" in line
+    line = last_of(tab.answer(layout.page, file, text="cat", **display))[tab.controls.status]
+    assert line.startswith("Found 1 object.") and "know" not in line and "Asked" not in line
+    shown = layout.show_model()
+    assert 'data-tab="detect" data-name="moon"' in shown[tab.names].value
+    assert not shown[layout.task_tabs["caption"].style].interactive
+    assert shown[layout.task_tabs["ask"].language].info == "The built-in model knows English only."
+
+
+def test_other_models_get_what_was_written(layout, path, pg):
+    pg.answers["detect Woman."] = ["yes"]
+    tab = layout.task_tabs["detect"]
+    display = dict.fromkeys(tab.objects.display)
+    screen = last_of(tab.answer(layout.page, {"path": str(path)}, text="Woman.", **display))
+    assert screen[tab.raw] == "yes" and "know" not in screen[tab.controls.status]
+    shown = layout.show_model()
+    assert not shown[tab.names].visible and shown[layout.task_tabs["ask"].language].interactive
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "note"),
+    [
+        ("detect", {"objects": "Woman"}, "does not know “woman”"),
+        ("caption", {"style": "caption"}, None),
+        ("caption", {"style": "cap"}, "was not trained on “cap en”"),
+        ("generate", {"prompt": "moon"}, "likely meant as: detect moon"),
+    ],
+)
+def test_endpoints_say_what_is_unknown(knowing, client, path, name, values, note):
+    notes = client.predict(image=handle_file(path), **values, api_name=f"/{name}")["notes"]
+    assert any(note in each for each in notes) if note else notes == []
+
+
+def test_a_raw_prompt_without_a_task_is_explained(page, path, pg):
+    with gr.Blocks(), gr.Tabs():
+        tab = attention.AttentionTab(page)
+    explain = lambda prompt: last_of(tab.explain(page, {"path": str(path)}, prompt, "middle", 0.5))
+    screen = explain("cat")
+    assert screen[tab.likely].value == "detect cat" and screen[tab.likely].visible
+    assert "likely meant as: detect cat" in screen[tab.controls.status]
+    screen = explain("caption en")
+    assert not screen[tab.likely].visible and screen[tab.controls.status].startswith("Done.")
+
+
+def test_a_prompt_follows_to_tabs_without_one():
+    last = LastRequest("detect cat", [])
+    assert follow_prompt("", last) == follow_prompt(None, last) == "detect cat"
+    assert follow_text(" ", "cat") == "cat"
+    for kept in follow_prompt("ocr", last), follow_prompt("", None), follow_text("dog", "cat"):
+        assert kept == gr.skip()
+
+
+def test_an_answer_leads_to_its_attention(layout, path):
+    tab = layout.task_tabs["detect"]
+    display = dict.fromkeys(tab.objects.display)
+    screen = last_of(tab.answer(layout.page, {"path": str(path)}, text="cat", **display))
+    assert screen[tab.controls.attend].visible
+    shown = layout.show_attention(screen[tab.controls.answer])
+    assert shown[layout.attention.prompt] == "detect cat"
+    assert shown[layout.tab_bar].selected == "attention"
+
+
+def test_every_tab_shows_what_was_answered_and_nothing_else(layout, path, pg):
+    """Success, failure, stop, empty, another picture, another model: compared with the screen."""
+    page, file = layout.page, {"path": str(path)}
+    pg.answers["answer en cat"] = ["y", "es"]
+    region_tab, explorer = layout.region, layout.attention
+    runs = {region_tab: lambda image, text: region_tab.run(
+        page, image, text and "25, 25, 50, 75", "region", "", "en"
+    )}  # fmt: skip
+    runs[explorer] = lambda image, text: explorer.explain(
+        page, image, text and "caption en", "middle", 0.5
+    )
+    defaults = {"language": "en", "style": "caption"}
+    for tab in layout.task_tabs.values():
+        inputs = {name: defaults[name] for name in tab.inputs if name != "text"}
+        inputs |= dict.fromkeys(tab.objects.display) if tab.objects else {}
+        runs[tab] = lambda image, text, tab=tab, inputs=inputs: tab.answer(
+            page, image, **inputs, **({"text": text} if tab.text else {})
+        )
+    for tab, run in runs.items():
+        status, screen = tab.controls.status, {}
+
+        def is_blank(screen, tab=tab):
+            shown = screen[tab.raw] if hasattr(tab, "raw") else screen[tab.drawing]
+            objects = getattr(tab, "objects", None)
+            states = [screen[tab.controls.answer]] if hasattr(tab, "raw") else [screen[tab.answer]]
+            states += [screen[objects.answer]] if objects else []
+            return not shown and states == [None] * len(states)
+
+        screen |= last_of(run(file, "cat"))
+        assert screen[status].startswith(("Done.", "Found")) and not is_blank(screen), tab.key
+        with pytest.raises(ValueError, match="no picture yet"):
+            for updates in run(None, "cat"):
+                screen |= updates
+        assert is_blank(screen), f"{tab.key}: a failure leaves no former answer"
+        screen |= last_of(run(file, "cat"))
+        stream = run(file, "cat")
+        for _, updates in zip(range(2), stream, strict=False):
+            screen |= updates
+        stream.close()
+        if hasattr(tab, "raw"):
+            assert screen[tab.controls.answer] is None, f"{tab.key}: a stopped answer is not whole"
+        if getattr(tab, "text", None):
+            screen |= last_of(run(file, "unknown")) if tab is not region_tab else {}
+            assert tab is region_tab or screen[tab.raw] == ""
+        screen |= last_of(run(file, "cat"))
+        screen |= layout.take_upload(file)
+        assert is_blank(screen) and not screen[status], f"{tab.key}: another picture"
+        screen |= last_of(run(file, "cat"))
+        screen |= layout.reset_after_switch()
+        assert is_blank(screen) and not screen[status], f"{tab.key}: another model"
+        assert screen[page.header] == header_html(layout.models)
+
+
+def test_the_inside_of_the_model_is_not_shown_of_a_former_one(layout):
+    tab, updates = layout.how_it_works, layout.reset_after_switch()
+    assert updates[tab.diagram] == "Another model was loaded: open this tab again."
+    assert updates[tab.tokens] == "There was no request yet." and not updates[tab.mask].visible
+
+
+def test_no_former_comparison_or_batch_stays_beside_a_failure(page, path):
+    prepared = compare.resolve_comparison(page, "nowhere/at all", {"path": str(path)}, "ocr")
+    _, _, table, slider = next(prepared)
+    assert table == "" and not slider.visible
+    with pytest.raises(ValueError):
+        list(prepared)
+    run = batch.run_batch(page, None, "ocr")
+    gallery, table, save, _ = next(run)
+    assert table == "" and not gallery.visible and not save.visible
+    with pytest.raises(ValueError, match="no pictures yet"):
+        list(run)
 
 
 # ---------------------------------------------------------------------------- results, attention
@@ -698,11 +878,10 @@ def test_a_drawing_becomes_the_image():
     drawn.paste("red", (10, 10, 30, 30))
     for number, sketch in enumerate((blank, drawn)):
         send_drawing(drawings, str(number), encoded(sketch))
-    image = image_input.read_drawing(drawings, {"id": "1", "composite": None})[0]
-    assert image.getpixel((20, 20)) == (255, 0, 0)
+    path = image_input.read_drawing(drawings, {"id": "1", "composite": None})
+    assert Image.open(path).getpixel((20, 20)) == (255, 0, 0)
     for nothing in {"id": "0"}, {"id": "1"}, {"id": []}, None, {"composite": None}, {}, "x", [1]:
-        with pytest.raises(ValueError, match="Nothing is drawn yet"):
-            image_input.read_drawing(drawings, nothing)
+        assert image_input.read_drawing(drawings, nothing) is None
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -779,13 +958,72 @@ def test_in_the_app_no_library_opens_other_formats():
     assert done.stdout.splitlines() == [*refused, "(10000, 10000)", "refused"], done.stderr
 
 
-def test_the_note_about_photographs_is_the_built_in_models_only(tmp_path, monkeypatch):
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8)
-    Image.fromarray(pixels).resize((90, 90), Image.Resampling.BICUBIC).save(tmp_path / "p.png")
-    models, file = ModelManager(Scripted({})), {"path": str(tmp_path / "p.png")}
-    assert image_input.check_upload(models, file)[1] == ""
+def test_the_built_in_model_is_noted_with_every_own_picture(tmp_path, monkeypatch):
+    """Greyscale ones and screenshots too: it knows its own world only."""
+    models = ModelManager(Scripted({}))
+    with gr.Blocks() as demo:
+        layout = Layout(demo, models, image_input.load_examples(EXAMPLES))
+    source, grey = layout.input, tmp_path / "grey.png"
+    Image.linear_gradient("L").save(grey)
+
+    def taken(file=grey):
+        updates = layout.take_upload({"path": str(file)})
+        return updates[source.note], updates[source.open_models].visible
+
+    assert taken() == ("", False)
     monkeypatch.setattr(Scripted, "is_built_in", True)
-    assert "Another model" in image_input.check_upload(models, file)[1]
+    assert taken() == (image_input.WORLD_NOTE, True)
+    models.can_switch = False
+    assert taken() == (image_input.WORLD_NOTE, False)
+    for another in layout.show_example(layout.examples[0]), layout.clear_image():
+        assert another[source.note] == "" and not another[source.open_models].visible
+
+
+def test_a_new_picture_resets_every_tab_and_lets_runs_begin(layout, tmp_path):
+    Image.new("L", (9, 9)).save(tmp_path / "own.tif")
+    (tmp_path / "text.png").write_text("no picture")
+    drawn = Image.new("RGBA", (64, 64))
+    drawn.paste("red", (10, 10, 30, 30))
+    send_drawing(layout.input.drawings, "1", encoded(drawn))
+    converted = layout.take_upload({"path": str(tmp_path / "own.tif")})
+    unreadable = layout.take_upload({"path": str(tmp_path / "text.png")})
+    drawing, blank = layout.take_drawing({"id": "1"}), layout.take_drawing({"id": "2"})
+    assert converted[layout.input.image].endswith(".png")
+    assert Image.open(drawing[layout.input.image]).size == (64, 64)
+    assert blank[layout.input.image] is unreadable[layout.input.image] is None
+    for updates in converted, unreadable, drawing, blank, layout.clear_image():
+        assert set(layout.tab_outputs) <= updates.keys()
+        assert all(updates[button].interactive for button in layout.page.run_buttons)
+    send_drawing(layout.input.drawings, "3", encoded(drawn))
+    send_drawing(layout.input.drawings, "4", encoded(drawn))
+    same = layout.return_to_drawing({"id": "3"}, {"path": drawing[layout.input.image]})
+    other = layout.return_to_drawing({"id": "4"}, {"path": converted[layout.input.image]})
+    assert set(same) == set(layout.page.run_buttons), "answers about the drawing stay"
+    assert other[layout.input.image] == drawing[layout.input.image]
+
+
+def test_a_reload_shows_the_own_picture_or_says_that_it_is_gone(layout, tmp_path, monkeypatch):
+    upload = tmp_path / ("0f" * 32) / "own.png"
+    upload.parent.mkdir()
+    Image.new("RGB", (9, 9)).save(upload)
+    monkeypatch.setattr(layout_module, "temp_files", lambda demo: {str(upload)})
+    monkeypatch.setattr(url_state, "get_upload_folder", lambda: str(tmp_path))
+    name, source = f"{upload.parent.name}/own.png", layout.input
+
+    def restore(own_name, **query):
+        return layout.restore(own_name, SimpleNamespace(query_params=query))
+
+    shown = restore(name, tab="caption")
+    assert shown[source.image] == str(upload) and shown[source.own_name] == name
+    assert shown[layout.key_to_run] == "caption"
+    for gone in restore("0f/gone.png", tab="caption"), restore("", tab="caption", image="0f/x.png"):
+        assert gone[source.image] is None and gone[layout.key_to_run] == ""
+        assert gone[source.note] == image_input.GONE_NOTE
+    unknown = restore("", tab="caption", example="unknown")
+    assert unknown[source.image] is None and unknown[layout.key_to_run] == ""
+    named = restore(name, tab="caption", example=layout.examples[2].name)
+    assert named[source.image] == layout.examples[2].image
+    assert restore("")[source.image] == layout.examples[0].image
 
 
 def test_exported_masks_equal_the_drawn_ones(pg, path):

@@ -15,6 +15,7 @@ import gradio as gr
 from PIL import Image
 
 from paligemma.interpret.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS
+from paligemma.prompts import likely_prompt, prompt_note
 from paligemma.ui.attention_maps import (
     VIEW_NAMES,
     ExplainedAnswer,
@@ -29,16 +30,18 @@ from paligemma.ui.attention_maps import (
 )
 from paligemma.ui.common import (
     LATEST,
-    NO_TEXT,
     PARALLEL,
     PRIVATE,
+    UNQUEUED,
     WAITING,
+    answer_notes,
     in_model_queue,
     open_for_page,
     open_upload,
     raw_prompt,
     text_status,
     timing_text,
+    with_notes,
 )
 from paligemma.ui.errors import escape_markdown
 from paligemma.ui.inputs import read_choice, read_number, read_text
@@ -69,6 +72,7 @@ class AttentionTab:
                 label="Raw prompt", max_lines=3, placeholder="For example: detect cat"
             )
             self.controls = page.run_controls("Show attention", self.key)
+            self.likely = gr.Button(size="sm", visible=False, elem_id="likely-prompt")
             self.tokens = gr.Radio([], label="Answer, token by token", visible=False)
             views = [(label, view) for view, label in VIEW_NAMES.items()]
             self.view = gr.Radio(views, value=DEFAULT_VIEW, label="View")
@@ -117,7 +121,7 @@ class AttentionTab:
     def outputs(self) -> list[Component]:
         chosen: list[Component] = [self.answer, self.tokens, self.layer]
         shown = [*self._shown, self.patch, self.tower, *self._whole]
-        return [*chosen, *shown, self.controls.status]
+        return [*chosen, *shown, self.likely, self.controls.status]
 
     @property
     def _map(self) -> list[Component]:
@@ -135,10 +139,13 @@ class AttentionTab:
         hidden = dict.fromkeys([self.legend, *self._whole], gr.Image(None, visible=False))
         tokens = gr.Radio([], value=None, visible=False)
         chosen = {self.tokens: tokens, self.layer: gr.Slider(value=0)}
-        return dict.fromkeys(self.outputs) | chosen | hidden
+        likely = {self.likely: gr.Button(visible=False)}
+        return dict.fromkeys(self.outputs) | chosen | hidden | likely
 
     def wire(self, page: Page) -> None:
         page.run_on_enter(self.prompt, self.key)
+        used = self.likely.click(lambda prompt: prompt, self.likely, self.prompt, **UNQUEUED)
+        used.then(None, js=f'() => pressRun("{self.key}")', **PRIVATE)
         page.on_run(
             self.key,
             self.controls,
@@ -191,18 +198,21 @@ class AttentionTab:
         self, page: Page, image: dict | None, prompt: str, view: str, opacity: float, **settings
     ) -> Iterator[dict]:
         """Stream the answer, then explain it."""
+        yield self.reset() | {self.controls.status: WAITING}
         model = page.model
         upload, options = open_upload(image), sampling_options(**settings)
         prompt = raw_prompt(prompt)
         read_choice(view, list(VIEWS), "A view")
         read_number(opacity, 0, 1, "Opacity")
-        yield self.reset() | {self.controls.status: WAITING}
         run = page.start_run()
         with closing(run.stream(model, upload.image, prompt, options)) as replies:
             for reply in replies:
                 yield {self.controls.status: f"{timing_text(reply)}…"}
+        if note := prompt_note(prompt):
+            yield {self.likely: gr.Button(likely_prompt(prompt), visible=True)}
+        status = with_notes(text_status(reply), answer_notes(model, reply, note))
         if not reply.tokens:
-            yield {self.controls.status: NO_TEXT}
+            yield {self.controls.status: status}
             return
         views = CHEAP_VIEWS if view in CHEAP_VIEWS else (*CHEAP_VIEWS, view)
         explanation = model.explain_reply(upload.image, prompt, reply, views)
@@ -216,7 +226,7 @@ class AttentionTab:
             self.tokens: gr.Radio(tokens, value=0, visible=True),
             self.layer: layer_slider(answer, view),
             page.last_request: LastRequest(prompt, texts),
-            self.controls.status: text_status(reply),
+            self.controls.status: status,
         } | dict(zip(self._shown, shown, strict=True))
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 
 from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
+from paligemma.prompts import prompt_note, unknown_names, unknown_note
 from paligemma.reply import Reply
 from paligemma.ui.common import (
     NO_TEXT,
@@ -31,6 +32,7 @@ from paligemma.ui.common import (
     raw_prompt,
     resize_for_display,
     upload_path,
+    with_notes,
 )
 from paligemma.ui.errors import escape_markdown
 from paligemma.ui.model_picker import progress_bar
@@ -132,11 +134,11 @@ def run_batch(page: Page, files: list | None, prompt: str, **settings) -> Iterat
     unchanged, updated = gr.skip(), perf_counter()
     results: list[BatchResult] = []
     with TemporaryDirectory() as folder:
+        yield gr.Gallery([], visible=False), "", gr.DownloadButton(visible=False), WAITING
         if not isinstance(files, list | None):
             raise ValueError("Pictures are sent as a list of files.")
         options, paths = sampling_options(**settings), [upload_path(file) for file in files or []]
         prompt, images = raw_prompt(prompt), unpack(paths)
-        yield gr.Gallery([], visible=False), "", gr.DownloadButton(visible=False), WAITING
         run = page.start_run()
         for number, image in enumerate(images):
             if run.is_over:
@@ -159,11 +161,13 @@ def run_batch(page: Page, files: list | None, prompt: str, **settings) -> Iterat
         status += f", {cut} of them cut off" * bool(cut)
         status += f", {failed} not readable" * bool(failed)
         status += f", {left} left out at the time limit" * bool(left)
+        known = page.model.known_names
+        notes = [prompt_note(prompt), unknown_note(unknown_names(prompt, known), known)]
         yield (
             gr.Gallery(drawings, visible=bool(drawings)),
             results_table(results),
             gr.DownloadButton(value=str(packed), visible=True),
-            status + ".",
+            with_notes(f"{status}.", list(filter(None, notes))),
         )
 
 

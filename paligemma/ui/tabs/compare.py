@@ -12,15 +12,18 @@ from PIL import Image
 from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
+from paligemma.prompts import prompt_note
 from paligemma.reply import Reply
 from paligemma.ui.common import (
     NO_TEXT,
     WAITING,
+    answer_notes,
     open_upload,
     raw_prompt,
     resize_for_display,
     timing_text,
     upload_path,
+    with_notes,
 )
 from paligemma.ui.errors import escape_markdown
 from paligemma.ui.inputs import read_choice
@@ -105,7 +108,7 @@ class CompareTab:
             prepare=(
                 partial(resolve_comparison, page),
                 [self.source, page.image, self.prompt],
-                [self.checkpoint, self.controls.status],
+                [self.checkpoint, self.controls.status, self.table, self.slider],
             ),
         )
 
@@ -113,10 +116,13 @@ class CompareTab:
 def resolve_comparison(
     page: Page, source: str | None, image: dict | None, prompt: str
 ) -> Iterator[tuple]:
-    """Resolve the other model, once there are an image and a prompt."""
+    """Resolve the other model, once there are an image and a prompt; a former answer goes."""
+    hidden = "", gr.ImageSlider(None, visible=False)
+    yield None, WAITING, *hidden
     upload_path(image)
     raw_prompt(prompt)
-    yield from resolve_with_progress(page.models.resolve_comparison, source)
+    for checkpoint, status in resolve_with_progress(page.models.resolve_comparison, source):
+        yield checkpoint, status, *hidden
 
 
 def compare(
@@ -129,7 +135,11 @@ def compare(
 ) -> Iterator[tuple]:
     """Stream the current model's answer, the loading of the other model, and its answer."""
     unchanged = gr.skip()
-    upload, options, prompt = open_upload(image), sampling_options(**settings), raw_prompt(prompt)
+    upload, options, prompt = (
+        open_upload(image),
+        sampling_options(**settings),
+        raw_prompt(prompt),
+    )
     read_choice(dtype, DTYPES, "The precision")
     yield "", gr.ImageSlider(visible=False), WAITING
     left = right = None
@@ -145,7 +155,8 @@ def compare(
     has_objects = bool(left.reply.detections or right.reply.detections)
     slider = gr.ImageSlider((left.drawing, right.drawing), visible=has_objects)
     summary = "Same answer." if left.reply.text == right.reply.text else "Different answers."
-    yield comparison_table([left, right]), slider, summary
+    notes = answer_notes(page.model, left.reply, prompt_note(prompt))
+    yield comparison_table([left, right]), slider, with_notes(summary, notes)
 
 
 def stream_answer(

@@ -14,6 +14,8 @@ from visualize.anatomy import draw_attention_mask, draw_model, draw_tokens
 
 PACKAGE = Path(__file__).parents[2]
 FIRST_FILE = "models/siglip.py"
+NO_REQUEST = "There was no request yet."
+OTHER_MODEL = "Another model was loaded: open this tab again."
 NOTE = """**The last request, token by token.** Run another tab, then come back. Image and prompt
 attend to each other in both directions; the answer attends to them and to its own earlier tokens.
 """
@@ -56,10 +58,10 @@ class HowItWorksTab:
 
     @property
     def outputs(self) -> list[Component]:
-        return []  # the tab is filled whenever it is opened
+        return [self.tokens, self.mask]
 
     def reset(self) -> Updates:
-        return {}
+        return {self.tokens: NO_REQUEST, self.mask: gr.Image(visible=False)}
 
     def wire(self, page: Page) -> None:
         shown = [self.diagram, self.tokens, self.mask]
@@ -76,7 +78,7 @@ def show_model(models: ModelManager, last_request: LastRequest | None) -> tuple:
         return "Another model is being loaded.", "", gr.Image(visible=False)
     diagram = draw_model(model_components(model.config))
     if last_request is None:
-        return diagram, "There was no request yet.", gr.Image(visible=False)
+        return diagram, NO_REQUEST, gr.Image(visible=False)
     tokens = request_tokens(model.processor, *last_request)
     mask, kinds = request_mask([kind for kind, _ in tokens])
     return diagram, draw_tokens(tokens), gr.Image(draw_attention_mask(mask, kinds), visible=True)

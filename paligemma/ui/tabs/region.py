@@ -3,6 +3,7 @@
 Also the question to an answer, which needs no box.
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -13,11 +14,13 @@ from PIL import Image, ImageDraw
 
 from paligemma.detections import Box, Detection, format_box, snap
 from paligemma.generation import SamplingOptions
+from paligemma.pipeline import PaliGemma
 from paligemma.reply import Token
 from paligemma.tasks import QUESTION, REGION
 from paligemma.ui.common import (
     LATEST,
     PARALLEL,
+    PRIVATE,
     UNQUEUED,
     WAITING,
     Upload,
@@ -27,13 +30,15 @@ from paligemma.ui.common import (
     text_status,
     timing_text,
 )
-from paligemma.ui.page import Component, CutAnswer, LastRequest, Page, Updates
+from paligemma.ui.page import Component, LastRequest, Page, ShownAnswer, Updates
 from paligemma.ui.settings import sampling_options
-from paligemma.ui.tabs.task import language_picker
+from paligemma.ui.tabs.task import language_choice, language_picker
 from visualize import draw_boxes
 
 MODES = [("Describe the box", "region"), ("Find the question to an answer", "question")]
-CLICK = "Click two opposite corners of a box in the picture."
+CLICK = "Drag a box over the picture, or click two opposite corners."
+HIDDEN = {"__type__": "update", "visible": False}
+UNTRAINED_NOTE = "The built-in model was not trained for this: load a published model."
 MIN_SIDE = 0.01  # of the image: a thinner box was a slip
 NUMBER = re.compile(r"(?<!\d)-?\d+(?:\.\d*)?")  # 10-20 are two numbers, neither below 0
 Corner = tuple[float, float]
@@ -57,19 +62,19 @@ class RegionTab:
                 label="Box: left, top, right, bottom, in per cent",
                 max_lines=1,
                 placeholder="Click in the picture, or write: 10, 20, 60, 80",
+                elem_id="box",
             )
             self.text = gr.Textbox(
                 label="Answer", visible=False, max_lines=3, placeholder="For example: two"
             )
-            self.note = gr.Markdown(
-                "The built-in model was not trained for this: load a published model.",
-                visible=False,
-                elem_classes="note",
-            )
+            self.note = gr.Markdown(UNTRAINED_NOTE, visible=False, elem_classes="note")
             self.language = language_picker()
             self.controls = page.run_controls("Run", self.key)
             self.raw = gr.Textbox(
-                label="Raw output", lines=2, interactive=False, elem_classes=["raw", "text"]
+                label="Raw output",
+                lines=2,
+                interactive=False,
+                elem_classes=["raw", "text"],
             )
             self.first_corner = gr.State()
 
@@ -84,15 +89,32 @@ class RegionTab:
 
     @property
     def outputs(self) -> list[Component]:
-        return [self.raw, self.controls.resume, self.controls.cut_answer, self.controls.status]
+        return [self.raw, *self.controls.answer_outputs, self.controls.status]
 
     def reset(self) -> Updates:
-        return dict.fromkeys(self.outputs) | self.controls.reset_resume()
+        return dict.fromkeys(self.outputs) | self.controls.reset_answer()
+
+    @property
+    def model_outputs(self) -> list[Component]:
+        return [self.note, self.language]
+
+    def show_model(self, model: PaliGemma) -> Updates:
+        """What the model was not trained for is said, and cannot be chosen."""
+        note = UNTRAINED_NOTE if model.is_built_in else ""
+        return {self.note: gr.Markdown(note), self.language: language_choice(model)}
 
     def wire(self, page: Page) -> None:
+        # another box or question: the answer of the former one goes, before anything can run
+        buttons = self.controls.answer_buttons
+        js = f"() => ['', '', ...Array({len(buttons)}).fill({json.dumps(HIDDEN)})]"
+        forgotten = [self.raw, self.controls.status, *buttons]
+        for event in self.image.select, self.box.change, self.text.change, self.mode.change:
+            event(None, None, forgotten, js=js, **PRIVATE)
         shown = [self.image, self.first_corner]
         page.image.change(start_box, [page.image, self.box], shown, preprocess=False, **PARALLEL)
-        self.box.input(start_box, [page.image, self.box], shown, preprocess=False, **LATEST)
+        self.box.change(
+            follow_box, [page.image, self.first_corner, self.box], shown, preprocess=False, **LATEST
+        )
         self.image.select(
             add_corner,
             [page.image, self.first_corner],
@@ -109,6 +131,7 @@ class RegionTab:
             [self.image, self.box, self.text, self.note],
             **UNQUEUED,
         )
+        self.controls.wire_copy(self.raw)
         for text in self.box, self.text:
             page.run_on_enter(text, self.key)
         inputs = {"image": page.image, "box": self.box, "mode": self.mode, "answer": self.text}
@@ -119,7 +142,7 @@ class RegionTab:
             f"{self.key}_continue",
             self.controls,
             partial(self.continue_answer, page),
-            {"cut": self.controls.cut_answer},
+            {"cut": self.controls.answer},
             outputs,
             button=self.controls.resume,
         )
@@ -135,18 +158,18 @@ class RegionTab:
         **settings,
     ) -> Iterator[Updates]:
         """Stream a description of the box, or the question to `answer`."""
+        yield self.reset() | {self.controls.status: WAITING}
         upload, options = open_upload(image), sampling_options(**settings)
         if mode == "region":
             edges = snap(read_box(box), page.model.resolution)
             prompt = REGION.prompt(format_box(edges), language)
         else:
             prompt = QUESTION.prompt(str(answer or ""), language)
-        yield self.reset() | {self.controls.status: WAITING}
         yield from self._stream(page, upload, prompt, options)
 
-    def continue_answer(self, page: Page, cut: CutAnswer | None, **settings) -> Iterator[Updates]:
+    def continue_answer(self, page: Page, cut: ShownAnswer | None, **settings) -> Iterator[Updates]:
         """Stream the rest of an answer that was cut off, after what there is of it."""
-        cut = page.cut_answer(cut, "press Run again")
+        cut = page.answer_to_continue(cut, "press Run again")
         upload = Upload(cut.path, open_for_page(cut.path))
         yield {self.controls.status: WAITING}
         options = sampling_options(**settings)
@@ -171,7 +194,7 @@ class RegionTab:
                     self.raw: reply.text,
                     self.controls.status: text_status(reply),
                     page.last_request: request,
-                } | self.controls.offer_to_continue(upload.path, reply, model)
+                } | self.controls.show_answer(upload.path, reply, model)
 
 
 def start_box(file: dict | None, text: str) -> tuple[Image.Image | None, None]:
@@ -181,6 +204,14 @@ def start_box(file: dict | None, text: str) -> tuple[Image.Image | None, None]:
     except ValueError:  # reported where it was uploaded
         return None, None
     return draw_box(resize_for_display(image), text), None
+
+
+def follow_box(file: dict | None, first: Corner | None, text: str) -> tuple:
+    """The image when the box's text changes, and the first corner while that is alone."""
+    image, _ = start_box(file, text)
+    if image is None or first is None or str(text or "").strip():
+        return image, None
+    return draw_dot(image, first), first
 
 
 def add_corner(file: dict | None, first: Corner | None, click: gr.SelectData) -> tuple:

@@ -20,14 +20,17 @@ from paligemma.ui.common import (
     UNQUEUED,
     WAITING,
     Upload,
+    answer_notes,
+    asked_prompt,
     open_for_page,
     open_upload,
     resize_for_display,
     text_status,
     timing_text,
+    with_notes,
 )
 from paligemma.ui.image_input import GalleryExample
-from paligemma.ui.page import Component, CutAnswer, LastRequest, Page, Updates
+from paligemma.ui.page import Component, LastRequest, Page, ShownAnswer, Updates
 from paligemma.ui.results import AnswerObjects, DisplayOptions, ObjectsPanel, annotated_image
 from paligemma.ui.settings import sampling_options
 
@@ -75,6 +78,7 @@ class TaskTab:
                 label=task.needs[0].upper() + task.needs[1:],
                 max_lines=3,
                 placeholder=f"For example: {task.hints[0]}",
+                elem_id=f"text-{task.key}",
             )
         if task.has_language:
             with gr.Row():
@@ -86,6 +90,7 @@ class TaskTab:
                         min_width=220,
                     )
                 self.language = language_picker()
+        self.names = gr.HTML(visible=False, elem_classes="names")
         self.hints: list[gr.Button] = []
         if len(task.hints) > 1:
             with gr.Row(elem_classes="hints"):
@@ -109,21 +114,38 @@ class TaskTab:
     def outputs(self) -> list[Component]:
         objects = self.objects.outputs if self.objects else []
         history = [self.history, self.history_list] if self.history and self.history_list else []
-        resume = [self.controls.resume, self.controls.cut_answer]
-        return [self.raw, *objects, *history, *resume, self.controls.status]
+        return [self.raw, *objects, *history, *self.controls.answer_outputs, self.controls.status]
 
     def reset(self) -> Updates:
         objects = self.objects.reset() if self.objects else {}
-        return dict.fromkeys(self.outputs) | objects | self.controls.reset_resume()
+        return dict.fromkeys(self.outputs) | objects | self.controls.reset_answer()
+
+    @property
+    def model_outputs(self) -> list[Component]:
+        return [part for part in (self.names, self.language, self.style) if part]
+
+    def show_model(self, model: PaliGemma) -> Updates:
+        """The names that the model knows; what it was not trained for cannot be chosen."""
+        known = model.known_names if self.task.answers != "text" else ()
+        updates: Updates = {self.names: gr.HTML(names_html(known, self.key), visible=bool(known))}
+        if self.language:
+            updates[self.language] = language_choice(model)
+        if self.style and model.is_built_in:
+            info = "The built-in model knows this style only."
+            updates[self.style] = gr.Radio(value=self.task.styles[0], info=info, interactive=False)
+        elif self.style:
+            updates[self.style] = gr.Radio(info="", interactive=True)
+        return updates
 
     def wire(self, page: Page) -> None:
+        self.controls.wire_copy(self.raw)
         if self.text:
             page.run_on_enter(self.text, self.key)
         inputs: dict[str, Component] = dict(self.objects.display) if self.objects else {}
         if self.history:
             inputs["history"] = self.history
         asked = {"image": page.image} | self.inputs | inputs
-        continued = {"cut": self.controls.cut_answer} | inputs
+        continued = {"cut": self.controls.answer} | inputs
         outputs = [page.last_request, *self.outputs]
         runs = [
             page.on_run(self.key, self.controls, partial(self.answer, page), asked, outputs),
@@ -147,20 +169,21 @@ class TaskTab:
     def answer(self, page: Page, image: dict | None = None, **values) -> Iterator[dict]:
         """Stream one answer; an object is drawn as soon as it is complete."""
         history = values.pop("history", None) or []
+        yield self._start()
         upload = open_upload(image)
         parts = {name: values.pop(name) or "" for name in self.inputs}
-        prompt = self.task.prompt(**parts)
+        written = self.task.prompt(**parts)
         display, options = self._read_options(values)
-        yield self._start()
-        for reply, updates in self._stream(page, upload, prompt, options, display):
+        prompt, note = asked_prompt(page.model, written)
+        for reply, updates in self._stream(page, upload, prompt, options, display, note=note):
             if reply.finished and self.history:
                 updates |= self._show_history([*history, (parts["text"], reply.text)])
             yield updates
 
-    def continue_answer(self, page: Page, cut: CutAnswer | None, **values) -> Iterator[dict]:
+    def continue_answer(self, page: Page, cut: ShownAnswer | None, **values) -> Iterator[dict]:
         """Stream the rest of an answer that was cut off, after what there is of it."""
         history = values.pop("history", None) or []
-        cut = page.cut_answer(cut, f"press {self.task.label} again")
+        cut = page.answer_to_continue(cut, f"press {self.task.label} again")
         upload = Upload(cut.path, open_for_page(cut.path))
         display, options = self._read_options(values)
         yield {self.controls.status: WAITING}
@@ -182,6 +205,7 @@ class TaskTab:
         options: SamplingOptions,
         display: DisplayOptions,
         tokens: Sequence[Token] = (),
+        note: str = "",
     ) -> Iterator[tuple[Reply, Updates]]:
         """Each reply with the outputs that show it; `tokens` are the answer so far."""
         model, run = page.model, page.start_run()
@@ -191,6 +215,8 @@ class TaskTab:
                 if reply.finished:
                     request = LastRequest(prompt, [token.text for token in reply.tokens])
                     answer = self._show_answer(model, upload, reply, display)
+                    notes = answer_notes(model, reply, note)
+                    answer[self.controls.status] = with_notes(self._status(reply), notes)
                     yield reply, {page.last_request: request} | answer
                     continue
                 started, complete = perf_counter(), reply.detections[:-1]
@@ -225,15 +251,15 @@ class TaskTab:
     def _start(self) -> Updates:
         """The outputs when a run starts: the history stays."""
         started: Updates = {self.raw: "", self.controls.status: WAITING}
-        started |= self.controls.reset_resume()
+        started |= self.controls.reset_answer()
         return started | (self.objects.reset() if self.objects else {})
 
     def _show_answer(
         self, model: PaliGemma, upload: Upload, reply: Reply, display: DisplayOptions
     ) -> Updates:
         """The outputs for a complete answer."""
-        shown: Updates = {self.raw: reply.text, self.controls.status: self._status(reply)}
-        shown |= self.controls.offer_to_continue(upload.path, reply, model)
+        shown: Updates = {self.raw: reply.text}
+        shown |= self.controls.show_answer(upload.path, reply, model)
         if self.objects:
             masks = self._masks(model, reply.detections)
             objects = AnswerObjects(upload.path, reply.detections, masks, display)
@@ -295,6 +321,22 @@ def language_picker() -> gr.Dropdown:
         sorted((name, code) for code, name in LANGUAGES.items()),
         value="en",
         label="Language of the answer",
-        info="The built-in model knows English only.",
         min_width=180,
     )
+
+
+def language_choice(model: PaliGemma) -> gr.Dropdown:
+    """The picker for a model: the built-in one knows a single language."""
+    if model.is_built_in:
+        info = "The built-in model knows English only."
+        return gr.Dropdown(value="en", info=info, interactive=False)
+    return gr.Dropdown(info="", interactive=True)
+
+
+def names_html(names: Sequence[str], key: str) -> str:
+    """A button for each name, which adds it to the text of the tab `key`."""
+    buttons = "".join(
+        f'<button class="name" data-tab="{key}" data-name="{escape(name)}">{escape(name)}</button>'
+        for name in names
+    )
+    return f"<details><summary>Names that this model knows</summary>{buttons}</details>"

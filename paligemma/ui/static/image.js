@@ -1,0 +1,159 @@
+// How a picture gets into the page: pasted or dropped anywhere, drawn, remembered over a reload.
+// Loaded once in the page's head, after page.js.
+
+/** Puts a file into the picture's field, in place of the picture that is there. */
+function putImage(file, retries = 60) {
+  const field = document.getElementById("image"), input = field?.querySelector("input[type=file]");
+  if (input) {
+    const files = new DataTransfer();
+    files.items.add(file);
+    input.files = files.files;
+    input.dispatchEvent(new Event("change", {bubbles: true}));
+  } else if (retries) {
+    if (!field) document.querySelector("#image-sources [role=tab]").click();
+    field?.querySelector("button[aria-label='Remove Image']")?.click();
+    setTimeout(() => putImage(file, retries - 1), 50);
+  }
+}
+
+function imageFile(transfer) {
+  return [...(transfer?.files ?? [])].map(withType).find((file) => file.type.startsWith("image/"));
+}
+
+/** Browsers that do not know HEIC give its files no type, and gradio refuses those. */
+function withType(file) {
+  const isHeic = !file.type && /\.hei[cf]$/i.test(file.name);
+  return isHeic ? new File([file], file.name, {type: "image/heic"}) : file;
+}
+
+addEventListener("change", (event) => {
+  const input = event.target;
+  if (!input.matches?.("#image input[type=file]")) return;
+  const files = new DataTransfer();
+  for (const file of input.files) files.items.add(withType(file));
+  input.files = files.files;
+}, true);
+
+addEventListener("paste", (event) => {
+  const file = imageFile(event.clipboardData);
+  if (!file) return;
+  event.preventDefault();
+  event.stopImmediatePropagation(); // gradio's picture takes it only while it is empty
+  putImage(file);
+}, true);
+
+/** Whether `target` belongs to a field that takes files itself: the picture's, while it is empty. */
+function takesFiles(target) {
+  const field = target.closest?.("#files, #image");
+  return Boolean(field?.querySelector("input[type=file]"));
+}
+
+addEventListener("dragover", (event) => {
+  if (event.dataTransfer.types.includes("Files") && !takesFiles(event.target)) event.preventDefault();
+});
+
+addEventListener("drop", (event) => {
+  if (takesFiles(event.target) || !event.dataTransfer.types.includes("Files")) return;
+  event.preventDefault(); // the browser would leave the page for the file
+  const file = imageFile(event.dataTransfer);
+  if (file) putImage(file);
+});
+
+// A stroke reaches the server with a delay: a run that is asked for meanwhile waits for it.
+const MAX_STROKE_MS = 3000;
+let strokeEnd = -Infinity;
+
+addEventListener("pointerup", (event) => {
+  if (event.target.closest?.("#canvas")?.querySelector("canvas")) strokeEnd = performance.now();
+}, true);
+
+const isStrokePending = () => performance.now() < strokeEnd + MAX_STROKE_MS;
+
+function clickAfterStroke(button, retries = 200) {
+  if (!isStrokePending() && !button.disabled) button.click();
+  else if (retries) setTimeout(() => clickAfterStroke(button, retries - 1), 50);
+}
+
+addEventListener("click", (event) => {
+  const button = event.target.closest?.("[id^=run-]");
+  if (!button || !isStrokePending()) return;
+  event.stopImmediatePropagation();
+  clickAfterStroke(button);
+}, true);
+
+/** The name of the visitor's own picture, so that a reload of this browser tab shows it again. */
+function rememberImage(name) {
+  strokeEnd = -Infinity;
+  sessionStorage.setItem("image", name ?? "");
+  return [];
+}
+
+function rememberedImage() {
+  return sessionStorage.getItem("image") ?? "";
+}
+
+/** Updates that disable `count` buttons until the server has taken a new picture. */
+function disableButtons(count) {
+  return Array(count).fill({__type__: "update", interactive: false});
+}
+
+/** Selects the brush when the canvas is shown for the first time. */
+function selectBrush(retries = 60) {
+  const brush = document.querySelector("#canvas button[aria-label='Brush']");
+  if (!brush && retries) setTimeout(() => selectBrush(retries - 1), 50);
+  else if (brush && !window.brushSelected) {
+    window.brushSelected = true;
+    brush.click();
+  }
+  return [];
+}
+
+// A box is dragged over the picture of the Region tab: it is written into its field.
+const DRAG_PIXELS = 8; // less is a click
+let drag = null;
+
+addEventListener("pointerdown", (event) => {
+  const image = event.target.closest?.("#region-image .image-frame")?.querySelector("img");
+  if (!image || event.button || event.pointerType === "touch") return; // a finger scrolls
+  const frame = Object.assign(document.createElement("div"), {className: "drag-box"});
+  drag = {image, frame, x: event.clientX, y: event.clientY};
+});
+
+addEventListener("pointermove", (event) => {
+  if (!drag || Math.hypot(event.clientX - drag.x, event.clientY - drag.y) < DRAG_PIXELS) return;
+  document.body.append(drag.frame);
+  Object.assign(drag.frame.style, {
+    left: `${Math.min(event.clientX, drag.x)}px`,
+    top: `${Math.min(event.clientY, drag.y)}px`,
+    width: `${Math.abs(event.clientX - drag.x)}px`,
+    height: `${Math.abs(event.clientY - drag.y)}px`,
+  });
+});
+
+addEventListener("pointerup", (event) => {
+  if (!drag) return;
+  const {image, frame, x, y} = drag, isBox = frame.isConnected, area = image.getBoundingClientRect();
+  drag = null;
+  frame.remove();
+  if (!isBox) return;
+  const scale = Math.min(area.width / image.naturalWidth, area.height / image.naturalHeight);
+  const width = image.naturalWidth * scale, height = image.naturalHeight * scale;
+  const share = (at, middle, side) =>
+    (100 * Math.min(Math.max((at - middle) / side + 0.5, 0), 1)).toFixed(1);
+  const middle = {x: area.left + area.width / 2, y: area.top + area.height / 2};
+  const corners = [[x, y], [event.clientX, event.clientY]].map(([left, top]) =>
+    [share(left, middle.x, width), share(top, middle.y, height)].join(", "));
+  writeText(document.querySelector("#box textarea, #box input"), corners.join(", "));
+  const ignore = (click) => click.stopImmediatePropagation(); // the click that ends the drag
+  addEventListener("click", ignore, true);
+  setTimeout(() => removeEventListener("click", ignore, true), 50);
+});
+
+addEventListener("pointercancel", () => {
+  drag?.frame.remove();
+  drag = null;
+});
+
+addEventListener("dragstart", (event) => {
+  if (event.target.closest?.("#region-image")) event.preventDefault();
+});
