@@ -28,7 +28,9 @@ def test_no_file_is_too_large_for_a_space():
 
 
 def test_the_card_is_the_apps():
-    assert f"gradio[mcp]=={CARD['sdk_version']}\n" in (ROOT / "requirements.txt").read_text("utf-8")
+    assert f"gradio[mcp,oauth]=={CARD['sdk_version']}\n" in (ROOT / "requirements.txt").read_text(
+        "utf-8"
+    )
     assert (ROOT / CARD["app_file"]).is_file()
     assert set(CARD["models"]) <= {row.id for row in PUBLISHED}
     assert len(CARD["short_description"]) <= 60, "the hub refuses a longer one"

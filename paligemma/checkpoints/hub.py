@@ -43,16 +43,17 @@ def fetch_model(
     name: str,
     progress: ProgressCallback | None = None,
     check: Callable[[Path], None] | None = None,
+    token: str | None = None,
 ) -> Path:
     """The folder of `owner/model` or `owner/model@revision`, downloaded unless it is cached.
 
     `progress` is called from other threads. An exception that it raises cancels the download and
     is raised here; files that are complete by then stay in the cache. `check` is called with the
     folder of config.json before the weights of a large model are fetched, and refuses them by a
-    ValueError. Raises ValueError if the model cannot be had.
+    ValueError. `token`: in place of this machine's. Raises ValueError if the model cannot be had.
     """
     repo, _, revision = name.partition("@")
-    return _fetch(repo, revision or None, MODEL_FILES, progress, check)
+    return _fetch(repo, revision or None, MODEL_FILES, progress, check, token)
 
 
 def fetch_tokenizer(name: str) -> Path:
@@ -89,8 +90,11 @@ def _fetch(
     patterns: list[str],
     progress: ProgressCallback | None,
     check: Callable[[Path], None] | None = None,
+    token: str | None = None,
 ) -> Path:
-    download = partial(snapshot_download, repo, revision=revision, allow_patterns=patterns)
+    download = partial(
+        snapshot_download, repo, revision=revision, allow_patterns=patterns, token=token
+    )
     cancelled: list[Exception] = []  # what `progress` raised
     try:
         cached = _find_cached(download)

@@ -108,6 +108,7 @@ def resolve(
     progress: ProgressCallback | None = None,
     fits: Callable[[PaliGemmaConfig], object] | None = None,
     base: str | Path | None = None,
+    token: str | None = None,
 ) -> Checkpoint:
     """Find a checkpoint and download it if necessary. Its weights are not read.
 
@@ -119,6 +120,7 @@ def resolve(
     progress: called with (bytes done, bytes in all) during downloads
     fits: called with the config before weights are downloaded; refuses them by a ValueError
     base: the base of an adapter, instead of the one that it names
+    token: for the hub, in place of this machine's; it is not kept
 
     Raises ValueError if a part is missing, damaged or does not fit the others.
     """
@@ -130,14 +132,14 @@ def resolve(
                 fits(config)
 
     source = str(source or BUILT_IN)
-    path = _locate(source, progress, check)
+    path = _locate(source, progress, check, token)
     if not _is_adapter(path):
         if base is not None:
             raise ValueError(f"{source} is no adapter, and only an adapter has a base.")
         return _checkpoint(source, path, tokenizer, mask_codec)
     named, base = base is None, _base_of(path) if base is None else str(base)
     try:
-        base_path = _locate(base, progress, check)
+        base_path = _locate(base, progress, check, token)
         if _is_adapter(base_path):
             raise ValueError("it is an adapter itself; merge that one first.")
         checkpoint = _checkpoint(base, base_path, tokenizer, mask_codec)
@@ -187,7 +189,12 @@ def _checkpoint(
     )
 
 
-def _locate(source: str, progress: ProgressCallback | None, check: Callable[[Path], None]) -> Path:
+def _locate(
+    source: str,
+    progress: ProgressCallback | None,
+    check: Callable[[Path], None],
+    token: str | None,
+) -> Path:
     if source == BUILT_IN:
         return BUILT_IN_FOLDER
     path = _as_path(source)
@@ -200,7 +207,7 @@ def _locate(source: str, progress: ProgressCallback | None, check: Callable[[Pat
         )
     if path.suffix != ".npz" and hub.REPO_NAME.fullmatch(source):
         try:
-            return hub.fetch_model(source, progress, check)
+            return hub.fetch_model(source, progress, check, token)
         except ValueError as error:
             if path.parent.is_dir():  # a folder here was meant, more likely than the hub
                 raise ValueError(f"There is no folder {source}. As a model: {error}") from error

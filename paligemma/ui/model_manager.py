@@ -5,8 +5,9 @@ from functools import partial
 
 import torch
 
-from paligemma.checkpoints.catalog import PUBLISHED
+from paligemma.checkpoints.catalog import PUBLISHED, PublishedCheckpoint
 from paligemma.checkpoints.hub import ProgressCallback
+from paligemma.checkpoints.needs import ModelNeeds, model_needs
 from paligemma.checkpoints.resolve import BUILT_IN, Checkpoint, resolve
 from paligemma.devices import plan_placement
 from paligemma.pipeline import PaliGemma
@@ -51,15 +52,27 @@ class ModelManager:
             raise ValueError("Another model is being loaded: try again when it answers.")
         return model
 
-    def resolve(self, source: str, progress: ProgressCallback | None = None) -> Checkpoint:
+    def needs(self, published: PublishedCheckpoint) -> ModelNeeds:
+        """What a published model would need in place of the current one."""
+        return model_needs(
+            published.config, self._device, self._dtype, self._quantize, self.loaded.memory
+        )
+
+    def resolve(
+        self,
+        source: str,
+        progress: ProgressCallback | None = None,
+        token: str | None = None,
+    ) -> Checkpoint:
         """A checkpoint that fits once the current model is freed.
 
-        Raises ValueError for a checkpoint that visitors may not load, that cannot be had or does
-        not fit, and while another model is being loaded.
+        `token`: for this download from the hub, in place of this machine's. Raises ValueError for a
+        checkpoint that visitors may not load, that cannot be had or does not fit, and while another
+        model is being loaded.
         """
         self._require_allowed(source)
         checkpoint = self._resolve(
-            source, progress, self.loaded.memory, self._dtype, self._quantize
+            source, progress, self.loaded.memory, self._dtype, self._quantize, token
         )
         checkpoint.plan(self._device, self._dtype, self.loaded.memory, self._quantize)
         return checkpoint
@@ -118,12 +131,15 @@ class ModelManager:
         freed: int,
         dtype: str | None = None,
         quantize: str | None = None,
+        token: str | None = None,
     ) -> Checkpoint:
         """Memory is planned before the weights are fetched."""
         fits = partial(
             plan_placement, device=self._device, dtype=dtype, freed=freed, quantize=quantize
         )
-        return resolve(source, mask_codec=self._mask_codec, progress=progress, fits=fits)
+        return resolve(
+            source, mask_codec=self._mask_codec, progress=progress, fits=fits, token=token
+        )
 
     def _require_allowed(self, source: str) -> None:
         """Raises ValueError for a model that visitors may not load, the same for all there is."""

@@ -19,6 +19,7 @@ from paligemma.ui.queue import PRIVATE_LIMITS, Limits
 
 Updates = dict[Any, Any]  # a component, and its new value or a component with new options
 DECORATION = zip("☀☂⚓❀♜☎☘", (48, 275, 220, 325, 25, 3, 125), strict=True)  # symbol, hue
+SKIP_LINK = '<a class="skip" href="#tabs">Skip to the tabs</a>'
 SYMBOLS = "".join(f'<i style="--hue:{hue}">{symbol}\ufe0e</i>' for symbol, hue in DECORATION)
 
 
@@ -242,10 +243,12 @@ class Page:
 def header_html(models: ModelManager) -> str:
     """What the app does, and which model is loaded."""
     if (model := models.current) is None:
-        return "<h1>PaliGemma</h1><p>Another model is being loaded.</p>"
+        return f"{SKIP_LINK}<h1>PaliGemma</h1><p>Another model is being loaded.</p>"
+    button = "Use it on photographs" if model.is_built_in else "Change the model"
     return (
-        f'<div class="symbols" aria-hidden="true">{SYMBOLS}</div><h1>PaliGemma</h1>'
-        f"<p>Choose a picture, then ask about it or find objects in it.<br>"
-        f"Loaded: <b>{escape(model.name)}</b>. {escape(model.description)}<br>"
-        f"<small>{escape(model.facts)}</small></p>"
+        f'{SKIP_LINK}<div class="symbols" aria-hidden="true">{SYMBOLS}</div>'
+        f"<h1>PaliGemma</h1><small>{escape(model.facts)}</small>"
+        "<p>Choose a picture, then ask about it or find objects in it."
+        + f' <button class="open-models">{button}</button>' * models.can_switch
+        + f"<br>Loaded: <b>{escape(model.name)}</b>. {escape(model.description)}</p>"
     )

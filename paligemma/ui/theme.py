@@ -6,7 +6,7 @@ from typing import Any
 from gradio import themes
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("page.js", "image.js", "prompt.js")
+SCRIPTS = "page.js", "image.js", "prompt.js", "accessibility.js"
 NEUTRAL = themes.Color(
     *("#fffdf8", "#fbf6ec", "#efe5d2", "#e2d4bb", "#b9a994", "#78685a"),
     *("#6a5c4e", "#4a4034", "#332b23", "#27211b", "#1c1814"),
@@ -35,6 +35,10 @@ THEME = themes.Base(
     input_background_fill_dark="*neutral_950",
     block_border_width="2px",
     block_border_width_dark="2px",
+    link_text_color="*primary_800",
+    link_text_color_hover="*primary_900",
+    link_text_color_dark="*primary_300",
+    link_text_color_hover_dark="*primary_200",
     button_border_width="2px",
     button_secondary_background_fill="*neutral_50",
     button_secondary_background_fill_dark="*neutral_900",

@@ -1,7 +1,8 @@
-"""The address of the page holds its tab, prompts and settings; opening it restores and runs them.
+"""The address of the page holds its tab, prompt and settings; opening it restores and runs them.
 
     ?tab=detect&example=harbour&detect=anchor&max_new_tokens=64&model=owner/model
 
+Only the open tab's values are there, and Back and Forward move between tabs.
 An example's image is there by its name. "Share" adds a visitor's own, by the folder of its upload,
 which cannot be guessed (gradio 6.31's deep links lose images and button labels). The model is only
 filled in, to be loaded by a press: an address must not switch the model for everybody.
@@ -36,9 +37,10 @@ class UrlState:
     def wire(self, new_image_events: list) -> None:
         """`new_image_events`: those of an image that has no name in the address yet."""
         for tab in self.tabs:
-            tab.container.select(None, js=f'() => setUrlParam("tab", "{tab.key}")', **PRIVATE)
+            tab.container.select(None, js=f'() => openTab("{tab.key}")', **PRIVATE)
         for name, part in {**self.params, "model": self.model}.items():
-            js = f'(value) => setUrlParam("{name}", value, {json.dumps(part.value)})'
+            write = "setModelParam" if name.rpartition(".")[2] == "model" else "setUrlParam"
+            js = f'(value) => {write}("{name}", value, {json.dumps(part.value)})'
             part.change(None, part, None, js=js, **PRIVATE)
         for event in new_image_events:
             event(

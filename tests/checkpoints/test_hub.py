@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from fakehub import GATED, FakeHub, Refusal
+from fakehub import GATED, Refusal, connect
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import close_session
 
@@ -57,26 +57,8 @@ def codec(tmp_path_factory) -> bytes:
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
     """An empty hub, an empty cache, nobody's token, and no waiting between attempts."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    served = FakeHub()
-    template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
-    for name, value in {
-        "ENDPOINT": served.url,
-        "HUGGINGFACE_CO_URL_TEMPLATE": template,
-        "HF_HUB_CACHE": str(tmp_path / "cache"),
-        "HF_TOKEN_PATH": str(tmp_path / "token"),
-        "AGENT_HARNESSES_PATH": str(tmp_path / "agents.json"),
-        "HF_HUB_OFFLINE": False,
-        "HF_HUB_DISABLE_XET": False,
-        "DOWNLOAD_CHUNK_SIZE": 10_000,
-    }.items():
-        monkeypatch.setattr(constants, name, value)
+    served = connect(monkeypatch, tmp_path)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    close_session()
     yield served
     close_session()
     served.close()

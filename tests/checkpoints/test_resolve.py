@@ -47,7 +47,7 @@ def asked(monkeypatch) -> list[str]:
     """What the hub is asked for: these tests have none."""
     names = []
 
-    def fetch(name: str, progress=None, check=None) -> Path:
+    def fetch(name: str, progress=None, check=None, token=None) -> Path:
         names.append(name)
         raise ValueError(f"{name} cannot be loaded: there is no hub.")
 

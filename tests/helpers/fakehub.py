@@ -9,7 +9,12 @@ import re
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 
 INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)")
 TREE = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)")
@@ -36,7 +41,8 @@ class FakeHub:
 
     `asked` lists the requests, as "GET /path". A test may set `refusals`, let the next `broken`
     downloads of weights break off half-way, serve `forged` bytes under a file's name, or keep
-    files in Xet: `xet` has their hashes by name, and `xet_url` is where Xet lies.
+    files in Xet: `xet` has their hashes by name, and `xet_url` is where Xet lies. With a `token`,
+    whoever does not send it is told that the licence must be accepted.
     """
 
     def __init__(self) -> None:
@@ -44,7 +50,7 @@ class FakeHub:
         self._files: dict[tuple[str, str], dict[str, bytes]] = {}
         self.asked: list[str] = []
         self.refusals: list[Refusal] = []
-        self.broken = 0
+        self.broken, self.token = 0, ""
         self.forged: dict[str, bytes] = {}
         self.xet: dict[str, str] = {}
         self.xet_url = ""
@@ -69,8 +75,10 @@ class FakeHub:
         self._server.server_close()
         self._thread.join()
 
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and the whole body for an address."""
+    def answer(self, path: str, sent: str | None = None) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and the whole body for an address; `sent`: the header Authorization."""
+        if self.token and sent != f"Bearer {self.token}":
+            return 401, GATED, b"{}"
         for refusal in self.refusals:
             if refusal.part in path:
                 return refusal.status, refusal.headers, refusal.body
@@ -108,6 +116,29 @@ class FakeHub:
         return 200, headers, files[name]
 
 
+def connect(monkeypatch: pytest.MonkeyPatch, folder: Path) -> FakeHub:
+    """An empty hub for huggingface_hub, with an empty cache in `folder`, and nobody's token."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.setenv("HF_HOME", str(folder / "home"))
+    served = FakeHub()
+    for name, value in {
+        "ENDPOINT": served.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": served.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(folder / "cache"),
+        "HF_TOKEN_PATH": str(folder / "token"),
+        "AGENT_HARNESSES_PATH": str(folder / "agents.json"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": False,
+        "DOWNLOAD_CHUNK_SIZE": 10_000,
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    close_session()
+    return served
+
+
 def _etag(data: bytes) -> str:
     return hashlib.sha1(data).hexdigest()
 
@@ -117,12 +148,12 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def do_HEAD(self) -> None:
             path = urlsplit(self.path).path
             hub.asked.append(f"HEAD {path}")
-            self._send(*hub.answer(path))
+            self._send(*hub.answer(path, self.headers["Authorization"]))
 
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
             hub.asked.append(f"GET {path}")
-            status, headers, data = hub.answer(path)
+            status, headers, data = hub.answer(path, self.headers["Authorization"])
             data = hub.forged.get(path.rpartition("/")[2], data) if status == 200 else data
             whole = len(data)
             if status == 200 and (asked := re.match(r"bytes=(\d+)-$", self.headers["Range"] or "")):

@@ -29,9 +29,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # gradio's use of pandas
 ]
-FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
-    --disable-component-update --disable-sync""".split()
-
 EVIL = "<img src=x onerror=alert(1)>"
 CODES = tuple(range(16))
 THINGS = [Detection("cat", (0.1, 0.1, 0.4, 0.5)), Detection(EVIL, (0.5, 0.5, 0.9, 0.9))]
@@ -72,14 +69,6 @@ def url(pg, tmp_path_factory):
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS)
     yield url
     demo.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=[1440, 390])

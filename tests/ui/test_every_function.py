@@ -31,7 +31,7 @@ from paligemma.checkpoints import hub
 from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
-from paligemma.ui import app, model_manager, queue
+from paligemma.ui import app, model_manager, model_picker, queue
 from paligemma.ui.errors import UNEXPECTED
 from paligemma.ui.layout import EXAMPLES, build_app
 from paligemma.ui.model_manager import ModelManager
@@ -153,6 +153,7 @@ def page(request, loaded, outside, monkeypatch):
     loader = SimpleNamespace(from_checkpoint=lambda *_: model)
     monkeypatch.setattr(model_manager, "PaliGemma", loader)
     monkeypatch.setattr(queue, "UNREAD_SECONDS", 600)  # it sends many requests, then reads
+    monkeypatch.setattr(model_picker, "PHOTOGRAPH_MODEL", "built-in")  # there is no hub here
     models = ModelManager(model, any_model=is_private)
     demo = build_app(models, limits=Limits(max_seconds=30, per_session=queue.MAX_WAITING))
     policy = NetworkPolicy.of("127.0.0.1" if is_private else "0.0.0.0", not is_private, "", [])

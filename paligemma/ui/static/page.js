@@ -4,18 +4,57 @@
 // Until the address has been restored, changes come from the page's own set-up and are not recorded.
 window.restored = false;
 
-/** Writes a query parameter into the address bar; a default or empty value removes it. */
+// All parameters that differ from their defaults; the address has those of the open tab.
+const params = new URLSearchParams(location.search);
+let firstTab = ""; // the tab of an address that names none
+
+/** Keeps a query parameter in the address bar; a default or empty value removes it. */
 function setUrlParam(name, value, defaultValue) {
   if (!window.restored) return [];
-  const url = new URL(location);
   if (value === null || value === undefined || value === "" || value === defaultValue) {
-    url.searchParams.delete(name);
+    params.delete(name);
   } else {
-    url.searchParams.set(name, value);
+    params.set(name, value);
   }
-  history.replaceState(history.state, "", url);
+  writeAddress("replaceState");
   return [];
 }
+
+/** The same for the name of a model, if it is one of the hub: a path of the server is left out. */
+function setModelParam(name, value, defaultValue) {
+  return setUrlParam(name, /^\w[\w.-]*\/\w[\w.-]*$/.test(value) ? value : null, defaultValue);
+}
+
+/** Writes the address; `write` is the method of `history`. */
+function writeAddress(write) {
+  const url = new URL(location), tab = params.get("tab") || firstTab;
+  const kept = [...params].filter(([name]) => {
+    const owner = name.split(".")[0]; // detect and detect.language belong to the tab detect
+    return owner === tab || !tabButton(owner);
+  });
+  url.search = new URLSearchParams(kept);
+  if (url.href !== location.href) history[write](history.state, "", url);
+}
+
+/** The button of a tab by its key. */
+function tabButton(key) {
+  return document.getElementById(`tab-${key}-button`);
+}
+
+/** A tab was opened: an entry of the browser's history. */
+function openTab(key) {
+  if (!window.restored || key === (params.get("tab") || firstTab)) return [];
+  params.set("tab", key);
+  writeAddress("pushState");
+  return [];
+}
+
+// Back and Forward open the tab of the address that they come to.
+addEventListener("popstate", () => {
+  const key = new URL(location).searchParams.get("tab") || firstTab;
+  params.set("tab", key);
+  tabButton(key)?.click();
+});
 
 /** Clicks a tab's run button if it is visible and enabled; retries, as tabs render when first shown. */
 function pressRun(key, retries = 60) {
@@ -27,6 +66,8 @@ function pressRun(key, retries = 60) {
 
 /** Ends the set-up of the page; runs the tab `key` unless it is empty. */
 function finishRestore(key) {
+  const open = document.querySelector("#tabs [role=tab][aria-selected=true]");
+  firstTab = open.id.replace(/^tab-|-button$/g, "");
   window.restored = true;
   return pressRun(key);
 }
@@ -35,8 +76,15 @@ function finishRestore(key) {
 function showExample(example, tab, key) {
   setUrlParam("example", example);
   setUrlParam("image", null);
-  setUrlParam("tab", tab);
+  openTab(tab);
   return pressRun(key);
+}
+
+/** After a model was loaded: its caption of the picture. */
+function captionPicture() {
+  tabButton("caption").click();
+  scrollToTabs();
+  return pressRun("caption");
 }
 
 /** Copies text to the clipboard; `navigator.clipboard` does not exist on pages without https. */
@@ -73,6 +121,17 @@ function scrollToTabs() {
   return [];
 }
 
+document.addEventListener("click", (event) => {
+  const target = event.target.closest?.("[id^=run-], .open-models");
+  if (target?.matches(".open-models")) {
+    const panel = document.getElementById("models"), label = panel.querySelector("button");
+    if (!label.classList.contains("open")) label.click();
+    panel.scrollIntoView({behavior: "smooth"});
+  } else if (target && innerWidth < 700) {
+    target.scrollIntoView({behavior: "smooth"}); // the answer comes below its button
+  }
+});
+
 /** A click or Enter on a part of the model diagram asks for its source file. */
 function openSourceOnClick(element, trigger) {
   const open = (part) => part && trigger("click", {file: part.dataset.file});
@@ -81,11 +140,3 @@ function openSourceOnClick(element, trigger) {
     if (event.key === "Enter") open(event.target.closest("[data-file]"));
   });
 }
-
-// Gradio 6.31 labels images for the eye only: give the buttons around them names for screen readers.
-new MutationObserver(() => {
-  for (const frame of document.querySelectorAll("button > .image-frame")) {
-    const label = frame.closest(".block").querySelector("[data-testid=block-label]");
-    frame.parentElement.ariaLabel ||= label?.textContent.trim() || "Image";
-  }
-}).observe(document, {childList: true, subtree: true});

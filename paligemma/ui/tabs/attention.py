@@ -67,36 +67,40 @@ class AttentionTab:
     key = "attention"
 
     def __init__(self, page: Page) -> None:
-        with gr.Tab("Attention", id=self.key) as self.container:
+        with gr.Tab("Attention", id=self.key, elem_id=f"tab-{self.key}") as self.container:
             self.prompt = gr.Textbox(
                 label="Raw prompt", max_lines=3, placeholder="For example: detect cat"
             )
             self.controls = page.run_controls("Show attention", self.key)
             self.likely = gr.Button(size="sm", visible=False, elem_id="likely-prompt")
-            self.tokens = gr.Radio([], label="Answer, token by token", visible=False)
+            self.tokens = gr.Radio(
+                [], label="Answer, token by token", visible=False, elem_id="tokens"
+            )
             views = [(label, view) for view, label in VIEW_NAMES.items()]
-            self.view = gr.Radio(views, value=DEFAULT_VIEW, label="View")
             with gr.Row():
-                self.layer = gr.Slider(0, 1, 0, step=1, label="Layer (0 = all)", min_width=200)
-                self.opacity = gr.Slider(0, 1, 0.55, step=0.05, label="Opacity", min_width=200)
-            self.word = gr.Textbox(
-                label="Or compare the patches with a word",
-                max_lines=1,
-                placeholder="For example: wheel",
-            )
-            self.description = gr.Markdown(elem_classes="note")
-            self.drawing = _image("Attention map. Click a patch", "attention-map")
-            self.legend = gr.Image(
-                label="Colour scale",
-                show_label=False,
-                format="png",
-                interactive=False,
-                buttons=[],
-                container=False,
-                elem_id="legend",
-                visible=False,
-            )
-            self.patch = gr.HTML(elem_id="patch")
+                with gr.Column(scale=3, min_width=280):
+                    self.drawing = _image("Attention map. Click a patch", "attention-map")
+                    self.legend = gr.Image(
+                        label="Colour scale",
+                        show_label=False,
+                        format="png",
+                        interactive=False,
+                        buttons=[],
+                        container=False,
+                        elem_id="legend",
+                        visible=False,
+                    )
+                    self.patch = gr.HTML(elem_id="patch")
+                with gr.Column(scale=2, min_width=260):
+                    self.description = gr.Markdown(elem_classes="note")
+                    self.view = gr.Radio(views, value=DEFAULT_VIEW, label="View")
+                    self.layer = gr.Slider(0, 1, 0, step=1, label="Layer (0 = all)")
+                    self.opacity = gr.Slider(0, 1, 0.55, step=0.05, label="Opacity")
+                    self.word = gr.Textbox(
+                        label="Or compare the patches with a word",
+                        max_lines=1,
+                        placeholder="For example: wheel",
+                    )
             with gr.Accordion("All layers and heads: click one to enlarge it", open=False):
                 self.heads = _image("Rows are layers, columns are heads", "heads", show_label=False)
             with gr.Accordion("Attention of the clicked patch in the vision tower", open=False):

@@ -78,7 +78,7 @@ class BatchTab:
     key = "batch"
 
     def __init__(self, page: Page) -> None:
-        with gr.Tab("Batch", id=self.key) as self.container:
+        with gr.Tab("Batch", id=self.key, elem_id=f"tab-{self.key}") as self.container:
             self.files = gr.File(
                 label=f"Up to {MAX_IMAGES} pictures, or a zip of them",
                 file_count="multiple",

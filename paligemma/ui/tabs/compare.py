@@ -50,7 +50,7 @@ class CompareTab:
     key = "compare"
 
     def __init__(self, page: Page) -> None:
-        with gr.Tab("Compare", id=self.key) as self.container:
+        with gr.Tab("Compare", id=self.key, elem_id=f"tab-{self.key}") as self.container:
             self.prompt = gr.Textbox(
                 label="Raw prompt", max_lines=3, placeholder="For example: detect cat"
             )

@@ -25,7 +25,7 @@ class HowItWorksTab:
     key = "how-it-works"
 
     def __init__(self, page: Page) -> None:
-        with gr.Tab("How it works", id=self.key) as self.container:
+        with gr.Tab("How it works", id=self.key, elem_id=f"tab-{self.key}") as self.container:
             with gr.Row():
                 with gr.Column(scale=1, min_width=420):
                     gr.Markdown("**The current model.** Press a part to read its source.")

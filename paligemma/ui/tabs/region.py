@@ -48,34 +48,37 @@ class RegionTab:
     key = "region"
 
     def __init__(self, page: Page) -> None:
-        with gr.Tab("Region", id=self.key) as self.container:
+        with gr.Tab("Region", id=self.key, elem_id=f"tab-{self.key}") as self.container:
             self.mode = gr.Radio(MODES, value="region", label="Mode", show_label=False)
-            self.image = gr.Image(
-                label=CLICK,
-                format="png",
-                interactive=False,
-                height=420,
-                elem_id="region-image",
-                buttons=[],
-            )
-            self.box = gr.Textbox(
-                label="Box: left, top, right, bottom, in per cent",
-                max_lines=1,
-                placeholder="Click in the picture, or write: 10, 20, 60, 80",
-                elem_id="box",
-            )
-            self.text = gr.Textbox(
-                label="Answer", visible=False, max_lines=3, placeholder="For example: two"
-            )
-            self.note = gr.Markdown(UNTRAINED_NOTE, visible=False, elem_classes="note")
-            self.language = language_picker()
-            self.controls = page.run_controls("Run", self.key)
-            self.raw = gr.Textbox(
-                label="Raw output",
-                lines=2,
-                interactive=False,
-                elem_classes=["raw", "text"],
-            )
+            with gr.Row():
+                with gr.Column(scale=3, min_width=280):
+                    self.image = gr.Image(
+                        label=CLICK,
+                        format="png",
+                        interactive=False,
+                        height=420,
+                        elem_id="region-image",
+                        buttons=[],
+                    )
+                    self.text = gr.Textbox(
+                        label="Answer", visible=False, max_lines=3, placeholder="For example: two"
+                    )
+                    self.note = gr.Markdown(UNTRAINED_NOTE, visible=False, elem_classes="note")
+                with gr.Column(scale=2, min_width=260):
+                    self.box = gr.Textbox(
+                        label="Box: left, top, right, bottom, in per cent",
+                        max_lines=1,
+                        placeholder="Click in the picture, or write: 10, 20, 60, 80",
+                        elem_id="box",
+                    )
+                    self.language = language_picker()
+                    self.controls = page.run_controls("Run", self.key)
+                    self.raw = gr.Textbox(
+                        label="Raw output",
+                        lines=2,
+                        interactive=False,
+                        elem_classes=["raw", "text"],
+                    )
             self.first_corner = gr.State()
 
     @property

@@ -48,7 +48,7 @@ class TaskTab:
         self.objects: ObjectsPanel | None = None
         self.history: gr.State | None = None  # questions and answers about this image
         self.history_list: gr.HTML | None = None
-        with gr.Tab(task.label, id=task.key) as self.container:
+        with gr.Tab(task.label, id=task.key, elem_id=f"tab-{task.key}") as self.container:
             self._create_inputs()
             self.controls = page.run_controls(task.label, task.key)
             with gr.Row():
