@@ -12,6 +12,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_address, ip_network
 from time import monotonic
 from typing import Any
@@ -202,7 +203,7 @@ class RequestQueue(Queue):
         status = self._statuses.pop(event._id, "cancelled")
         return {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "request": str(fn.api_name or fn.name),
+            "request": name_in_log(fn),
             "status": status if event.alive else "cancelled",
             "waited_s": round(start - event.enqueue_time, 3),
             "ran_s": round(monotonic() - start, 3),
@@ -234,6 +235,14 @@ class RequestQueue(Queue):
     def _drop(self, session: str) -> None:
         self.pending_messages_per_session.pop(session, None)
         self.pending_event_ids_session.pop(session, None)
+
+
+def name_in_log(function: BlockFunction) -> str:
+    """A function's name in the API, or that of its handler, where it is the page's own."""
+    if function.api_visibility != "private":
+        return str(function.api_name)
+    handler = function.fn.func if isinstance(function.fn, partial) else function.fn
+    return getattr(handler, "__name__", str(function.name))
 
 
 def client_address(request: Request) -> str:

@@ -17,7 +17,14 @@ from paligemma.ui.health import health_route, watch
 from paligemma.ui.layout import EXAMPLES, build_app
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.model_run import ModelRun
-from paligemma.ui.queue import PRIVATE_LIMITS, Limits, RequestQueue, add_queue, client_address
+from paligemma.ui.queue import (
+    PRIVATE_LIMITS,
+    Limits,
+    RequestQueue,
+    add_queue,
+    client_address,
+    name_in_log,
+)
 from paligemma.ui.theme import LAUNCH_OPTIONS
 
 ANSWERS = {"short": ["a", " cat"], "long": ["x"] * 400}
@@ -294,6 +301,12 @@ def test_a_line_of_json_for_each_request(app, image, capsys):
     assert record["request"] == "generate" and record["status"] == "success"
     assert record["tokens"] == 2 and record["ran_s"] > 0
     assert set(record) == {"time", "request", "status", "waited_s", "ran_s", "tokens"}
+
+
+def test_names_in_the_log(app):
+    names = {name_in_log(function) for function in app.demo.fns.values() if function.fn}
+    assert {"generate", "tab_attention", "change_view", "switch_model"} < names
+    assert not any(name.startswith("partial") for name in names)
 
 
 @pytest.mark.parametrize(
