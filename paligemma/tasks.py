@@ -147,6 +147,15 @@ QUESTION = Task(
     hints=("two",),
 )
 
+
+def task_of(prompt: str) -> str:
+    """The task that a prompt is of, by its first word: a key of `TASKS`, "region", or ""."""
+    word = prompt.split(" ", 1)[0]
+    if word in TASKS["caption"].styles:
+        return "region" if "<loc" in prompt else "caption"
+    return {"answer": "ask", "ocr": "read", "detect": "detect", "segment": "segment"}.get(word, "")
+
+
 # The 35 languages that PaliGemma was pretrained to answer in, those of COCO-35L (arXiv 2407.07726,
 # section 3.2.5; Thapliyal et al., arXiv 2205.12522).
 LANGUAGES: dict[str, str] = {

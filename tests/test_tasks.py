@@ -2,7 +2,7 @@
 
 import pytest
 
-from paligemma.tasks import TASKS
+from paligemma.tasks import TASKS, task_of
 
 
 def test_tab_order_and_keys():
@@ -56,3 +56,20 @@ def test_language_must_be_a_code(language):
 def test_what_answers_hold():
     assert [task.answers for task in TASKS.values()] == ["text", "text", "text", "boxes", "masks"]
     assert [key for key, task in TASKS.items() if not task.needs] == ["caption", "read"]
+
+
+@pytest.mark.parametrize(
+    "prefix, task",
+    [
+        ("caption en", "caption"),
+        ("describe de", "caption"),
+        ("caption en <loc0001><loc0002><loc0003><loc0004>", "region"),
+        ("answer en is there a cat?", "ask"),
+        ("ocr", "read"),
+        ("detect cat ; dog", "detect"),
+        ("segment cat", "segment"),
+        ("tell me more", ""),
+    ],
+)
+def test_the_task_of_a_prompt(prefix, task):
+    assert task_of(prefix) == task

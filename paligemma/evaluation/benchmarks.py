@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from paligemma.detections import Detection, box_iou
+from paligemma.evaluation.answers import DecodeMasks, score_answers
 from paligemma.evaluation.datasets import coco, questions
 from paligemma.evaluation.datasets.examples import (
     AnswerReferences,
@@ -23,7 +24,6 @@ from paligemma.evaluation.metrics.anls import anls
 from paligemma.evaluation.metrics.caption_tokens import tokenize_caption
 from paligemma.evaluation.metrics.cider import cider_d
 from paligemma.evaluation.metrics.detection import (
-    average_precision,
     coco_average_precision,
     mean_overlap,
 )
@@ -34,8 +34,6 @@ from paligemma.evaluation.metrics.vqa import vqa_accuracy
 from paligemma.evaluation.predictions import Prediction
 
 MASK_BATCH = 256  # masks decoded together
-
-DecodeMasks = Callable[[Sequence[Detection]], Sequence[np.ndarray | None]]
 
 
 @dataclass(frozen=True)
@@ -192,20 +190,26 @@ def _decode_in_batches(
 
 
 def _score_json_lines(
-    examples: Sequence[EvaluationExample], predictions: Sequence[Prediction], _: DecodeMasks
+    examples: Sequence[EvaluationExample],
+    predictions: Sequence[Prediction],
+    decode_masks: DecodeMasks,
 ) -> BenchmarkScores:
-    """Exact matches, and the average precision of boxes if there are objects in the references."""
+    """The metrics of the prompts' tasks: see `score_answers`."""
     references = [_target(example, AnswerReferences) for example in examples]
     exact = [
         prediction.text == reference.texts[0]
         for prediction, reference in zip(predictions, references, strict=True)
     ]
-    scores: dict[str, float | int] = {"exact": _mean(exact)}
     targets = [reference.detections for reference in references]
     found = [prediction.detections for prediction in predictions]
-    if any(targets):
-        ap50, mean_ap = average_precision(targets, found)
-        scores |= {"map": mean_ap, "ap50": ap50}
+    scores: dict[str, float | int] = {}
+    scores |= score_answers(
+        [example.text for example in examples],
+        [reference.texts[0] for reference in references],
+        [prediction.text for prediction in predictions],
+        found,
+        decode_masks,
+    )
     per_example = [
         mean_overlap(objects, predicted) if objects else float(same)
         for objects, predicted, same in zip(targets, found, exact, strict=True)

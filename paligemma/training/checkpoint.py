@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 KEPT = 2  # newest states
+BEST = "best.state"
 GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 SCATTERED = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
 
@@ -73,6 +74,24 @@ def newest_state(output_dir: Path) -> dict[str, Any] | None:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             continue  # damaged, by a disk that was full or lost its power
     return None
+
+
+def save_best(output_dir: Path, step: int, module: nn.Module, is_main: bool) -> None:
+    """Write the trained parameters as those of the best evaluation. All processes must call it."""
+    trained = gather(module)
+    if is_main:
+        path = output_dir / "states" / BEST
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_tree(path, {"step": step, "trained": trained})
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} cannot be written: {error}.") from error
+
+
+def restore_best(output_dir: Path, module: nn.Module) -> None:
+    """Put back the parameters that `save_best` wrote."""
+    state = read_tree(output_dir / "states" / BEST)
+    set_model_state_dict(module, state["trained"], options=SCATTERED)
 
 
 def newest_step(output_dir: Path) -> int | None:

@@ -35,6 +35,7 @@ Count = Annotated[int, Field(ge=1)]
 Above0 = Annotated[float, Field(gt=0)]
 From0 = Annotated[float, Field(ge=0)]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+Metric = Literal["loss", "exact", "accuracy", "cider", "ap50", "map", "miou"]
 TaskName = Literal["caption", "ask", "read", "detect", "segment", "region"]
 
 
@@ -253,15 +254,19 @@ class Run(Part):
 
     `model`: a checkpoint, or the sizes of a new one. `random_init` takes a checkpoint's sizes and
     tokenizer, and new random weights. Every `eval_steps` steps, and at the end, the loss over
-    `eval_data` is measured. `on_invalid` samples are refused, or skipped and counted.
-    `max_text_tokens` is the most text that a sample may have. `batch_size` is over all processes,
-    `micro_batch_size` what one of them computes at once (None: its whole share). `warmup_ratio` is
-    a share of the steps; the cosine decay to `min_lr_ratio` of the peak follows it, or with
-    `decay_during_warmup` runs over all steps. `weight_decay` is multiplied by the learning rate, as
-    AdamW has it: the 3e-7 that big_vision sets beside a rate of 1e-5 is 0.03 here. `loss_weights`
-    are for the tokens of a task (default 1); with them the loss is a mean over tokens, without
-    them over samples. `dtype` is what is computed in, over float32 weights ("auto": bfloat16 where
-    the device has it), `save_dtype` that of the output (None: as `dtype`; for "auto" float32).
+    `eval_data` is measured; with `eval_metrics` the first `max_eval_samples` of it are answered
+    too, and scored by their task's metric: see `evaluation.answers`. With `metric_for_best_model`
+    the output is that of the best evaluation, not the last; after `early_stopping_patience`
+    evaluations without a better one the run ends. `on_invalid` samples are refused, or skipped and
+    counted. `max_text_tokens` is the most text that a sample may have. `batch_size` is over all
+    processes, `micro_batch_size` what one of them computes at once (None: its whole share).
+    `warmup_ratio` is a share of the steps; the cosine decay to `min_lr_ratio` of the peak follows
+    it, or with `decay_during_warmup` runs over all steps. `weight_decay` is multiplied by the
+    learning rate, as AdamW has it: the 3e-7 that big_vision sets beside a rate of 1e-5 is 0.03
+    here. `loss_weights` are for the tokens of a task (default 1); with them the loss is a mean over
+    tokens, without them over samples. `dtype` is what is computed in, over float32 weights ("auto":
+    bfloat16 where the device has it), `save_dtype` that of the output (None: as `dtype`; for "auto"
+    float32).
     """
 
     stage: Literal[
@@ -282,6 +287,10 @@ class Run(Part):
     data: tuple[Data, ...] = Field(min_length=1)
     eval_data: tuple[Data, ...] = ()
     eval_steps: Count = 500
+    eval_metrics: bool = False
+    max_eval_samples: Count = 200
+    metric_for_best_model: Metric | None = None
+    early_stopping_patience: Count | None = None
     on_invalid: Literal["refuse", "skip"] = "refuse"
     max_text_tokens: Count = 512
     packing: Packing | None = None
@@ -338,6 +347,16 @@ class Run(Part):
             )
         if (self.packing or self.auxiliary) and self.objective != "answers":
             raise ValueError("packing and auxiliary belong to the objective answers")
+        if (self.eval_metrics or self.metric_for_best_model) and not self.eval_data:
+            raise ValueError("eval_metrics and metric_for_best_model need eval_data")
+        if self.eval_metrics and self.objective != "answers":
+            raise ValueError("eval_metrics scores answers; the objective must be answers")
+        if self.metric_for_best_model not in (None, "loss") and not self.eval_metrics:
+            raise ValueError(
+                f"metric_for_best_model {self.metric_for_best_model} needs eval_metrics: true"
+            )
+        if self.early_stopping_patience and not self.metric_for_best_model:
+            raise ValueError("early_stopping_patience needs metric_for_best_model, such as loss")
         if self.auxiliary and not self.packing:
             raise ValueError("auxiliary heads need packing")
         if self.packing or self.objective in ("tokenizer", "mask_codec", "patches"):

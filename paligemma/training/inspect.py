@@ -5,20 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from paligemma.checkpoints import hub
 from paligemma.checkpoints.resolve import resolve
-from paligemma.detections import parse
+from paligemma.detections import Detection, parse
+from paligemma.evaluation.answers import DecodeMasks
 from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.training.config import Run
 from paligemma.training.data import encode
 from paligemma.training.sources import CocoSource, ImageFolder, InvalidSample, JsonLines, Sample
 from visualize import draw_objects
-from visualize.boxes import load_font
+from visualize.boxes import load_font, shorten
 
 COLUMNS, ROWS = 4, 4
 SIDE, TEXT, LINES = 300, 15, 4  # pixels of an image, of a line of text below it; lines
@@ -68,12 +70,22 @@ def check_data(
             invalid.append(str(error))
     room = COLUMNS * ROWS
     shown = [source[row] for row in valid[:: max(len(valid) // room, 1)][:room]]
-    sheet = samples_sheet(shown, codec) if shown else None
+    decode_masks = lambda objects: [_decode(codec, one) for one in objects]
+    sheet = samples_sheet(shown, decode_masks) if shown else None
     return DataReport(len(source) + len(source.invalid), invalid, source.left_out, sheet)
 
 
-def samples_sheet(samples: Sequence[Sample], codec: MaskCodec) -> Image.Image:
-    """The samples in rows of `COLUMNS`: image with boxes and masks, prompt, answer."""
+def _decode(codec: MaskCodec, one: Detection) -> np.ndarray | None:
+    return None if one.codes is None else codec.decode(torch.tensor([one.codes]))[0].numpy()
+
+
+def samples_sheet(
+    samples: Sequence[Sample], decode_masks: DecodeMasks, titles: Sequence[str] = (">",)
+) -> Image.Image:
+    """The samples in rows of `COLUMNS`: image with boxes and masks, prompt, answer.
+
+    `titles` stand before the prompts, in turn.
+    """
     rows = -(-len(samples) // COLUMNS)
     width, height = SIDE + PAD, SIDE + TEXT * (LINES + 1) + 2 * PAD
     size = (min(len(samples), COLUMNS) * width + PAD, rows * height + PAD)
@@ -81,24 +93,20 @@ def samples_sheet(samples: Sequence[Sample], codec: MaskCodec) -> Image.Image:
     pen, font = ImageDraw.Draw(sheet), load_font(12)
     for number, sample in enumerate(samples):
         left, top = PAD + number % COLUMNS * width, PAD + number // COLUMNS * height
-        sheet.paste(_annotated(sample, codec), (left, top))
-        lines = [f"> {sample.prefix}", *wrap(sample.suffix, SIDE // 7)]
+        sheet.paste(_annotated(sample, decode_masks), (left, top))
+        lines = [f"{titles[number % len(titles)]} {sample.prefix}", *wrap(sample.suffix, SIDE // 8)]
         if len(lines) > LINES + 1:
             lines = [*lines[:LINES], "…"]
         for place, line in enumerate(lines):
             color = "#555555" if place == 0 else "black"
             at = (left, top + SIDE + 4 + place * TEXT)
-            pen.text(at, line[: SIDE // 7 + 2], font=font, fill=color)
+            pen.text(at, shorten(line, font, SIDE), font=font, fill=color)
     return sheet
 
 
-def _annotated(sample: Sample, codec: MaskCodec) -> Image.Image:
+def _annotated(sample: Sample, decode_masks: DecodeMasks) -> Image.Image:
     """The image as the model sees it, stretched to a square, with its boxes and masks."""
     image = open_image(sample.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     has_region = "<loc" in sample.prefix
     objects = parse(f"{sample.prefix} ; {sample.suffix}" if has_region else sample.suffix)
-    masks = [
-        None if one.codes is None else codec.decode(torch.tensor([one.codes]))[0].numpy()
-        for one in objects
-    ]
-    return draw_objects(image, objects, masks)
+    return draw_objects(image, objects, decode_masks(objects))

@@ -30,13 +30,17 @@ from paligemma.training.initialize import (
 )
 from paligemma.training.mask_codec import MaskReconstruction, SilhouetteBatches
 from paligemma.training.objectives import Objective, make_objective
+from paligemma.training.validation import Validation
 
 # What is recomputed, and sharded, as a unit.
 BLOCKS = (siglip.SiglipEncoderLayer, gemma.GemmaDecoderLayer)
 
 
 class Job(Protocol):
-    """What a run trains, on `batches`. `saves_all`: `write` needs frozen parameters too."""
+    """What a run trains, on `batches`. `saves_all`: `write` needs frozen parameters too.
+
+    `validation` is None where answers are not scored.
+    """
 
     @property
     def objective(self) -> Objective: ...
@@ -46,6 +50,9 @@ class Job(Protocol):
 
     @property
     def eval_batches(self) -> MixtureBatches | None: ...
+
+    @property
+    def validation(self) -> Validation | None: ...
 
     @property
     def saves_all(self) -> bool: ...
@@ -64,6 +71,7 @@ class ModelJob:
     objective: Objective
     batches: MixtureBatches
     eval_batches: MixtureBatches | None
+    validation: Validation | None
 
     @property
     def saves_all(self) -> bool:
@@ -81,6 +89,7 @@ class MaskCodecJob:
     objective: MaskReconstruction
     batches: MixtureBatches
     eval_batches: MixtureBatches | None
+    validation: None = None
     saves_all: bool = True
 
     def write(self, state: dict[str, Tensor]) -> None:
@@ -114,7 +123,11 @@ def make_job(run: Run) -> Job:
     objective = make_objective(model, processor, run).train()
     if not (run.random_init or isinstance(run.model, NewModel)):
         load_auxiliary(objective, start.path)
-    return ModelJob(run, start, objective, *batches)
+    validation = None
+    if run.eval_metrics:
+        assert batches[1] is not None
+        validation = Validation(run, start, batches[1].mixture, codec is not None)
+    return ModelJob(run, start, objective, *batches, validation)
 
 
 def _batches(

@@ -33,7 +33,7 @@ from paligemma.formats.samples import SampleRecord
 from paligemma.images import FORMATS, open_image, read_size
 from paligemma.models.mask_codec import MASK_SIZE, MaskCodec
 from paligemma.synthetic.world import SceneSample, World, open_world
-from paligemma.tasks import TASKS
+from paligemma.tasks import TASKS, task_of
 from paligemma.training.config import Scenes
 
 RENDER_SIDE = 256  # pixels; scenes are drawn larger than the model sees them, as photos are
@@ -75,14 +75,6 @@ class Source(Protocol):
     def place(self, row: int) -> str:
         """What to call a sample in a message."""
         ...
-
-
-def task_of(prefix: str) -> str:
-    """The task that a prompt is of, by its first word; "" for none."""
-    word = prefix.split(" ", 1)[0]
-    if word in TASKS["caption"].styles:
-        return "region" if "<loc" in prefix else "caption"
-    return {"answer": "ask", "ocr": "read", "detect": "detect", "segment": "segment"}.get(word, "")
 
 
 # --- JSON lines -----------------------------------------------------------------------------------

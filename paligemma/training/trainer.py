@@ -18,7 +18,12 @@ from typing import NoReturn, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin, gather_object, send_to_device
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    gather_object,
+    send_to_device,
+)
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
@@ -29,6 +34,7 @@ from paligemma.training import checkpoint
 from paligemma.training.config import MuonOptions, Run, parse_run
 from paligemma.training.data import MixtureBatches
 from paligemma.training.job import BLOCKS, make_job
+from paligemma.training.objectives import Answers
 from paligemma.training.optimizer import make_optimizers, set_learning_rates
 from paligemma.training.plot import draw_curve
 from paligemma.training.sources import InvalidSample
@@ -46,6 +52,9 @@ MAY_CHANGE = (
     "output_dir",
     "eval_data",
     "eval_steps",
+    "eval_metrics",
+    "max_eval_samples",
+    "early_stopping_patience",
 )
 
 
@@ -69,9 +78,9 @@ def train(run: Run) -> None:
     )
     trainer = Trainer(run, accelerator)
     try:
-        if trainer.step < trainer.steps:
+        if not trainer.is_done:
             trainer.loop()
-        if trainer.step == trainer.steps:
+        if trainer.is_done:
             trainer.finish()
         else:
             accelerator.print(
@@ -135,8 +144,30 @@ class Trainer:
         self.optimizers = [prepared.optimizer for prepared in self.prepared]
         self.step, self.losses = 0, torch.zeros(self.steps)
         self.eval_losses: dict[int, float] = {}  # by the number of steps taken
+        self.eval_scores: dict[int, dict[str, float]] = {}  # with `eval_metrics`
+        if self.job.validation and accelerator.distributed_type == DistributedType.FSDP:
+            raise ValueError(
+                "eval_metrics cannot ask a model that is sharded; launch without FSDP."
+            )
         if (state := checkpoint.newest_state(run.output_dir)) is not None:
             self._resume(state)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every step was taken, or the evaluations have stopped to become better."""
+        patience, best = self.run.early_stopping_patience, self.best_step
+        worse = 0 if best is None else sum(step > best for step in self.eval_losses)
+        return self.step == self.steps or (patience is not None and worse >= patience)
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best evaluation by `metric_for_best_model`; the first of equals."""
+        name = self.run.metric_for_best_model
+        values = {step: -loss for step, loss in self.eval_losses.items()}
+        if name != "loss":
+            values = {step: scores[name] for step, scores in self.eval_scores.items() if name}
+        values = {step: value for step, value in values.items() if math.isfinite(value)}
+        return max(values, key=lambda step: (values[step], -step), default=None) if name else None
 
     def loop(self) -> None:
         """Every step that is left, or those until somebody asks to stop."""
@@ -183,9 +214,9 @@ class Trainer:
                 if stop_signals:
                     accelerator.set_trigger()
                 stop = accelerator.check_trigger()
-                if stop or self.step % run.save_steps == 0 or self.step == self.steps:
+                if stop or self.step % run.save_steps == 0 or self.is_done:
                     self._save()
-                if stop:
+                if stop or self.is_done:
                     return
         finally:
             bar.close()
@@ -271,7 +302,7 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:
-        """The loss over `eval_data`, a mean over its batches; {} where there is none."""
+        """The loss over `eval_data`, a mean over its batches, and the scores; {} without data."""
         batches = self.job.eval_batches
         if batches is None:
             return {}
@@ -281,10 +312,33 @@ class Trainer:
         for micro_batches in self._batches(batches, steps):
             on_device, counts, _ = self._load(micro_batches)
             total += sum(self.objective(batch, counts)["loss"] for batch in on_device)
+        scores = self._score_answers()
         self.objective.train()
         loss = (self._reduce(total, "mean") / len(steps)).item()
         self.eval_losses[self.step] = loss
-        return {"eval_loss": loss}
+        if self.best_step == self.step:
+            main = self.accelerator.is_main_process
+            checkpoint.save_best(self.run.output_dir, self.step, self.objective, main)
+        return {"eval_loss": loss} | {f"eval_{name}": score for name, score in scores.items()}
+
+    def _score_answers(self) -> dict[str, float]:
+        """The scores of answers to `eval_data`, some drawn into predictions/; {} without them."""
+        if self.job.validation is None:
+            return {}
+        size = self.run.micro_batch_size or self.share
+        model = cast(Answers, self.job.objective).model
+        scores, sheet = self.job.validation.measure(model, self.accelerator, size)
+        wanted = self.run.metric_for_best_model
+        if wanted not in (None, "loss", *scores):
+            raise ValueError(
+                f"metric_for_best_model is {wanted}, but eval_data gives {', '.join(scores)}."
+            )
+        self.eval_scores[self.step] = scores
+        if self.accelerator.is_main_process:
+            folder = self.run.output_dir / "predictions"
+            folder.mkdir(parents=True, exist_ok=True)
+            sheet.save(folder / f"step-{self.step:08d}.png")
+        return scores
 
     def _load(
         self, micro_batches: list[dict]
@@ -328,12 +382,12 @@ class Trainer:
             )
         values = {"run": self.run.model_dump(mode="json"), "steps": self.steps}
         values |= {"step": self.step, "losses": self.losses[: self.step]}
-        values["eval_losses"] = self.eval_losses
+        values |= {"eval_losses": self.eval_losses, "eval_scores": self.eval_scores}
         main = self.accelerator.is_main_process
         checkpoint.save_state(self.run.output_dir, values, self.objective, self.optimizers, main)
         if main:
             path = self.run.output_dir / "loss.png"
-            draw_curve(values["losses"].numpy(), self.eval_losses, path)
+            draw_curve(values["losses"].numpy(), self.eval_losses, self.eval_scores, path)
         self.accelerator.wait_for_everyone()
 
     def _weights_are_finite(self) -> bool:
@@ -356,15 +410,19 @@ class Trainer:
         self.step = state["step"]
         self.losses[: self.step] = state["losses"]
         self.eval_losses = state["eval_losses"]
+        self.eval_scores = state.get("eval_scores", {})  # a state of before there were any
 
     def finish(self) -> None:
-        """Write the output."""
+        """Write the output: that of the best evaluation where it was asked for, else the last."""
+        if (best := self.best_step) is not None:
+            checkpoint.restore_best(self.run.output_dir, self.objective)
         state = checkpoint.gather(self.objective, frozen=self.job.saves_all)
         invalid = set(gather_object(sorted(self.invalid)))
         if self.accelerator.is_main_process:
             self.job.write(state)
             skipped = f" {len(invalid)} invalid samples were skipped." if invalid else ""
-            print(f"Wrote {self.run.output_dir} after {self.steps} steps.{skipped}")
+            chosen = "" if best is None else f" The output is that of step {best}, the best one."
+            print(f"Wrote {self.run.output_dir} after {self.step} steps.{chosen}{skipped}")
         self.accelerator.wait_for_everyone()
 
 

@@ -25,7 +25,6 @@ from paligemma.training.sources import (
     JsonLines,
     Sample,
     SyntheticScenes,
-    task_of,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +105,14 @@ WRONG = {
         {"eval_data": [{"jsonl": "a", "wieght": 2}]},
         "there is no field eval_data.0.wieght; did you mean weight?",
     ),
+    "metrics of nothing": ({"eval_metrics": True}, "need eval_data"),
+    "the best of nothing": ({"metric_for_best_model": "loss"}, "need eval_data"),
+    "the best score without scores": (
+        {"eval_data": [{"jsonl": "a"}], "metric_for_best_model": "ap50"},
+        "metric_for_best_model ap50 needs eval_metrics: true",
+    ),
+    "patience alone": ({"early_stopping_patience": 2}, "needs metric_for_best_model, such as loss"),
+    "no such metric": ({"metric_for_best_model": "ap"}, "did you mean map?"),
     "auxiliary heads alone": ({"auxiliary": {"words": 1}}, "auxiliary heads need packing"),
     "packing of files": ({"packing": {"max_length": 9}}, "packing needs synthetic data"),
     "a tower on files": ({"stage": "tower"}, "patches needs synthetic data, all of one world"),
@@ -382,23 +389,6 @@ def test_loss_weights_count_for_the_tokens_of_a_task(tmp_path):
         assert not weights[~here].any()
     even = SampleBatches(mixture, processor, 512, {})[numbers]["weights"]
     torch.testing.assert_close(even.sum(1), torch.ones(6))  # each sample counts alike
-
-
-@pytest.mark.parametrize(
-    "prefix, task",
-    [
-        ("caption en", "caption"),
-        ("describe de", "caption"),
-        ("caption en <loc0001><loc0002><loc0003><loc0004>", "region"),
-        ("answer en is there a cat?", "ask"),
-        ("ocr", "read"),
-        ("detect cat ; dog", "detect"),
-        ("segment cat", "segment"),
-        ("tell me more", ""),
-    ],
-)
-def test_the_task_of_a_prompt(prefix, task):
-    assert task_of(prefix) == task
 
 
 def test_a_batch_is_what_the_processor_makes(tmp_path):

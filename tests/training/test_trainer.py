@@ -556,6 +556,62 @@ def test_a_run_is_evaluated_on_data_of_its_own(home, tmp_path):
     assert state["eval_losses"] == one.eval_losses
 
 
+def evaluated(tmp_path: Path, **changes) -> dict:
+    """The changes of a run that is evaluated every eight steps."""
+    samples = str(runs.write_samples(tmp_path / "other", count=9))
+    return {"eval_data": [{"jsonl": samples}], "eval_steps": 8} | changes
+
+
+def test_answers_are_scored_while_a_run_trains(home, tmp_path, capsys):
+    one = trained(home, tmp_path, **evaluated(tmp_path, eval_metrics=True, max_eval_samples=6))
+    assert [*one.eval_scores] == [8, 16, 20]
+    assert {*one.eval_scores[8]} == {"exact", "accuracy", "cider", "ap50", "map"}
+    assert checkpoint.newest_state(tmp_path / "out")["eval_scores"] == one.eval_scores
+    # the last: the same answers of the output
+    samples = one.job.validation.samples
+    assert len(samples) == 6
+    pg = PaliGemma.load(tmp_path / "out", dtype="float32")
+    options = one.job.validation.options
+    answers = [pg.generate(one.image, one.prefix, options) for one in samples]
+    exact = [reply.text == one.suffix for reply, one in zip(answers, samples, strict=True)]
+    assert one.eval_scores[20]["exact"] == pytest.approx(sum(exact) / 6)
+    # drawn, and nothing else differs
+    names = {path.name for path in (tmp_path / "out" / "predictions").iterdir()}
+    assert names == {f"step-{step:08d}.png" for step in (8, 16, 20)}
+    whole, other = runs.weights(home / "whole"), runs.weights(tmp_path / "out")
+    assert all(torch.equal(value, other[name]) for name, value in whole.items())
+    wanted = {"metric_for_best_model": "miou", "eval_metrics": True}
+    with pytest.raises(ValueError, match="is miou, but eval_data gives exact, accuracy, cider"):
+        trained(home, tmp_path / "b", **evaluated(tmp_path, **wanted))
+
+
+def test_a_run_stops_early_and_its_output_is_the_best(home, tmp_path, monkeypatch, capsys):
+    losses, calls, answer_loss = [5.0, 3.0, 3.0, 4.0, 1.0], [], Answers.answer_loss
+
+    def chosen(self, hidden, batch, counts):
+        if self.training:
+            return answer_loss(self, hidden, batch, counts)
+        calls.append(batch)
+        return torch.tensor(losses[(len(calls) - 1) // 2])  # an evaluation has two batches
+
+    monkeypatch.setattr(Answers, "answer_loss", chosen)
+    changes = {"eval_steps": 3, "metric_for_best_model": "loss", "early_stopping_patience": 2}
+    one = trained(home, tmp_path, **evaluated(tmp_path, **changes))
+    assert one.eval_losses == {3: 5.0, 6: 3.0, 9: 3.0, 12: 4.0}
+    assert one.step == 12 and one.best_step == 6 and one.is_done
+    printed = (
+        f"Wrote {tmp_path / 'out'} after 12 steps. The output is that of step 6, the best one."
+    )
+    assert printed in capsys.readouterr().out
+    best = checkpoint.read_tree(tmp_path / "out" / "states" / checkpoint.BEST)
+    assert best["step"] == 6
+    output = runs.weights(tmp_path / "out")
+    for name, value in best["trained"].items():
+        assert torch.equal(value, output[name.removeprefix("model.")])
+    again = runs.trainer(one.run)
+    assert again.is_done and again.best_step == 6
+
+
 def test_the_loss_falls_and_is_drawn(home):
     state = checkpoint.newest_state(home / "whole")
     losses = state["losses"]

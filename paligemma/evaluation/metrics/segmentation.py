@@ -32,6 +32,23 @@ def parse_referred_object(text: str) -> Detection | None:
     return parse(found[0])[0] if x2 > x1 and y2 > y1 else None
 
 
+def object_mask_iou(
+    a: Detection, mask_a: np.ndarray, b: Detection, mask_b: np.ndarray, side: int = 256
+) -> float:
+    """IoU of two soft masks [64, 64], each in its object's box, on an image of `side` pixels."""
+    return mask_iou(_paste(a.box, mask_a, side), _paste(b.box, mask_b, side))
+
+
+def _paste(box: Box, soft_mask: np.ndarray, side: int) -> np.ndarray:
+    left, top, right, bottom = (round(edge * side) for edge in box)
+    full = np.zeros((side, side), bool)
+    if right > left and bottom > top:
+        soft = Image.fromarray(np.asarray(soft_mask, np.float32))
+        resized = soft.resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+        full[top:bottom, left:right] = np.asarray(resized) > 0
+    return full
+
+
 def referring_iou(box: Box, soft_mask: np.ndarray, target: np.ndarray) -> float | None:
     """IoU of a soft mask [64, 64], resized into `box`, with the mask `target` [height, width].
 

@@ -1,0 +1,74 @@
+"""Scores of answers to prompts of any task, against one reference each.
+
+score_answers(["caption en"], ["a cat"], ["a cat"], [[]], decode_masks)  # {"exact": 1.0, …}
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from paligemma.detections import Detection, parse
+from paligemma.evaluation.metrics.caption_tokens import tokenize_caption
+from paligemma.evaluation.metrics.cider import cider_d
+from paligemma.evaluation.metrics.detection import average_precision, match_detections
+from paligemma.evaluation.metrics.segmentation import object_mask_iou
+from paligemma.evaluation.metrics.vqa import normalize_answer
+from paligemma.tasks import task_of
+
+DecodeMasks = Callable[[Sequence[Detection]], Sequence[np.ndarray | None]]
+
+
+def score_answers(
+    prompts: Sequence[str],
+    references: Sequence[str],
+    answers: Sequence[str],
+    detections: Sequence[Sequence[Detection]],
+    decode_masks: DecodeMasks,
+) -> dict[str, float]:
+    """The mean of each metric over the prompts that it is for.
+
+    `exact`: all. `accuracy`: questions, equal once normalized as VQA does. `cider`: captions, of
+    0..10. `ap50`, `map`: boxes, where a reference has any. `miou`: the masks of `segment` prompts.
+    `detections` are the objects in the answers, with their scores.
+    """
+    tasks = [task_of(prompt) for prompt in prompts]
+    pairs = list(zip(references, answers, strict=True))
+    scores = {"exact": _mean([answer == reference for reference, answer in pairs])}
+    asked = [pair for task, pair in zip(tasks, pairs, strict=True) if task == "ask"]
+    if asked:
+        scores["accuracy"] = _mean([normalize_answer(a) == normalize_answer(b) for a, b in asked])
+    captions = [
+        pair for task, pair in zip(tasks, pairs, strict=True) if task in ("caption", "region")
+    ]
+    if captions:
+        tokens = [(tokenize_caption(a), tokenize_caption(b)) for a, b in captions]
+        scores["cider"] = _mean(cider_d([b for _, b in tokens], [[a] for a, _ in tokens]))
+    targets = [parse(reference) for reference in references]
+    if any(targets):
+        scores["ap50"], scores["map"] = average_precision(targets, detections)
+    segmented = [n for n, task in enumerate(tasks) if task == "segment"]
+    if any(targets[n] for n in segmented):
+        overlaps = [_mask_ious(targets[n], detections[n], decode_masks) for n in segmented]
+        scores["miou"] = _mean([iou for image in overlaps for iou in image])
+    return scores
+
+
+def _mask_ious(
+    targets: Sequence[Detection], found: Sequence[Detection], decode_masks: DecodeMasks
+) -> list[float]:
+    """The mask IoU of each object of an image; missed and extra ones are 0."""
+    matches = match_detections(targets, found)
+    target_masks, masks = decode_masks(targets), decode_masks(found)
+    ious = []
+    for target, target_mask, match in zip(targets, target_masks, matches, strict=True):
+        mask = None if match is None else masks[match]
+        if match is None or mask is None or target_mask is None:
+            ious.append(0.0)
+        else:
+            ious.append(object_mask_iou(target, target_mask, found[match], mask))
+    extra = len(found) - sum(match is not None for match in matches)
+    return ious + [0.0] * extra
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else 0.0

@@ -1,0 +1,76 @@
+"""Answers while training: the model is asked what `eval_data` asks, and its answers are scored."""
+
+from dataclasses import replace
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from PIL import Image
+
+from paligemma.checkpoints.resolve import Checkpoint
+from paligemma.evaluation.answers import score_answers
+from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions
+from paligemma.images import open_image
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
+from paligemma.pipeline import PaliGemma
+from paligemma.reply import Reply
+from paligemma.training.config import Run
+from paligemma.training.data import Mixture
+from paligemma.training.inspect import samples_sheet
+from paligemma.training.sources import InvalidSample, Sample
+
+SHOWN = 8  # samples whose answers are drawn beside the truth
+ROOM = 8  # tokens that an answer may have beyond twice the longest reference
+
+
+class Validation:
+    """The first `max_eval_samples` samples of `eval_data`, their images as the model sees them."""
+
+    def __init__(self, run: Run, start: Checkpoint, mixture: Mixture, has_masks: bool) -> None:
+        self.start, self.has_masks = start, has_masks
+        self.samples: list[Sample] = []
+        for number in range(min(len(mixture), run.max_eval_samples)):
+            source, row = mixture.at(number)
+            try:
+                sample = mixture.sources[source][row]
+                self.samples.append(replace(sample, image=self._square(sample)))
+            except InvalidSample:
+                if run.on_invalid == "refuse":
+                    raise
+        references = [start.processor.encode_suffix(sample.suffix) for sample in self.samples]
+        longest = max(map(len, references), default=1)
+        self.options = SamplingOptions(max_new_tokens=min(2 * longest + ROOM, MAX_NEW_TOKENS))
+
+    def _square(self, sample: Sample) -> Image.Image:
+        side = self.start.processor.image_size
+        return open_image(sample.image).resize((side, side), Image.Resampling.BICUBIC)
+
+    def measure(
+        self, model: PaliGemmaForConditionalGeneration, accelerator: Accelerator, batch_size: int
+    ) -> tuple[dict[str, float], Image.Image]:
+        """The scores of greedy answers, and a sheet of samples: each the truth and the answer.
+
+        The samples are shared by the processes, and every one returns the same.
+        """
+        pg = PaliGemma(self.start, model)
+        own = range(accelerator.process_index, len(self.samples), accelerator.num_processes)
+        replies: list[tuple[int, Reply]] = []
+        for first in range(0, len(own), batch_size):
+            numbers = own[first : first + batch_size]
+            images = [self.samples[number].image for number in numbers]
+            prompts = [self.samples[number].prefix for number in numbers]
+            replies += zip(numbers, pg.generate_batch(images, prompts, self.options), strict=True)
+        ordered = [reply for _, reply in sorted(gather_object(replies), key=lambda pair: pair[0])]
+        decode_masks = pg.masks if self.has_masks else lambda objects: [None] * len(objects)
+        scores = score_answers(
+            [sample.prefix for sample in self.samples],
+            [sample.suffix for sample in self.samples],
+            [reply.text for reply in ordered],
+            [reply.detections for reply in ordered],
+            decode_masks,
+        )
+        shown = [
+            one
+            for sample, reply in zip(self.samples[:SHOWN], ordered, strict=False)
+            for one in (sample, replace(sample, suffix=reply.text))
+        ]
+        return scores, samples_sheet(shown, decode_masks, ("truth:", "answer:"))
