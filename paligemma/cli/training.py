@@ -5,6 +5,8 @@ from pathlib import Path
 
 from paligemma.cli.common import save_image
 
+MAX_WARNINGS = 10
+
 
 def add_commands(commands) -> None:
     parser = commands.add_parser("train", help="train a checkpoint on your own data")
@@ -56,8 +58,14 @@ def run_data_check(arguments: Namespace) -> None:
         print(reason)
     for what, count in report.left_out.items():
         print(f"left out: {count} {what}")
+    for warning in report.unasked[:MAX_WARNINGS]:
+        print(f"warning: {warning}")
+    if len(report.unasked) > MAX_WARNINGS:
+        print(f"warning: and {len(report.unasked) - MAX_WARNINGS} more")
     if arguments.out and report.sheet:
         save_image(report.sheet, arguments.out)
     if report.invalid:
         raise ValueError(f"{len(report.invalid)} of {report.count} samples cannot be trained on.")
+    if report.negatives:
+        print(f"{report.negatives} samples ask for objects that are not in their image.")
     print(f"{report.count} samples, all valid.")

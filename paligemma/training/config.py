@@ -71,11 +71,15 @@ class JsonlData(Part):
 
 
 class CocoData(Part):
-    """COCO instances: boxes become `<loc>` for `detect`, masks `<seg>` too for `segment`."""
+    """COCO instances: boxes become `<loc>` for `detect`, masks `<seg>` too for `segment`.
+
+    `negatives` is the share of prompts that name what is not in the image: see `CocoSource`.
+    """
 
     coco: UserPath
     images: UserPath | None = None
     task: Literal["detect", "segment"] = "detect"
+    negatives: Share = 0.25
     weight: Above0 = 1.0
 
 

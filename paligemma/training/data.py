@@ -26,6 +26,7 @@ from paligemma.training.sources import (
     ImageFolder,
     InvalidSample,
     JsonLines,
+    Sample,
     Source,
     SyntheticScenes,
     answer_masks,
@@ -48,7 +49,9 @@ def open_sources(run: Run, field: str, codec: MaskCodec | None) -> list[Source]:
             case JsonlData():
                 source = JsonLines(given.jsonl, given.images)
             case CocoData():
-                source = CocoSource(given.coco, given.images, given.task, codec)
+                source = CocoSource(
+                    given.coco, given.images, given.task, codec, given.negatives, run.seed
+                )
             case FolderData():
                 source = ImageFolder(given.folder, given.prefix)
             case SyntheticData():
@@ -164,7 +167,7 @@ class SampleBatches(MixtureBatches):
         }
         labeled = batch["labels"] != IGNORE_INDEX
         if self.loss_weights:
-            weights = [self.loss_weights.get(task, 1.0) for _, task in rows]
+            weights = [self.loss_weights.get(sample.task, 1.0) for _, sample in rows]
             batch["weights"] = labeled * torch.tensor(weights)[:, None]
         else:  # the loss is a mean over samples, of each a mean over its tokens
             batch["weights"] = labeled / labeled.sum(1, keepdim=True)
@@ -173,7 +176,7 @@ class SampleBatches(MixtureBatches):
 
     def _first_good(
         self, source: Source, row: int, skipped: list[str]
-    ) -> tuple[int, tuple[Batch, str]] | None:
+    ) -> tuple[int, tuple[Batch, Sample]] | None:
         """The first valid sample from `row` on: its row, and what `encode` returns."""
         for number in (*range(row, len(source)), *range(row)):
             try:
@@ -185,8 +188,8 @@ class SampleBatches(MixtureBatches):
 
 def encode(
     source: Source, row: int, processor: PaliGemmaProcessor, max_text_tokens: int
-) -> tuple[Batch, str]:
-    """Sample `row` as a `Batch` of one, and its task.
+) -> tuple[Batch, Sample]:
+    """Sample `row` as a `Batch` of one, and as it is.
 
     Raises InvalidSample where its image or its text is refused.
     """
@@ -200,7 +203,7 @@ def encode(
         raise
     except ValueError as error:
         raise InvalidSample(f"{source.place(row)}: {error}") from error
-    return batch, sample.task
+    return batch, sample
 
 
 class SceneBatches(MixtureBatches):

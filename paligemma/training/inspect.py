@@ -16,7 +16,7 @@ from paligemma.detections import Detection, parse
 from paligemma.evaluation.answers import DecodeMasks
 from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
-from paligemma.training.config import Run
+from paligemma.training.config import CocoData, Run
 from paligemma.training.data import encode
 from paligemma.training.sources import CocoSource, ImageFolder, InvalidSample, JsonLines, Sample
 from visualize import draw_objects
@@ -32,12 +32,16 @@ class DataReport:
     """What `check_data` found in `count` samples.
 
     `invalid` has a line for each invalid one; `left_out` counts what is no sample but no mistake
-    either. `sheet` shows valid ones, None if there are none.
+    either. `negatives` counts those that ask for objects that their answer lacks; `unasked` names
+    those whose answer has objects that the prompt does not ask for. `sheet` shows valid ones, None
+    if there are none.
     """
 
     count: int
     invalid: list[str]
     left_out: Mapping[str, int]
+    negatives: int
+    unasked: list[str]
     sheet: Image.Image | None
 
 
@@ -54,7 +58,8 @@ def check_data(
     if path.is_dir():
         source = ImageFolder(path, prefix)
     elif path.suffix == ".json":
-        source = CocoSource(path, images, task, codec)
+        negatives = CocoData.model_fields["negatives"].default
+        source = CocoSource(path, images, task, codec, negatives)
     else:
         source = JsonLines(path, images)
     if not len(source) and not source.invalid:
@@ -62,17 +67,31 @@ def check_data(
         raise ValueError(f"{path} has no sample to train on{reasons}.")
     max_text_tokens = Run.model_fields["max_text_tokens"].default
     invalid, valid = [str(error) for error in source.invalid], []
+    negatives, unasked = 0, []
     for row in tqdm(range(len(source)), desc=path.name, unit="sample", leave=False):
         try:
-            encode(source, row, found.processor, max_text_tokens)
+            _, sample = encode(source, row, found.processor, max_text_tokens)
             valid.append(row)
+            asked, answered = _names(sample)
+            negatives += bool(asked - answered)
+            if asked and (more := sorted(answered - asked)):
+                unasked.append(f"{source.place(row)}: {more[0]!r} is answered, but not asked for.")
         except InvalidSample as error:
             invalid.append(str(error))
     room = COLUMNS * ROWS
     shown = [source[row] for row in valid[:: max(len(valid) // room, 1)][:room]]
     decode_masks = lambda objects: [_decode(codec, one) for one in objects]
     sheet = samples_sheet(shown, decode_masks) if shown else None
-    return DataReport(len(source) + len(source.invalid), invalid, source.left_out, sheet)
+    count = len(source) + len(source.invalid)
+    return DataReport(count, invalid, source.left_out, negatives, unasked, sheet)
+
+
+def _names(sample: Sample) -> tuple[set[str], set[str]]:
+    """The objects that a prompt to detect or to segment asks for, and those in the answer."""
+    if sample.task not in ("detect", "segment"):
+        return set(), set()
+    names = sample.prefix.split(" ", 1)[-1].split(";")
+    return {name.strip() for name in names}, {one.label for one in parse(sample.suffix)}
 
 
 def _decode(codec: MaskCodec, one: Detection) -> np.ndarray | None:
@@ -94,7 +113,10 @@ def samples_sheet(
     for number, sample in enumerate(samples):
         left, top = PAD + number % COLUMNS * width, PAD + number // COLUMNS * height
         sheet.paste(_annotated(sample, decode_masks), (left, top))
-        lines = [f"{titles[number % len(titles)]} {sample.prefix}", *wrap(sample.suffix, SIDE // 8)]
+        lines = [
+            f"{titles[number % len(titles)]} {sample.prefix}",
+            *wrap(sample.suffix or "(an empty answer)", SIDE // 8),
+        ]
         if len(lines) > LINES + 1:
             lines = [*lines[:LINES], "…"]
         for place, line in enumerate(lines):

@@ -6,7 +6,7 @@ the reason; those that are known without decoding an image are found when the so
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from paligemma.detections import format as format_objects
 from paligemma.formats.coco import (
     CocoAnnotation,
     CocoImage,
+    CocoInstances,
     Size,
     check_image_size,
     check_segmentation,
@@ -36,6 +37,7 @@ from paligemma.synthetic.world import SceneSample, World, open_world
 from paligemma.tasks import TASKS, task_of
 from paligemma.training.config import Scenes
 
+MAX_ABSENT = 3  # names of absent categories in a prompt
 RENDER_SIDE = 256  # pixels; scenes are drawn larger than the model sees them, as photos are
 # Seeds of scenes, as many of each; those below are for tests and for measuring the model.
 TRAIN_SEED, EVAL_SEED = 1 << 40, 2 << 40
@@ -169,20 +171,45 @@ def _text_of(path: Path) -> str:
 # --- COCO -----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _CocoRow:
+    """An image, what to answer, and names to ask for that are not in the image."""
+
+    image: CocoImage
+    size: Size
+    objects: Sequence[CocoAnnotation] = ()
+    absent: Sequence[str] = ()
+
+
 class CocoSource:
     """One sample for each image of a COCO instances file that has objects: all of its categories.
 
     An object that cannot be used is named in `invalid`, and its category is left out for this
     image, so that no answer lacks an object that the prompt asks for.
+
+    With `negatives` a model learns to answer nothing for what is not there: of the prompts of
+    images with objects, this share names absent categories too, and as many more samples name
+    nothing else, as do those of images without objects (which are left out at 0). A name is absent
+    only if the file's other images have such objects, and this one has not even a crowd or an
+    invalid object of it. `seed` is of the choice.
     """
 
-    def __init__(self, path: Path, images: Path | None, task: str, codec: MaskCodec | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        images: Path | None,
+        task: str,
+        codec: MaskCodec | None,
+        negatives: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         file = read_instances(path)
         self.path, self.images, self.task, self.codec = path, images or path.parent, task, codec
         self.names = file.categories
         self.invalid: list[InvalidSample] = []
-        self.rows: list[tuple[CocoImage, Size, list[CocoAnnotation]]] = []
-        empty, excluded = 0, defaultdict(set)  # categories, by the id of the image
+        self.rows: list[_CocoRow] = []
+        empty: list[_CocoRow] = []
+        excluded = defaultdict(set)  # categories, by the id of the image
         for record in file.invalid:
             self._reject(record.image_id, record.reason)
             excluded[record.image_id].add(record.category_id)
@@ -195,10 +222,10 @@ class CocoSource:
                 unusable.add(number)
         for image in file.images.values():
             annotations = [one for one in file.annotations[image.id] if not one.iscrowd]
-            empty += not annotations and image.id not in excluded
-            left_out = excluded[image.id] | unusable
-            if not annotations:
+            if not annotations and (image.id in excluded or not negatives):
+                empty += [] if image.id in excluded else [_CocoRow(image, (0, 0))]
                 continue
+            left_out = excluded[image.id] | unusable
             try:
                 size = image.size or read_size(image_path(self.images, image.file_name))
                 image_path(self.images, image.file_name)
@@ -212,31 +239,64 @@ class CocoSource:
                     which = "" if one.id is None else f" (annotation {one.id})"
                     self._reject(image.id, f"{error}{which}")
                     left_out.add(one.category_id)
+                    excluded[image.id].add(one.category_id)
             objects = [one for one in annotations if one.category_id not in left_out]
             objects.sort(key=lambda one: (self.names[one.category_id], one.bbox[1]))
             if objects:
-                self.rows.append((image, size, objects))
-        self.left_out = {"images without objects": empty} if empty else {}
+                self.rows.append(_CocoRow(image, size, objects))
+            elif not annotations:
+                empty.append(_CocoRow(image, size))
+        if negatives and self.rows:
+            self._add_negatives(file, excluded, empty, negatives, np.random.default_rng(seed))
+            empty = []
+        self.left_out = {"images without objects": len(empty)} if empty else {}
+
+    def _add_negatives(
+        self,
+        file: CocoInstances,
+        excluded: Mapping[int, set[int | None]],
+        empty: Sequence[_CocoRow],
+        share: float,
+        rng: np.random.Generator,
+    ) -> None:
+        """Put absent names into a share of the rows, and add rows that have nothing else."""
+        used = sorted({self.names[one.category_id] for row in self.rows for one in row.objects})
+
+        def choose(row: _CocoRow) -> list[str]:
+            numbers = {one.category_id for one in file.annotations[row.image.id]}
+            numbers |= excluded[row.image.id]
+            there = {name for number, name in self.names.items() if number in numbers}
+            absent = [] if None in numbers else [name for name in used if name not in there]
+            most = min(len(absent), MAX_ABSENT)
+            return list(rng.permutation(absent)[: rng.integers(1, most + 1)]) if most else []
+
+        rows, more = [], [replace(row, absent=choose(row)) for row in empty]
+        for row in self.rows:
+            rows.append(replace(row, absent=choose(row)) if rng.random() < share else row)
+            if rng.random() < share:
+                more.append(replace(row, objects=(), absent=choose(row)))
+        self.rows = rows + [row for row in more if row.absent]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def place(self, row: int) -> str:
-        return f"{self.path.name}, image {self.rows[row][0].id}"
+        return f"{self.path.name}, image {self.rows[row].image.id}"
 
     def __getitem__(self, row: int) -> Sample:
-        image, size, annotations = self.rows[row]
+        here = self.rows[row]
+        image, size = here.image, here.size
         shown = open_image(image_path(self.images, image.file_name))
         try:
             check_image_size(image, shown.size)
         except ValueError as error:
             raise InvalidSample(f"{self.place(row)}: {error}.") from None
         found = []
-        for one in annotations:
+        for one in here.objects:
             box = pixels_to_box(one.bbox, size)
             codes = self._codes(one, box, size) if self.task == "segment" else None
             found.append(Detection(self.names[one.category_id], box, codes))
-        asked = " ; ".join(dict.fromkeys(one.label for one in found))
+        asked = " ; ".join(sorted({one.label for one in found}.union(here.absent)))
         return Sample(shown, TASKS[self.task].prompt(asked), format_objects(found), self.task)
 
     def _reject(self, image: int | None, reason: str) -> None:

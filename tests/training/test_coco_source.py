@@ -157,13 +157,77 @@ def test_a_file_without_objects_is_refused(tmp_path, changes, count, capsys):
     assert f"instances.json has no sample to train on{reason}." in capsys.readouterr().err
 
 
-def test_images_without_objects_are_counted(tmp_path, capsys):
+def test_images_without_objects_stay_or_are_counted(tmp_path, capsys):
     path = coco(tmp_path)
-    assert main(["data", "check", str(path)]) == 0
-    assert capsys.readouterr().out == "left out: 1 images without objects\n1 samples, all valid.\n"
+    assert main(["data", "check", str(path), "--out", str(tmp_path / "sheet.png")]) == 0
+    expected = "1 samples ask for objects that are not in their image.\n2 samples, all valid.\n"
+    assert capsys.readouterr().out == expected
+    assert Image.open(tmp_path / "sheet.png").size[0] == 2 * 310 + 10
     given = runs.values(tmp_path / "home", data=[{"coco": str(path)}], max_steps=1)
-    runs.trainer(parse_run(given))
+    assert len(runs.trainer(parse_run(given)).job.batches.mixture) == 2
+    given["data"] = [{"coco": str(path), "negatives": 0}]
+    assert len(runs.trainer(parse_run(given)).job.batches.mixture) == 1
     assert "left out: 1 images without objects" in capsys.readouterr().out
+
+
+def many(folder: Path, *images: list[dict], names=("cat", "dog", "emu", "fox")) -> Path:
+    """A file of `images`, each a list of the changes of its annotations; "fox" is never there."""
+    Image.new("RGB", (80, 40), "gray").save(folder / "a.png")
+    box = {"bbox": [0, 0, 40, 20], "iscrowd": 0}
+    values = {
+        "images": [IMAGE | {"id": number} for number in range(len(images))],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+        "annotations": [
+            box | {"image_id": number} | one for number, image in enumerate(images) for one in image
+        ],
+    }
+    path = folder / "many.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+CAT, DOG, EMU = ({"category_id": number} for number in range(3))
+
+
+def test_absent_names_are_asked_for_and_not_answered(tmp_path):
+    crowd, broken = DOG | {"iscrowd": 1}, DOG | {"bbox": [0, 0, 0, 9]}
+    path = many(tmp_path, [CAT, DOG], [EMU, crowd], [], [CAT, broken], [CAT, DOG, EMU])
+    source = CocoSource(path, None, "detect", None, negatives=1.0)
+    asked = {number: set() for number in range(5)}
+    rows = [source[row] for row in range(len(source))]
+    for row, sample in enumerate(rows):
+        names = set(sample.prefix.removeprefix("detect ").split(" ; "))
+        found = {one.label for one in parse(sample.suffix)}
+        assert found <= names and sample.prefix == "detect " + " ; ".join(sorted(names))
+        asked[source.rows[row].image.id] |= names - found
+    # neither the crowd nor the broken box of a dog is absent, and no fox is known at all
+    assert asked[0] == {"emu"} and asked[1] == {"cat"} and asked[3] == {"emu"}
+    assert asked[2] and asked[2] <= {"cat", "dog", "emu"} and asked[4] == set()
+    assert [row.prefix for row in rows[:2]] == ["detect cat ; dog ; emu", "detect cat ; emu"]
+    assert [row.suffix for row in rows[4:]] == [""] * 4  # images 0, 1 and 3 again, and image 2
+    again = CocoSource(path, None, "detect", None, negatives=1.0)
+    assert [again[n].prefix for n in range(len(again))] == [row.prefix for row in rows]
+    plain = CocoSource(path, None, "detect", None)
+    assert [plain[n].prefix for n in range(4)] == [
+        "detect cat ; dog", "detect emu", "detect cat", "detect cat ; dog ; emu"
+    ]  # fmt: skip
+
+
+def test_a_share_of_the_prompts_has_absent_names(tmp_path):
+    path = many(tmp_path, *[[CAT], [DOG]] * 500)
+    source = CocoSource(path, None, "detect", None, negatives=0.25)
+    mixed = sum(bool(row.absent) for row in source.rows[:1000])
+    assert 200 < mixed < 300 and 200 < len(source) - 1000 < 300
+
+
+def test_labels_that_the_prompt_does_not_name_are_warned_of(tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    box = "<loc0000><loc0000><loc0512><loc0512>"
+    line = {"image": "a.png", "prefix": "detect cat", "suffix": f"{box} cat ; {box} dog"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(line))
+    assert main(["data", "check", str(tmp_path / "rows.jsonl")]) == 0
+    warning = "warning: rows.jsonl, line 1: 'dog' is answered, but not asked for.\n"
+    assert capsys.readouterr().out == warning + "1 samples, all valid.\n"
 
 
 def test_a_category_that_cannot_be_a_label_leaves_the_others(tmp_path):
