@@ -193,6 +193,8 @@ def attach(model: nn.Module, adapter: Adapter, folder: Path | None = None) -> li
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         parameter.requires_grad_(".lora_" in name)
+        if parameter.requires_grad:  # whatever dtype the model is in
+            parameter.data = parameter.data.float()
     with torch.no_grad():
         for module, a, b in trained:
             parameters[f"{module}.lora_A.default.weight"].copy_(a)

@@ -269,8 +269,8 @@ class Run(Part):
     learning rate, as AdamW has it: the 3e-7 that big_vision sets beside a rate of 1e-5 is 0.03
     here. `loss_weights` are for the tokens of a task (default 1); with them the loss is a mean over
     tokens, without them over samples. `dtype` is what is computed in, over float32 weights ("auto":
-    bfloat16 where the device has it), `save_dtype` that of the output (None: as `dtype`; for "auto"
-    float32).
+    bfloat16 where the device has it); with `lora` the base is in it too. `save_dtype` is that
+    of the output (None: as `dtype`; for "auto" float32).
     """
 
     stage: Literal[

@@ -15,6 +15,7 @@ from paligemma.checkpoints.io import save_model, write_json, write_text
 from paligemma.checkpoints.lora import Adapter
 from paligemma.checkpoints.resolve import Checkpoint, resolve
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
+from paligemma.devices import best_device, best_dtype
 from paligemma.models.init import initialize, order_locations
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor, processor_files
@@ -75,10 +76,22 @@ def _new_checkpoint(given: NewModel) -> Checkpoint:
     return Checkpoint("new", path.parent, config, processor, given.mask_codec)
 
 
+def compute_dtype(run: Run) -> torch.dtype:
+    """What the run computes in."""
+    if run.dtype == "auto":
+        return best_dtype(best_device())
+    return torch.bfloat16 if run.dtype == "bfloat16" else torch.float32
+
+
+def base_dtype(run: Run) -> torch.dtype:
+    """What weights are kept in: float32 where they are trained, else what is computed in."""
+    return compute_dtype(run) if run.lora else torch.float32
+
+
 def make_model(
     run: Run, found: Checkpoint, config: PaliGemmaConfig
 ) -> PaliGemmaForConditionalGeneration:
-    """The model of `config` in float32, its weights random or those of `found`.
+    """The model of `config` in `base_dtype`, its weights random or those of `found`.
 
     An adapter that is trained further is not merged: see `attach_adapter`.
     """
@@ -90,14 +103,16 @@ def make_model(
         order_locations(model.language_model.embed_tokens.weight, loc_ids)
         return model
     start = replace(found, adapter=None) if run.lora else found
-    model = start.load_model("cpu", torch.float32)
-    # clones: what was mapped from the file could not be trained in place
-    state = {name: value.clone() for name, value in model.state_dict().items()}
+    model = start.load_model("cpu", base_dtype(run))
+    if not run.lora:  # what was mapped from the file could not be trained in place
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
     if found.config != config:
+        state = model.state_dict()
         state[POSITIONS] = resample(state[POSITIONS], config.vision_config.grid)
         with torch.device("meta"):
             model = PaliGemmaForConditionalGeneration(config)
-    model.load_state_dict(state, assign=True)
+        model.load_state_dict(state, assign=True)
     return model.requires_grad_(True)
 
 

@@ -1,5 +1,6 @@
 """What the trainer trains: an objective, the batches it takes, and how the result is written."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from paligemma.checkpoints import hub
 from paligemma.checkpoints.resolve import Checkpoint
+from paligemma.devices import best_device
 from paligemma.models import gemma, siglip
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.training.config import CocoData, NewModel, Run, SyntheticData
@@ -29,6 +31,7 @@ from paligemma.training.initialize import (
     write_output,
 )
 from paligemma.training.mask_codec import MaskReconstruction, SilhouetteBatches
+from paligemma.training.memory import MemoryNeed, check_memory, needed_memory
 from paligemma.training.objectives import Objective, make_objective
 from paligemma.training.validation import Validation
 
@@ -36,10 +39,15 @@ from paligemma.training.validation import Validation
 BLOCKS = (siglip.SiglipEncoderLayer, gemma.GemmaDecoderLayer)
 
 
+def is_sharded() -> bool:
+    """Whether `accelerate launch --use_fsdp` started this process."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
 class Job(Protocol):
     """What a run trains, on `batches`. `saves_all`: `write` needs frozen parameters too.
 
-    `validation` is None where answers are not scored.
+    `validation` is None where answers are not scored, `memory` where it is not known.
     """
 
     @property
@@ -53,6 +61,9 @@ class Job(Protocol):
 
     @property
     def validation(self) -> Validation | None: ...
+
+    @property
+    def memory(self) -> MemoryNeed | None: ...
 
     @property
     def saves_all(self) -> bool: ...
@@ -72,6 +83,7 @@ class ModelJob:
     batches: MixtureBatches
     eval_batches: MixtureBatches | None
     validation: Validation | None
+    memory: MemoryNeed | None
 
     @property
     def saves_all(self) -> bool:
@@ -90,6 +102,7 @@ class MaskCodecJob:
     batches: MixtureBatches
     eval_batches: MixtureBatches | None
     validation: None = None
+    memory: None = None
     saves_all: bool = True
 
     def write(self, state: dict[str, Tensor]) -> None:
@@ -114,6 +127,9 @@ def make_job(run: Run) -> Job:
         limit, weights = run.max_text_tokens, run.loss_weights
         make = lambda mixture: SampleBatches(mixture, processor, limit, weights)
     batches = _batches(run, codec, make)
+    memory = needed_memory(run, start) if run.objective == "answers" else None
+    if memory and not is_sharded():
+        check_memory(memory, run, best_device())
     model = make_model(run, found, start.config)
     if run.lora:
         attach_adapter(run, start, model)
@@ -127,7 +143,7 @@ def make_job(run: Run) -> Job:
     if run.eval_metrics:
         assert batches[1] is not None
         validation = Validation(run, start, batches[1].mixture, codec is not None)
-    return ModelJob(run, start, objective, *batches, validation)
+    return ModelJob(run, start, objective, *batches, validation, memory)
 
 
 def _batches(

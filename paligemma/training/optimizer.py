@@ -66,6 +66,11 @@ def _rule(name: str, parameter: nn.Parameter, run: Run) -> tuple[type[Optimizer]
     return AdamW, run.learning_rate, run.weight_decay if parameter.ndim > 1 else 0.0
 
 
+def state_bytes(name: str, parameter: nn.Parameter, run: Run) -> int:
+    """Bytes of the optimizer's float32 states of a parameter: two moments, or Muon's momentum."""
+    return (4 if _rule(name, parameter, run)[0] is Muon else 8) * parameter.numel()
+
+
 def set_learning_rates(optimizers: Sequence[Optimizer], step: int, steps: int, run: Run) -> None:
     """Give every group the learning rate of `step`."""
     for optimizer in optimizers:

@@ -10,6 +10,7 @@ ends in the same weights. The recipe is that of big_vision's transfers (arXiv 24
 import math
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -29,11 +30,12 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from paligemma.devices import best_device, best_dtype
+from paligemma.devices import best_device
 from paligemma.training import checkpoint
 from paligemma.training.config import MuonOptions, Run, parse_run
 from paligemma.training.data import MixtureBatches
-from paligemma.training.job import BLOCKS, make_job
+from paligemma.training.initialize import compute_dtype
+from paligemma.training.job import BLOCKS, is_sharded, make_job
 from paligemma.training.objectives import Answers
 from paligemma.training.optimizer import make_optimizers, set_learning_rates
 from paligemma.training.plot import draw_curve
@@ -101,16 +103,9 @@ def _check_writable(folder: Path) -> None:
         raise ValueError(f"output_dir {folder} cannot be written: {error.strerror}.") from error
 
 
-def compute_dtype(run: Run) -> torch.dtype:
-    """What the run computes in, over float32 weights."""
-    if run.dtype == "auto":
-        return best_dtype(best_device())
-    return torch.bfloat16 if run.dtype == "bfloat16" else torch.float32
-
-
 def _sharding(run: Run) -> FullyShardedDataParallelPlugin | None:
     """FSDP in units of a block, where `accelerate launch --use_fsdp` asks for it."""
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
+    if not is_sharded():
         return None
     if isinstance(run.optimizer, MuonOptions):
         raise ValueError("Muon needs whole matrices and cannot be sharded; launch without FSDP.")
@@ -132,6 +127,8 @@ class Trainer:
             )
         torch.manual_seed(run.seed)
         self.job = make_job(run)
+        if self.job.memory:
+            accelerator.print(f"The run needs {self.job.memory}.", file=sys.stderr)
         sources = self.job.batches.mixture.sources
         self.invalid = {str(one) for source in sources for one in source.invalid}
         for source in sources:

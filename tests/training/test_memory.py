@@ -1,0 +1,82 @@
+"""What a run needs, against what it then holds; and what does not fit."""
+
+import pytest
+import runs
+import tiny
+import torch
+
+from paligemma.checkpoints.resolve import Checkpoint
+from paligemma.config import VARIANTS
+from paligemma.training import memory
+from paligemma.training.memory import needed_memory
+
+LORA = {"rank": 3, "target_modules": ["q_proj", "fc1"]}
+FROZEN = [{"match": "vision_tower", "lr_mult": 0}]
+CASES = {
+    "everything": {},
+    "a part": {"param_groups": FROZEN},
+    "muon": {"optimizer": {"name": "muon", "learning_rate": 1e-3}},
+    "an adapter": {"lora": LORA, "param_groups": []},
+    "an adapter on bfloat16": {"lora": LORA, "param_groups": [], "dtype": "bfloat16"},
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+def size(tensors) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+def test_what_was_computed_is_what_is_held(home, tmp_path, changes, capsys):
+    one = runs.trainer(runs.run(home, output_dir=str(tmp_path), max_steps=2, **changes))
+    need = one.job.memory
+    assert f"The run needs {need}." in capsys.readouterr().err
+    parameters = list(one.objective.parameters())
+    assert need.weights == size(parameters)
+    assert need.gradients == size(p for p in parameters if p.requires_grad)
+    one.loop()
+    states = [s for o in one.optimizers for each in o.state.values() for s in each.values()]
+    assert need.optimizer == size(s for s in states if s.ndim)  # without AdamW's counts of steps
+    assert {p.dtype for p in parameters if p.requires_grad} == {torch.float32}
+
+
+def test_an_adapter_on_a_bfloat16_base_learns(home, tmp_path):
+    changes = {"lora": LORA | {"merge": True}, "param_groups": [], "learning_rate": 3e-2}
+    half = runs.trainer(runs.run(home, output_dir=str(tmp_path / "a"), dtype="bfloat16", **changes))
+    full = runs.trainer(runs.run(home, output_dir=str(tmp_path / "b"), **changes))
+    frozen = [p for p in half.objective.parameters() if not p.requires_grad]
+    assert {p.dtype for p in frozen} == {torch.bfloat16}
+    half.loop()
+    full.loop()
+    assert half.losses[-5:].mean() < 0.9 * half.losses[:5].mean()
+    torch.testing.assert_close(half.losses[:3], full.losses[:3], rtol=0.05, atol=0)
+    half.finish()
+    assert {v.dtype for v in runs.weights(tmp_path / "a").values()} == {torch.bfloat16}
+
+
+def test_the_published_sizes(home):
+    config = VARIANTS["paligemma-3b-224"]
+    start = Checkpoint("a", home, config, tiny.processor(), None)
+    expected = [46.8, 11.7, 5.9]  # as docs/training.md has them
+    cases = {}, {"lora": {"rank": 8}}, {"lora": {"rank": 8}, "dtype": "bfloat16"}
+    for changes, total in zip(cases, expected, strict=True):
+        need = needed_memory(runs.run(home, param_groups=[], **changes), start)
+        assert round(need.total / 1e9, 1) == total
+
+
+def test_a_run_that_does_not_fit_is_refused_before_it_loads(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(Checkpoint, "load_model", None)
+    words = {
+        "lora: {rank: 8} trains an adapter": {},
+        "dtype: bfloat16 halves the weights": {"lora": LORA, "param_groups": []},
+        "a smaller model": {"lora": LORA, "param_groups": [], "dtype": "bfloat16"},
+    }
+    for hint, changes in words.items():
+        with pytest.raises(ValueError, match=r"The run needs .* and cpu has 0 MB free; ") as error:
+            runs.trainer(runs.run(home, output_dir=str(tmp_path), **changes))
+        assert hint in str(error.value)
