@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,11 +23,11 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 MERGE_WITH_PEFT = "merge it with peft (merge_and_unload) and load the result"
 PREFIX = "base_model.model."  # peft's, before every name
+MAGNITUDE = "lora_magnitude_vector"
+MAGNITUDE_PART = MAGNITUDE.removeprefix("lora_")
 HUB_PREFIXES = {prefix: hub_prefix for hub_prefix, prefix in reversed(NEWER_NAMES.items())}
-# Keys of adapter_config.json that ask for more than W + scale · B A, and what they stand for.
+# Keys of adapter_config.json that ask for what is not read here, and what they stand for.
 UNSUPPORTED = {
-    "use_dora": "DoRA, which scales the weights anew",
-    "modules_to_save": "whole modules that were trained too",
     "lora_bias": "biases that were trained too",
     "trainable_token_indices": "embeddings that were trained too",
     "target_parameters": "parameters that are no layers",
@@ -42,8 +42,12 @@ UNSUPPORTED = {
 }
 MAX_RANK, MAX_ALPHA = 1024, 1e6
 MAX_TARGETS, MAX_TARGET_LENGTH = 10_000, 10_000
+# Values of init_lora_weights that begin by changing the base's weights.
+CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 MODULE_NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 ALL_LINEAR = "all-linear"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ class Adapter:
         run, since one can take for ever, and the weights' names say which modules are adapted
     rank_pattern, alpha_pattern: other ranks and alphas, by the end of a module's name
     partial: whether only some of the modules with such names are adapted
+    use_rslora: whether the scale is alpha / sqrt(rank) (arXiv 2312.03732), not alpha / rank
+    use_dora: whether a trained magnitude of each output scales the weights (arXiv 2402.09353)
+    modules_to_save: ends of the names of modules that are trained whole; the file holds them
+    dropout: of the input of A, while it is trained
     """
 
     base: str
@@ -63,8 +71,11 @@ class Adapter:
     target_modules: tuple[str, ...] | None
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
-    rank_stabilized: bool = False
     partial: bool = False
+    use_rslora: bool = False
+    use_dora: bool = False
+    modules_to_save: tuple[str, ...] = ()
+    dropout: float = 0.0
 
     def rank_of(self, module: str) -> int:
         return _of_module(module, self.rank_pattern, self.rank)
@@ -72,17 +83,27 @@ class Adapter:
     def scale_of(self, module: str) -> float:
         rank = self.rank_of(module)
         alpha = _of_module(module, self.alpha_pattern, self.alpha)
-        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def expected_modules(self, model: nn.Module) -> set[str]:
         """The layers of `model` that must be in the file."""
         if self.target_modules is None or self.partial:
             return set()
-        linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        linear = {
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and not self.saves(name)
+        }
         if self.target_modules == (ALL_LINEAR,):
             return linear
         suffixes = set(self.target_modules)
         return {name for name in linear if not suffixes.isdisjoint(_suffixes(name))}
+
+    def saves(self, name: str) -> bool:
+        """Whether a module or a parameter is, or is part of, one that is trained whole."""
+        parts = name.split(".")
+        owners = (".".join(parts[: n + 1]) for n in range(len(parts)))
+        return any(not set(self.modules_to_save).isdisjoint(_suffixes(one)) for one in owners)
 
 
 def _suffixes(name: str) -> list[str]:
@@ -133,14 +154,24 @@ def read_adapter(folder: Path) -> Adapter:
             f"asks for biases that were trained too (bias {_shorten(bias)}), which cannot be "
             f"merged here; {MERGE_WITH_PEFT}."
         )
+    init = values.get("init_lora_weights")
+    if isinstance(init, str) and init.startswith(CHANGES_BASE):
+        refuse(
+            f"asks for init_lora_weights {_shorten(init)}, which changes the base's weights too; "
+            f"{MERGE_WITH_PEFT}."
+        )
+    saved, dropout = values.get("modules_to_save") or [], values.get("lora_dropout")
+    if not isinstance(saved, list) or len(saved) > MAX_TARGETS:
+        refuse("has modules_to_save that are no list of module names.")
     targets = values.get("target_modules")
     if isinstance(targets, str) and len(targets) <= MAX_TARGET_LENGTH:
         targets = [ALL_LINEAR] if targets.lower() == ALL_LINEAR else None
     elif not isinstance(targets, list) or not 0 < len(targets) <= MAX_TARGETS:
         refuse("has no target_modules: a list of module names, or one pattern of a usual length.")
-    for name in targets or ():
-        if not isinstance(name, str) or not MODULE_NAME.fullmatch(name):
-            refuse(f"has {_shorten(name)} in target_modules, which is no name of a module.")
+    for field_name, names in ("target_modules", targets or ()), ("modules_to_save", saved):
+        for name in names:
+            if not isinstance(name, str) or not MODULE_NAME.fullmatch(name):
+                refuse(f"has {_shorten(name)} in {field_name}, which is no name of a module.")
     return Adapter(
         base=base,
         rank=number("r", values.get("r", 8), MAX_RANK, whole=True),
@@ -148,8 +179,11 @@ def read_adapter(folder: Path) -> Adapter:
         target_modules=None if targets is None else tuple(targets),
         rank_pattern=pattern("rank_pattern", MAX_RANK, whole=True),
         alpha_pattern=pattern("alpha_pattern", MAX_ALPHA, whole=False),
-        rank_stabilized=values.get("use_rslora") is True,
         partial=bool(values.get("layers_to_transform") or values.get("exclude_modules")),
+        use_rslora=values.get("use_rslora") is True,
+        use_dora=values.get("use_dora") is True,
+        modules_to_save=tuple(saved),
+        dropout=float(dropout) if isinstance(dropout, float) and 0 <= dropout < 1 else 0.0,
     )
 
 
@@ -159,7 +193,7 @@ def _shorten(value: Any) -> str:
 
 
 def _peft_config(adapter: Adapter):
-    """peft's config of an adapter, without dropout."""
+    """peft's config of an adapter."""
     from peft import LoraConfig
 
     targets = adapter.target_modules or ()
@@ -169,7 +203,10 @@ def _peft_config(adapter: Adapter):
         target_modules=ALL_LINEAR if targets == (ALL_LINEAR,) else list(targets),
         rank_pattern=dict(adapter.rank_pattern),
         alpha_pattern=dict(adapter.alpha_pattern),
-        use_rslora=adapter.rank_stabilized,
+        use_rslora=adapter.use_rslora,
+        use_dora=adapter.use_dora,
+        lora_dropout=adapter.dropout,
+        modules_to_save=list(adapter.modules_to_save) or None,
         base_model_name_or_path=adapter.base,
     )
 
@@ -182,29 +219,32 @@ def attach(model: nn.Module, adapter: Adapter, folder: Path | None = None) -> li
     """
     from peft import inject_adapter_in_model
 
-    trained = list(_read_pairs(model, adapter, folder)) if folder else []
+    trained = _read(model, adapter, folder) if folder else None
     modules = tuple(sorted(adapter.expected_modules(model)))
     if not modules:
         names = ", ".join(adapter.target_modules or ())
         raise ValueError(
             f"No linear layer of the model fits the adapter's target_modules: {names}."
         )
-    inject_adapter_in_model(_peft_config(replace(adapter, target_modules=modules)), model)
+    in_peft = replace(adapter, target_modules=modules, modules_to_save=())
+    inject_adapter_in_model(_peft_config(in_peft), model)
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
-        parameter.requires_grad_(".lora_" in name)
+        parameter.requires_grad_(".lora_" in name or adapter.saves(name))
         if parameter.requires_grad:  # whatever dtype the model is in
             parameter.data = parameter.data.float()
     with torch.no_grad():
-        for module, a, b in trained:
-            parameters[f"{module}.lora_A.default.weight"].copy_(a)
-            parameters[f"{module}.lora_B.default.weight"].copy_(b)
+        for name, tensor in trained.saved.items() if trained else ():
+            parameters[name].copy_(tensor)
+        for module, parts in trained.layers.items() if trained else ():
+            for part, tensor in parts.items():
+                parameters[f"{module}.lora_{part}.default.weight"].copy_(tensor)
     return [name for name, parameter in parameters.items() if parameter.requires_grad]
 
 
 def to_file_name(name: str) -> str:
     """An adapter parameter's name in this project -> its name in an adapter's file."""
-    name = name.replace(".default.", ".")
+    name = name.replace(".default.", ".").replace(f"{MAGNITUDE}.weight", MAGNITUDE)
     prefix = next((prefix for prefix in HUB_PREFIXES if name.startswith(prefix)), "")
     return PREFIX + HUB_PREFIXES.get(prefix, "") + name.removeprefix(prefix)
 
@@ -215,6 +255,7 @@ def save(folder: Path, adapter: Adapter, tensors: dict[str, Tensor]) -> None:
     in_file = lambda name: to_file_name(from_hub_name(name)).removeprefix(PREFIX)
     renamed = replace(
         adapter,
+        modules_to_save=tuple(map(in_file, adapter.modules_to_save)),
         target_modules=tuple(map(in_file, adapter.target_modules or ())),
         rank_pattern={in_file(key): rank for key, rank in adapter.rank_pattern.items()},
         alpha_pattern={in_file(key): alpha for key, alpha in adapter.alpha_pattern.items()},
@@ -227,21 +268,30 @@ def save(folder: Path, adapter: Adapter, tensors: dict[str, Tensor]) -> None:
 def merge(model: nn.Module, folder: Path) -> None:
     """Add the adapter of `folder` to the weights: W + scale · B A for each layer in its file.
 
-    Source: LoRA (arXiv 2106.09685) section 4.1; the scale as in peft. Raises ValueError if the
+    DoRA then gives each row its magnitude m, m (W + scale · B A) / |W + scale · B A|, and modules
+    that were trained whole replace those of the model. Sources: LoRA (arXiv 2106.09685) section
+    4.1, DoRA (arXiv 2402.09353) section 4.1; the scale as in peft. Raises ValueError if the
     adapter does not fit the model.
     """
     adapter = read_adapter(folder)
-    for module, a, b in _read_pairs(model, adapter, folder):
-        weight = model.get_parameter(f"{module}.weight")
-        change = (b @ a * adapter.scale_of(module)).to(weight.device)
-        with torch.no_grad():
-            weight.copy_(weight.float() + change)
+    trained = _read(model, adapter, folder)
+    with torch.no_grad():
+        for name, tensor in trained.saved.items():
+            model.get_parameter(name).copy_(tensor)
+        for module, parts in trained.layers.items():
+            weight = model.get_parameter(f"{module}.weight")
+            change = parts["B"] @ parts["A"] * adapter.scale_of(module)
+            merged = weight.float() + change.to(weight.device)
+            if MAGNITUDE_PART in parts:
+                magnitude = parts[MAGNITUDE_PART].to(weight.device)
+                merged *= (magnitude / merged.norm(dim=1))[:, None]
+            weight.copy_(merged)
 
 
 def adapted_modules(folder: Path) -> list[str]:
     """The modules that the adapter in `folder` adapts, by their names here."""
     with _open_weights(folder) as file:
-        return sorted(_pairs(folder, _shapes(file)))
+        return sorted(_sort(folder, read_adapter(folder), _shapes(file)).layers)
 
 
 @contextmanager
@@ -265,70 +315,102 @@ def _shapes(file: Any) -> dict[str, list[int]]:
     return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
 
 
-def _read_pairs(
-    model: nn.Module, adapter: Adapter, folder: Path
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """The name of each adapted layer of `model`, and its A and B of `folder` in float32.
+@dataclass(frozen=True)
+class _Contents(Generic[T]):
+    """What a file holds: parts of each adapted layer (A, B, DoRA's magnitude), and parameters of
+    the modules that were trained whole, by their names here."""
+
+    layers: dict[str, dict[str, T]]
+    saved: dict[str, T]
+
+
+def _read(model: nn.Module, adapter: Adapter, folder: Path) -> _Contents[Tensor]:
+    """The tensors of an adapter, in float32.
 
     Shapes are compared before a tensor is read. Raises ValueError if they do not fit the model.
     """
-    layers = {name: module for name, module in model.named_modules() if _is_linear(module)}
     with _open_weights(folder) as file:
-        pairs = _pairs(folder, _shapes(file))
-        _check_fit(folder, adapter, layers, pairs, adapter.expected_modules(model))
-        for module, pair in pairs.items():
-            a, b = (file.get_tensor(name).float() for name, _ in pair)
-            if not (a.isfinite().all() and b.isfinite().all()):
-                raise ValueError(f"{folder} has numbers that are not finite, for {module}.")
-            yield module, a, b
+        shapes = _shapes(file)
+        contents = _sort(folder, adapter, shapes)
+        _check_fit(folder, adapter, model, contents, shapes)
+
+        def read(name: str, place: str) -> Tensor:
+            tensor = file.get_tensor(name).float()
+            if not tensor.isfinite().all():
+                raise ValueError(f"{folder} has numbers that are not finite, for {place}.")
+            return tensor
+
+        layers = {
+            module: {part: read(name, module) for part, name in parts.items()}
+            for module, parts in contents.layers.items()
+        }
+        saved = {place: read(name, place) for place, name in contents.saved.items()}
+    return _Contents(layers, saved)
 
 
-def _is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    return isinstance(module, nn.Linear)
-
-
-# A layer's two tensors in the file: the name and the shape of A, then of B.
-Pair = list[tuple[str, list[int]]]
-
-
-def _pairs(folder: Path, shapes: dict[str, list[int]]) -> dict[str, Pair]:
-    """The tensors of a file by the names of the modules that they adapt."""
-    halves: dict[str, dict[str, tuple[str, list[int]]]] = {}
-    for name, shape in shapes.items():
-        module, _, half = from_hub_name(name.removeprefix(PREFIX)).partition(".lora_")
-        if half not in ("A.weight", "B.weight"):
-            whole = "embeddings" if half.startswith("embedding") else "more than LoRA's A and B"
+def _sort(folder: Path, adapter: Adapter, shapes: dict[str, list[int]]) -> _Contents[str]:
+    """What the names in a file stand for. Raises ValueError for one that is not read here."""
+    needed = {"A", "B", MAGNITUDE_PART} if adapter.use_dora else {"A", "B"}
+    contents: _Contents[str] = _Contents({}, {})
+    for name in shapes:
+        ours = from_hub_name(name.removeprefix(PREFIX))
+        module, _, part = ours.partition(".lora_")
+        part = part.removesuffix(".weight")
+        if part in needed:
+            contents.layers.setdefault(module, {})[part] = name
+        elif not part and adapter.saves(ours):
+            contents.saved[ours] = name
+        else:
+            whole = "embeddings" if part.startswith("embedding") else "more than LoRA's A and B"
             raise ValueError(
                 f"{folder} holds {_shorten(name)}: it adapts {whole}, which cannot be merged "
                 f"here; {MERGE_WITH_PEFT}."
             )
-        halves.setdefault(module, {})[half] = name, shape
-    for module, found in halves.items():
-        if len(found) != 2:
+    for module, parts in contents.layers.items():
+        if len(parts) != len(needed):
             raise ValueError(f"{folder} has only half of the adapter of {_shorten(module)}.")
-    return {module: [found["A.weight"], found["B.weight"]] for module, found in halves.items()}
+    return contents
 
 
 def _check_fit(
     folder: Path,
     adapter: Adapter,
-    layers: dict[str, nn.Linear],
-    pairs: dict[str, Pair],
-    expected: set[str],
+    model: nn.Module,
+    contents: _Contents[str],
+    shapes: dict[str, list[int]],
 ) -> None:
-    if not pairs:
+    if not contents.layers:
         raise ValueError(f"{folder} adapts no layer at all.")
-    differing = sorted((pairs.keys() - layers.keys()) | (expected - pairs.keys()))
+    layers = {n: module for n, module in model.named_modules() if isinstance(module, nn.Linear)}
+    parameters = {name: list(one.shape) for name, one in model.named_parameters()}
+    saved = {name for name in parameters if adapter.saves(name)}
+    differing = sorted(
+        (contents.layers.keys() - layers.keys())
+        | (adapter.expected_modules(model) - contents.layers.keys())
+        | (contents.saved.keys() ^ saved)
+    )
     if differing:
         raise ValueError(
             f"{folder} does not fit its base: {_shorten(differing[0])} is in one of them only."
         )
-    for module, ((_, a), (_, b)) in pairs.items():
+    for module, parts in contents.layers.items():
         rank, layer = adapter.rank_of(module), layers[module]
-        if a != [rank, layer.in_features] or b != [layer.out_features, rank]:
+        a, b = shapes[parts["A"]], shapes[parts["B"]]
+        magnitude = shapes[parts[MAGNITUDE_PART]] if MAGNITUDE_PART in parts else None
+        if (
+            a != [rank, layer.in_features]
+            or b != [layer.out_features, rank]
+            or magnitude not in (None, [layer.out_features])
+        ):
             raise ValueError(
                 f"{folder} does not fit its base: {module} has A {a} and B {b} instead of "
                 f"{[rank, layer.in_features]} and {[layer.out_features, rank]}."
+            )
+    for place, name in contents.saved.items():
+        if shapes[name] != parameters[place]:
+            raise ValueError(
+                f"{folder} does not fit its base: {place} is {shapes[name]}, not "
+                f"{parameters[place]}."
             )
 
 

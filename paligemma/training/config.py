@@ -19,6 +19,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -27,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from paligemma.checkpoints.lora import ALL_LINEAR
 from paligemma.config import TextConfig, VisionConfig
 from paligemma.synthetic.world import WORLDS, World, open_world
 
@@ -171,16 +173,30 @@ Model = Annotated[
 ]
 
 
+def _targets(given: Any) -> Any:
+    return (given,) if given == ALL_LINEAR else given
+
+
 class Lora(Part):
     """Low-rank adapters by peft. `merge`: the output is a whole checkpoint, not an adapter.
 
+    The other fields are `Adapter`'s; `target_modules: all-linear` adapts every linear layer.
     A `model` that is an adapter itself is trained further, as it is: `rank`, `alpha` and
     `target_modules` are its own, and `base` is its base, instead of the one that it names.
     """
 
     rank: Count = 8
     alpha: Above0 = 16.0
-    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    target_modules: Annotated[tuple[str, ...], BeforeValidator(_targets)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+    )
+    dropout: Share = 0.0
+    use_rslora: bool = False
+    use_dora: bool = False
+    modules_to_save: tuple[str, ...] = ()
     merge: bool = False
     base: str | None = None
 

@@ -144,12 +144,13 @@ def run_adapter(run: Run, start: Checkpoint) -> Adapter:
     given, base = run.lora, start.base or start.source
     path = Path(base).expanduser()
     base = str(path.absolute()) if path.exists() else base
+    fields = given.model_dump(exclude={"merge", "base"})
     if start.adapter is None:
-        return Adapter(base, given.rank, given.alpha, given.target_modules)
+        return Adapter(base, **fields)
     found = adapters.read_adapter(start.adapter)
-    for name in given.model_fields_set & {"rank", "alpha", "target_modules"}:
+    for name in sorted(given.model_fields_set & fields.keys() - {"dropout"}):
         asked, there = getattr(given, name), getattr(found, name)
-        if name == "target_modules":
+        if isinstance(asked, tuple):
             asked, there = sorted(asked), sorted(there or ())
         if asked != there:
             raise ValueError(
@@ -159,7 +160,7 @@ def run_adapter(run: Run, start: Checkpoint) -> Adapter:
     if found.target_modules is None or found.partial:
         modules = tuple(adapters.adapted_modules(start.adapter))
         found = replace(found, target_modules=modules, partial=False)
-    return replace(found, base=base)
+    return replace(found, base=base, dropout=given.dropout)
 
 
 def write_output(run: Run, start: Checkpoint, state: dict[str, Tensor]) -> None:
@@ -172,16 +173,16 @@ def write_output(run: Run, start: Checkpoint, state: dict[str, Tensor]) -> None:
         for name, value in state.items()
         if name.startswith("model.")
     }
-    if run.lora:
-        folder = run.output_dir / "adapter" if run.lora.merge else run.output_dir
-        trained = {name: value for name, value in weights.items() if ".lora_" in name}
-        adapters.save(folder, run_adapter(run, start), trained)
-        if not run.lora.merge:
-            return
     with torch.device("meta"):
         model = PaliGemmaForConditionalGeneration(start.config)
-        if run.lora:
-            adapters.attach(model, run_adapter(run, start))
+    if run.lora:
+        adapter = run_adapter(run, start)
+        with torch.device("meta"):
+            names = adapters.attach(model, adapter)
+        folder = run.output_dir / "adapter" if run.lora.merge else run.output_dir
+        adapters.save(folder, adapter, {name: weights[name] for name in names})
+        if not run.lora.merge:
+            return
     model.load_state_dict(weights, assign=True)
     if run.lora:
         adapters.fold(model)

@@ -1,5 +1,6 @@
 """LoRA adapters: what is merged, and what is refused before it costs time or memory."""
 
+import dataclasses
 import json
 import shutil
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from paligemma.__main__ import main
@@ -80,6 +82,60 @@ def test_merging_equals_peft(base, adapter, changed):
         torch.testing.assert_close(merged[name], expected, rtol=1e-5, atol=1e-5)
 
 
+KINDS = {
+    "plain": {},
+    "rank-stabilized": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "all-linear": {"target_modules": "all-linear"},
+    "a pattern": {"target_modules": r".*language_model.*\.(q_proj|down_proj)"},
+    "modules_to_save": {"modules_to_save": ["multi_modal_projector"]},
+    "ranks of modules": {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"down_proj": 7}},
+    "dropout": {"lora_dropout": 0.5},
+    "some layers": {"layers_to_transform": [1], "layers_pattern": "layers"},
+}
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+@torch.no_grad()
+def test_peft_and_transformers_give_the_same_logits(base, tmp_path, options):
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    theirs = transformers.PaliGemmaForConditionalGeneration.from_pretrained(base).float()
+    config = peft.LoraConfig(r=2, lora_alpha=4, **{"target_modules": list(TARGETS)} | options)
+    theirs = peft.get_peft_model(theirs, config).eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in theirs.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            noise = torch.rand(parameter.shape, generator=generator) - 0.5
+            parameter.copy_(parameter * (1 + noise) if "magnitude" in name else noise)
+    theirs.save_pretrained(tmp_path / "adapter")
+    batch = tiny.processor()(["caption en"], [Image.new("RGB", (32, 32), "red")], ["a red cat"])
+    names = ("input_ids", "pixel_values", "attention_mask", "token_type_ids")
+    inputs = {name: getattr(batch, name) for name in names}
+    checkpoint = resolve(tmp_path / "adapter", base=base)
+    merged = checkpoint.load_model("cpu", torch.float32)(**inputs)["logits"]
+    expected = theirs(**inputs).logits
+    before = load_model(base)(**inputs)["logits"]
+    assert (before - merged).abs().max() > 0.05
+    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-4)
+    # and read back as an adapter that is trained further
+    model, adapter = load_model(base), lora.read_adapter(tmp_path / "adapter")
+    if adapter.target_modules is None or adapter.partial:
+        modules = tuple(lora.adapted_modules(tmp_path / "adapter"))
+        adapter = dataclasses.replace(adapter, target_modules=modules, partial=False)
+    attached = lora.attach(model, adapter, tmp_path / "adapter")
+    torch.testing.assert_close(model.eval()(**inputs)["logits"], expected, rtol=0, atol=1e-4)
+    parameters = dict(model.named_parameters())
+    lora.save(tmp_path / "again", adapter, {name: parameters[name] for name in attached})
+    first, second = (
+        {lora.from_hub_name(name.removeprefix(lora.PREFIX)): value for name, value in file.items()}
+        for file in (load_file(tmp_path / name / lora.WEIGHTS) for name in ("adapter", "again"))
+    )
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    lora.fold(model)
+    torch.testing.assert_close(model(**inputs)["logits"], expected, rtol=0, atol=1e-4)
+
+
 def test_a_rank_and_an_alpha_of_one_module(base, adapter):
     tensors = load_file(adapter / lora.WEIGHTS)
     a, b = f"{MODULE}.lora_A.weight", f"{MODULE}.lora_B.weight"
@@ -113,8 +169,11 @@ def test_a_rank_and_an_alpha_of_one_module(base, adapter):
         ({"rank_pattern": {"q_proj": 10**9}}, "has rank_pattern.q_proj"),
         ({"alpha_pattern": [1]}, "has a alpha_pattern that is no short object"),
         ({"peft_type": "LOHA"}, "is of a 'LOHA' adapter; only LoRA"),
-        ({"use_dora": True}, "asks for DoRA, which scales the weights anew (use_dora)"),
-        ({"modules_to_save": ["multi_modal_projector"]}, "(modules_to_save)"),
+        ({"use_dora": True}, "has only half of the adapter of"),
+        ({"modules_to_save": ["multi_modal_projector"]}, "projector.linear.bias' is in one of"),
+        ({"modules_to_save": ["(a+)+$"]}, "in modules_to_save, which is no name of a module"),
+        ({"modules_to_save": "all"}, "has modules_to_save that are no list"),
+        ({"init_lora_weights": "pissa_niter_4"}, "which changes the base's weights too"),
         ({"bias": "lora_only"}, "asks for biases that were trained too (bias 'lora_only')"),
         ({"trainable_token_indices": [1]}, "(trainable_token_indices)"),
         ({"layer_replication": [[0, 10**9]]}, "(layer_replication)"),

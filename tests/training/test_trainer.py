@@ -344,6 +344,30 @@ def test_a_merged_adapter_is_a_whole_checkpoint(home, adapter, tmp_path):
     torch.testing.assert_close(merged, unmerged, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
+def test_every_option_of_an_adapter_is_trained_saved_and_resumed(home, tmp_path, merge):
+    lora = {
+        "rank": 3,
+        "target_modules": "all-linear",
+        "dropout": 0.1,
+        "use_rslora": True,
+        "use_dora": True,
+        "modules_to_save": ["multi_modal_projector"],
+        "merge": merge,
+    }
+    changes = {"lora": lora, "param_groups": [], "learning_rate": 1e-2, "save_steps": 3}
+    one = trained(home, tmp_path, max_steps=6, **changes)
+    assert one.losses[-1] < one.losses[0]
+    (tmp_path / "out" / "states" / "step-00000006.state").unlink()
+    again = trained(home, tmp_path, max_steps=6, **changes)  # from step 3
+    own, other = one.objective.state_dict(), again.objective.state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in own.items())
+    with torch.no_grad():
+        unmerged = one.objective.model.eval()(**asked())["logits"]
+        merged = PaliGemma.load(tmp_path / "out", dtype="float32").model(**asked())["logits"]
+    torch.testing.assert_close(merged, unmerged, rtol=0, atol=1e-3)
+
+
 @torch.no_grad()
 def test_an_adapter_is_trained_further(home, adapter, tmp_path):
     folder, _ = adapter
