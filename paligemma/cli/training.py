@@ -19,7 +19,9 @@ def add_commands(commands) -> None:
     parser.set_defaults(run=run_fetch_stickers)
     parser = verbs.add_parser("check", help="list the invalid samples, and draw a contact sheet")
     parser.add_argument(
-        "file", type=Path, help="JSON lines of image, prefix, suffix; COCO JSON; or a folder"
+        "file",
+        type=Path,
+        help="JSON lines; COCO JSON; or a folder with YOLO's, VOC's or texts' files",
     )
     parser.add_argument("--images", type=Path, help="folder of the images (default: the file's)")
     parser.add_argument(

@@ -1,9 +1,20 @@
-"""Samples of one's own: JSON lines of {"image", "prefix", "suffix"}, as big_vision has them."""
+"""Samples of one's own: JSON lines of {"image", "prefix", "suffix"}, as big_vision has them, or of
+conversations, as LLaMA-Factory, ms-swift and LLaVA have them.
+
+    {"messages": [{"role": "user", "content": "<image>caption en"},
+                  {"role": "assistant", "content": "a cat"}], "images": ["cat.jpg"]}
+    {"conversations": [{"from": "human", "value": "<image>caption en"},
+                       {"from": "gpt", "value": "a cat"}], "image": "cat.jpg"}
+"""
+
+from typing import Any
 
 from pydantic import field_validator
 
 from paligemma.detections import invalid_objects
-from paligemma.formats.files import FileRecord
+from paligemma.formats.files import FileRecord, check_record, parse_record
+
+USER, ASSISTANT = ("user", "human"), ("assistant", "gpt", "model")
 
 
 class SampleRecord(FileRecord):
@@ -22,3 +33,61 @@ class SampleRecord(FileRecord):
         if reason := invalid_objects(suffix):
             raise ValueError(reason)
         return suffix
+
+
+def parse_samples(line: bytes) -> list[SampleRecord]:
+    """The samples of a line: one, or of a conversation one for each answer.
+
+    PaliGemma answers one prompt, so each prompt stands alone. Raises ValueError with a reason, as
+    `parse_record`.
+    """
+    if b'"messages"' in line or b'"conversations"' in line:
+        values = parse_record(dict[str, Any], line)
+        turns = values.get("messages", values.get("conversations"))
+        if turns is not None and "prefix" not in values:
+            return _read_conversation(values, turns)
+    return [parse_record(SampleRecord, line)]
+
+
+def _read_conversation(values: dict[str, Any], turns: Any) -> list[SampleRecord]:
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise ValueError("its messages are no list of objects")
+    images = values.get("images", values.get("image", []))
+    names = [_image_name(one) for one in (images if isinstance(images, list) else [images])]
+    texts = []
+    for turn in turns:
+        role = turn.get("role", turn.get("from"))
+        expected = USER if len(texts) % 2 == 0 else ASSISTANT
+        if role not in expected:
+            raise ValueError(
+                f"message {len(texts) + 1} is of {role!r:.40}, not of {expected[0]}: PaliGemma "
+                "knows a user's prompt and the answer, in turn"
+            )
+        text, more = _read_content(turn.get("content", turn.get("value")))
+        texts.append(text)
+        names += more
+    if len(texts) % 2 or not texts:
+        raise ValueError("its last message is no answer")
+    if len(names) != 1:
+        raise ValueError(f"it has {len(names)} images; a sample has one")
+    return [
+        check_record(SampleRecord, {"image": names[0], "prefix": prefix, "suffix": suffix})
+        for prefix, suffix in zip(texts[::2], texts[1::2], strict=True)
+    ]
+
+
+def _read_content(content: Any) -> tuple[str, list[str]]:
+    """The text of a message, without the place of the image in it, and the images it names."""
+    parts = [{"text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"the content of a message is {content!r:.40}, not text")
+    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+    images = [_image_name(part["image"]) for part in parts if part.get("image")]
+    return "".join(texts).replace("<image>", "").strip(), images
+
+
+def _image_name(value: Any) -> str:
+    name = value.get("path") if isinstance(value, dict) else value
+    if not isinstance(name, str):
+        raise ValueError(f"the image is {value!r:.40}, not a file's name")
+    return name

@@ -65,7 +65,10 @@ class Part(BaseModel):
 
 
 class JsonlData(Part):
-    """JSON lines `{"image", "prefix", "suffix"}`; images lie beside them or under `images`."""
+    """JSON lines `{"image", "prefix", "suffix"}`, or of conversations: see `formats.samples`.
+
+    Images lie beside them, or under `images`.
+    """
 
     jsonl: UserPath
     images: UserPath | None = None
@@ -85,8 +88,26 @@ class CocoData(Part):
     weight: Above0 = 1.0
 
 
+class YoloData(Part):
+    """A folder of images with YOLO's labels, such as a split of an export: see `formats.yolo`."""
+
+    yolo: UserPath
+    task: Literal["detect", "segment"] = "detect"
+    negatives: Share = 0.25
+    weight: Above0 = 1.0
+
+
+class VocData(Part):
+    """A folder of PASCAL VOC annotations: see `formats.voc`."""
+
+    voc: UserPath
+    negatives: Share = 0.25
+    weight: Above0 = 1.0
+
+
 class FolderData(Part):
-    """Images with their answer in a text file of the same name beside them, to one `prefix`."""
+    """Images with their answer to one `prefix`: in a text file of the same name beside each, or in
+    the metadata.jsonl or metadata.csv of the folder."""
 
     folder: UserPath
     prefix: str
@@ -111,6 +132,8 @@ class SyntheticData(Part):
 SOURCES: dict[str, type[Part]] = {
     "jsonl": JsonlData,
     "coco": CocoData,
+    "yolo": YoloData,
+    "voc": VocData,
     "folder": FolderData,
     "synthetic": SyntheticData,
 }
@@ -127,6 +150,8 @@ def _source_tag(given: Any) -> str | None:
 Data = Annotated[
     Annotated[JsonlData, Tag("jsonl")]
     | Annotated[CocoData, Tag("coco")]
+    | Annotated[YoloData, Tag("yolo")]
+    | Annotated[VocData, Tag("voc")]
     | Annotated[FolderData, Tag("folder")]
     | Annotated[SyntheticData, Tag("synthetic")],
     Discriminator(

@@ -12,24 +12,34 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from paligemma.formats.voc import read_voc
+from paligemma.formats.yolo import read_yolo
 from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.processor import Batch, PaliGemmaProcessor
-from paligemma.training.config import CocoData, FolderData, JsonlData, Run, SyntheticData
+from paligemma.training.config import (
+    CocoData,
+    FolderData,
+    JsonlData,
+    Run,
+    SyntheticData,
+    VocData,
+    YoloData,
+)
 from paligemma.training.packing import Packer
 from paligemma.training.sources import (
     EVAL_SEED,
     RENDER_SIDE,
     TRAIN_SEED,
     CocoSource,
-    ImageFolder,
     InvalidSample,
     JsonLines,
     Sample,
     Source,
     SyntheticScenes,
     answer_masks,
+    open_folder,
 )
 
 BLOCK = 1_000  # draws over which a mixture keeps its weights
@@ -52,8 +62,16 @@ def open_sources(run: Run, field: str, codec: MaskCodec | None) -> list[Source]:
                 source = CocoSource(
                     given.coco, given.images, given.task, codec, given.negatives, run.seed
                 )
+            case YoloData():
+                share, seed = given.negatives, run.seed
+                source = CocoSource(
+                    given.yolo, given.yolo, given.task, codec, share, seed, read_yolo
+                )
+            case VocData():
+                share, seed = given.negatives, run.seed
+                source = CocoSource(given.voc, given.voc, "detect", None, share, seed, read_voc)
             case FolderData():
-                source = ImageFolder(given.folder, given.prefix)
+                source = open_folder(given.folder, given.prefix)
             case SyntheticData():
                 source = SyntheticScenes(given.synthetic, codec, run.seed, first_seed)
         if not len(source):

@@ -14,11 +14,19 @@ from paligemma.checkpoints import hub
 from paligemma.checkpoints.resolve import resolve
 from paligemma.detections import Detection, parse
 from paligemma.evaluation.answers import DecodeMasks
+from paligemma.formats.voc import read_voc
+from paligemma.formats.yolo import read_yolo
 from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.training.config import CocoData, Run
 from paligemma.training.data import encode
-from paligemma.training.sources import CocoSource, ImageFolder, InvalidSample, JsonLines, Sample
+from paligemma.training.sources import (
+    CocoSource,
+    InvalidSample,
+    JsonLines,
+    Sample,
+    open_folder,
+)
 from visualize import draw_objects
 from visualize.boxes import load_font, shorten
 
@@ -50,15 +58,20 @@ def check_data(
 ) -> DataReport:
     """Open every image and tokenize every text of JSON lines, a COCO file or a folder.
 
-    `task` is what COCO annotations become; `prefix` is the prompt of a folder's images. Raises
-    ValueError if there is no sample.
+    `task` is what COCO's and YOLO's annotations become; `prefix` is the prompt of a folder's
+    images. A folder may have YOLO's labels, VOC's annotations, metadata, or texts beside its
+    images. Raises ValueError if there is no sample.
     """
     found = resolve(model)
     codec = MaskCodec.load(found.mask_codec or hub.fetch_mask_codec())
-    if path.is_dir():
-        source = ImageFolder(path, prefix)
+    negatives = CocoData.model_fields["negatives"].default
+    if (path / "labels").is_dir() or (path / "data.yaml").is_file():
+        source = CocoSource(path, path, task, codec, negatives, read=read_yolo)
+    elif path.is_dir() and any(path.rglob("*.xml")):
+        source = CocoSource(path, path, "detect", None, negatives, read=read_voc)
+    elif path.is_dir():
+        source = open_folder(path, prefix)
     elif path.suffix == ".json":
-        negatives = CocoData.model_fields["negatives"].default
         source = CocoSource(path, images, task, codec, negatives)
     else:
         source = JsonLines(path, images)
@@ -67,13 +80,13 @@ def check_data(
         raise ValueError(f"{path} has no sample to train on{reasons}.")
     max_text_tokens = Run.model_fields["max_text_tokens"].default
     invalid, valid = [str(error) for error in source.invalid], []
-    negatives, unasked = 0, []
+    count_negatives, unasked = 0, []
     for row in tqdm(range(len(source)), desc=path.name, unit="sample", leave=False):
         try:
             _, sample = encode(source, row, found.processor, max_text_tokens)
             valid.append(row)
             asked, answered = _names(sample)
-            negatives += bool(asked - answered)
+            count_negatives += bool(asked - answered)
             if asked and (more := sorted(answered - asked)):
                 unasked.append(f"{source.place(row)}: {more[0]!r} is answered, but not asked for.")
         except InvalidSample as error:
@@ -83,7 +96,7 @@ def check_data(
     decode_masks = lambda objects: [_decode(codec, one) for one in objects]
     sheet = samples_sheet(shown, decode_masks) if shown else None
     count = len(source) + len(source.invalid)
-    return DataReport(count, invalid, source.left_out, negatives, unasked, sheet)
+    return DataReport(count, invalid, source.left_out, count_negatives, unasked, sheet)
 
 
 def _names(sample: Sample) -> tuple[set[str], set[str]]:

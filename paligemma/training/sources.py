@@ -1,11 +1,11 @@
-"""Where samples come from: JSON lines, folders, COCO instances and synthetic scenes.
+"""Where samples come from: JSON lines, folders, COCO, YOLO and VOC files, synthetic scenes.
 
 A source is a sequence of `Sample`. One that is invalid raises `InvalidSample` with its place and
 the reason; those that are known without decoding an image are found when the source is opened.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,9 +28,10 @@ from paligemma.formats.coco import (
     pixels_to_box,
     read_instances,
 )
-from paligemma.formats.files import iter_lines, parse_record
+from paligemma.formats.files import iter_lines
 from paligemma.formats.image_files import image_path
-from paligemma.formats.samples import SampleRecord
+from paligemma.formats.image_folder import find_metadata, read_metadata
+from paligemma.formats.samples import SampleRecord, parse_samples
 from paligemma.images import FORMATS, open_image, read_size
 from paligemma.models.mask_codec import MASK_SIZE, MaskCodec
 from paligemma.synthetic.world import SceneSample, World, open_world
@@ -83,7 +84,7 @@ class Source(Protocol):
 
 
 class JsonLines:
-    """The valid lines of a file of `{"image", "prefix", "suffix"}`; `invalid` names the others."""
+    """The samples of a file's lines, as `parse_samples` reads them; `invalid` names bad lines."""
 
     left_out: Mapping[str, int] = {}
 
@@ -95,31 +96,37 @@ class JsonLines:
         rows = []
         for number, offset, line in iter_lines(path):
             try:
-                self._read(line, number)
-                rows.append((offset, number))
+                answers = len(self._read(line, number))
+                rows += [(offset, number, answer) for answer in range(answers)]
             except InvalidSample as error:
                 self.invalid.append(error)
-        self.rows = np.array(rows, np.int64).reshape(-1, 2)  # byte and line number of each
+        # byte and line number of each, and which answer of a conversation it is
+        self.rows = np.array(rows, np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> Sample:
-        offset, number = self.rows[row].tolist()
+        offset, number, answer = self.rows[row].tolist()
         with self.path.open("rb") as file:
             file.seek(offset)
-            return self._read(file.readline(), number)
+            return self._read(file.readline(), number)[answer]
 
     def place(self, row: int) -> str:
-        return f"{self.path.name}, line {self.rows[row, 1]}"
+        _, number, answer = self.rows[row].tolist()
+        return f"{self.path.name}, line {number}" + (f", answer {answer + 1}" if answer else "")
 
-    def _read(self, line: bytes, number: int) -> Sample:
+    def _read(self, line: bytes, number: int) -> list[Sample]:
         try:
-            record = parse_record(SampleRecord, line)
-            image = image_path(self.images, record.image)
+            return [_sample_of(record, self.images) for record in parse_samples(line)]
         except ValueError as error:
             raise InvalidSample(f"{self.path.name}, line {number}: {error}.") from None
-        return Sample(image, record.prefix, record.suffix, task_of(record.prefix))
+
+
+def _sample_of(record: SampleRecord, images: Path) -> Sample:
+    """Raises ValueError with a reason if there is no such image."""
+    image = image_path(images, record.image)
+    return Sample(image, record.prefix, record.suffix, task_of(record.prefix))
 
 
 # --- folders --------------------------------------------------------------------------------------
@@ -164,6 +171,40 @@ class ImageFolder:
         return str(self.rows[row].relative_to(self.folder))
 
 
+class MetadataFolder:
+    """The samples that a folder's metadata.jsonl or metadata.csv names: see `read_metadata`."""
+
+    left_out: Mapping[str, int] = {}
+
+    def __init__(self, metadata: Path, prefix: str) -> None:
+        self.metadata = metadata
+        self.invalid: list[InvalidSample] = []
+        self.rows: list[tuple[int, Sample]] = []
+        for number, record in read_metadata(metadata, prefix):
+            try:
+                if isinstance(record, str):
+                    raise ValueError(record)
+                self.rows.append((number, _sample_of(record, metadata.parent)))
+            except ValueError as error:
+                place = f"{metadata.name}, line {number}"
+                self.invalid.append(InvalidSample(f"{place}: {error}."))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Sample:
+        return self.rows[row][1]
+
+    def place(self, row: int) -> str:
+        return f"{self.metadata.name}, line {self.rows[row][0]}"
+
+
+def open_folder(folder: Path, prefix: str) -> "MetadataFolder | ImageFolder":
+    """The images of a folder with their answers: as its metadata has them, or beside each."""
+    metadata = find_metadata(folder)
+    return MetadataFolder(metadata, prefix) if metadata else ImageFolder(folder, prefix)
+
+
 def _text_of(path: Path) -> str:
     return path.read_text("utf-8", errors="replace").strip()
 
@@ -184,8 +225,9 @@ class _CocoRow:
 class CocoSource:
     """One sample for each image of a COCO instances file that has objects: all of its categories.
 
-    An object that cannot be used is named in `invalid`, and its category is left out for this
-    image, so that no answer lacks an object that the prompt asks for.
+    `read` makes such records of other files: `read_yolo`, `read_voc`. An object that cannot be used
+    is named in `invalid`, and its category is left out for this image, so that no answer lacks an
+    object that the prompt asks for.
 
     With `negatives` a model learns to answer nothing for what is not there: of the prompts of
     images with objects, this share names absent categories too, and as many more samples name
@@ -202,8 +244,9 @@ class CocoSource:
         codec: MaskCodec | None,
         negatives: float = 0.0,
         seed: int = 0,
+        read: Callable[[Path], CocoInstances] = read_instances,
     ) -> None:
-        file = read_instances(path)
+        file = read(path)
         self.path, self.images, self.task, self.codec = path, images or path.parent, task, codec
         self.names = file.categories
         self.invalid: list[InvalidSample] = []

@@ -317,6 +317,58 @@ def test_a_run_trains_on_a_folder(tmp_path, capsys):
     assert capsys.readouterr().out == "3 samples, all valid.\n"
 
 
+# --- Exports --------------------------------------------------------------------------------------
+
+
+def write_exports(folder: Path) -> None:
+    """The same image of a cat as YOLO and VOC have it, as a conversation, and with metadata."""
+    for name in ("yolo/images", "voc", "meta", "chat"):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (80, 40)).save(folder / name / "a.jpg")
+    (folder / "yolo" / "labels").mkdir()
+    (folder / "yolo" / "labels" / "a.txt").write_text("0 0.5 0.5 0.25 0.5")
+    (folder / "yolo" / "data.yaml").write_text("names: [cat]")
+    box = "<xmin>31</xmin><ymin>11</ymin><xmax>50</xmax><ymax>30</ymax>"
+    one = f"<object><name>cat</name><bndbox>{box}</bndbox></object>"
+    (folder / "voc" / "a.xml").write_text(
+        f"<annotation><filename>a.jpg</filename>{one}</annotation>"
+    )
+    metadata = {"file_name": "a.jpg", "text": "a cat"}
+    (folder / "meta" / "metadata.jsonl").write_text(json.dumps(metadata))
+    roles = ("user", "<image>caption en"), ("assistant", "a cat"), ("user", "ocr"), ("model", "")
+    messages = [{"role": role, "content": content} for role, content in roles]
+    line = {"images": ["a.jpg"], "messages": messages}
+    (folder / "chat" / "train.jsonl").write_text(json.dumps(line))
+
+
+def test_a_run_trains_on_exports(tmp_path, capsys):
+    write_exports(tmp_path)
+    data = [
+        {"yolo": str(tmp_path / "yolo")},
+        {"voc": str(tmp_path / "voc")},
+        {"folder": str(tmp_path / "meta"), "prefix": "caption en"},
+        {"jsonl": str(tmp_path / "chat" / "train.jsonl")},
+    ]
+    one = runs.trainer(parse_run(runs.values(tmp_path, data=data, max_steps=2)))
+    one.loop()
+    assert one.losses.isfinite().all()
+    yolo, voc, meta, chat = one.job.batches.mixture.sources
+    box = "<loc0256><loc0384><loc0767><loc0639> cat"
+    assert (yolo[0].prefix, yolo[0].suffix) == ("detect cat", box)
+    assert (voc[0].prefix, voc[0].suffix) == ("detect cat", box)
+    assert (meta[0].prefix, meta[0].suffix, meta.place(0)) == (
+        "caption en", "a cat", "metadata.jsonl, line 1"
+    )  # fmt: skip
+    assert [(one.prefix, one.suffix) for one in chat] == [("caption en", "a cat"), ("ocr", "")]
+    assert [chat.place(0), chat.place(1)] == [
+        "train.jsonl, line 1",
+        "train.jsonl, line 1, answer 2",
+    ]
+    for name, count in ("yolo", 1), ("voc", 1), ("meta", 1), ("chat/train.jsonl", 2):
+        assert main(["data", "check", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out.endswith(f"{count} samples, all valid.\n")
+
+
 # --- Synthetic scenes -----------------------------------------------------------------------------
 
 
