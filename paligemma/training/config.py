@@ -303,15 +303,16 @@ class Run(Part):
     too, and scored by their task's metric: see `evaluation.answers`. With `metric_for_best_model`
     the output is that of the best evaluation, not the last; after `early_stopping_patience`
     evaluations without a better one the run ends. `on_invalid` samples are refused, or skipped and
-    counted. `max_text_tokens` is the most text that a sample may have. `batch_size` is over all
-    processes, `micro_batch_size` what one of them computes at once (None: its whole share).
-    `warmup_ratio` is a share of the steps; the cosine decay to `min_lr_ratio` of the peak follows
-    it, or with `decay_during_warmup` runs over all steps. `weight_decay` is multiplied by the
-    learning rate, as AdamW has it: the 3e-7 that big_vision sets beside a rate of 1e-5 is 0.03
-    here. `loss_weights` are for the tokens of a task (default 1); with them the loss is a mean over
-    tokens, without them over samples. `dtype` is what is computed in, over float32 weights ("auto":
-    bfloat16 where the device has it); with `lora` the base is in it too. `save_dtype` is that
-    of the output (None: as `dtype`; for "auto" float32).
+    counted. `max_text_tokens` is the most text that a sample may have. `flip` is the share of
+    `detect` samples that are mirrored, boxes too. `batch_size` is over all processes,
+    `micro_batch_size` what one of them computes at once (None: its whole share). `warmup_ratio` is
+    a share of the steps; the cosine decay to `min_lr_ratio` of the peak follows it, or with
+    `decay_during_warmup` runs over all steps. `weight_decay` is multiplied by the learning rate, as
+    AdamW has it: the 3e-7 that big_vision sets beside a rate of 1e-5 is 0.03 here. `loss_weights`
+    are for the tokens of a task (default 1); with them the loss is a mean over tokens, without them
+    over samples. `dtype` is what is computed in, over float32 weights ("auto": bfloat16 where the
+    device has it); with `lora` the base is in it too. `save_dtype` is that of the output (None: as
+    `dtype`; for "auto" float32).
     """
 
     stage: Literal[
@@ -338,6 +339,7 @@ class Run(Part):
     early_stopping_patience: Count | None = None
     on_invalid: Literal["refuse", "skip"] = "refuse"
     max_text_tokens: Count = 512
+    flip: Share = 0.0
     packing: Packing | None = None
     loss_weights: dict[TaskName, From0] = {}
     auxiliary: Auxiliary | None = None
@@ -402,6 +404,8 @@ class Run(Part):
             )
         if self.early_stopping_patience and not self.metric_for_best_model:
             raise ValueError("early_stopping_patience needs metric_for_best_model, such as loss")
+        if self.flip and (self.packing or self.objective != "answers"):
+            raise ValueError("flip mirrors single samples of the objective answers, none packed")
         if self.auxiliary and not self.packing:
             raise ValueError("auxiliary heads need packing")
         if self.packing or self.objective in ("tokenizer", "mask_codec", "patches"):

@@ -18,6 +18,7 @@ from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.processor import Batch, PaliGemmaProcessor
+from paligemma.training.augment import mirror
 from paligemma.training.config import (
     CocoData,
     FolderData,
@@ -162,13 +163,15 @@ class SampleBatches(MixtureBatches):
     ) -> None:
         self.mixture, self.processor = mixture, processor
         self.max_text_tokens, self.loss_weights = max_text_tokens, loss_weights
+        self.flip = 0.0  # the share of samples to mirror
 
     def __getitem__(self, numbers: Numbers) -> dict[str, Any]:
         rows, places, skipped = [], [], []
         for number in numbers[1]:
             which, first = self.mixture.at(number)
             source = self.mixture.sources[which]
-            if (found := self._first_good(source, first, skipped)) is None:
+            flip = np.random.default_rng((self.mixture.seed, 2, number)).random() < self.flip
+            if (found := self._first_good(source, first, skipped, flip)) is None:
                 return {"skipped": skipped}
             row, encoded = found
             rows.append(encoded)
@@ -193,26 +196,30 @@ class SampleBatches(MixtureBatches):
         return {**batch, "pixel_values": pixels, "places": places, "skipped": skipped}
 
     def _first_good(
-        self, source: Source, row: int, skipped: list[str]
+        self, source: Source, row: int, skipped: list[str], flip: bool
     ) -> tuple[int, tuple[Batch, Sample]] | None:
         """The first valid sample from `row` on: its row, and what `encode` returns."""
         for number in (*range(row, len(source)), *range(row)):
             try:
-                return number, encode(source, number, self.processor, self.max_text_tokens)
+                return number, encode(source, number, self.processor, self.max_text_tokens, flip)
             except InvalidSample as error:
                 skipped.append(str(error))
         return None
 
 
 def encode(
-    source: Source, row: int, processor: PaliGemmaProcessor, max_text_tokens: int
+    source: Source,
+    row: int,
+    processor: PaliGemmaProcessor,
+    max_text_tokens: int,
+    flip: bool = False,
 ) -> tuple[Batch, Sample]:
-    """Sample `row` as a `Batch` of one, and as it is.
+    """Sample `row` as a `Batch` of one, and as it is; with `flip` it is mirrored if it can be.
 
     Raises InvalidSample where its image or its text is refused.
     """
     try:
-        sample = source[row]
+        sample = mirror(source[row]) if flip else source[row]
         batch = processor([sample.prefix], [open_image(sample.image)], [sample.suffix])
         text = batch.input_ids.shape[1] - processor.num_image_tokens
         if text > max_text_tokens:

@@ -127,6 +127,8 @@ def make_job(run: Run) -> Job:
         limit, weights = run.max_text_tokens, run.loss_weights
         make = lambda mixture: SampleBatches(mixture, processor, limit, weights)
     batches = _batches(run, codec, make)
+    if isinstance(batches[0], SampleBatches):
+        batches[0].flip = run.flip  # those to evaluate on stay as they are
     memory = needed_memory(run, start) if run.objective == "answers" else None
     if memory and not is_sharded():
         check_memory(memory, run, best_device())
