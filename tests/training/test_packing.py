@@ -247,6 +247,8 @@ def test_a_batch_can_be_cut(tmp_path):
         if name == "patch_labels":
             for n, field in enumerate(value):
                 assert torch.equal(field, torch.cat([one[name][n] for one in cut]))
+        elif name == "places":
+            assert value == [place for one in cut for place in one[name]] and len(value) == 2
         elif name != "skipped":
             assert torch.equal(value, torch.cat([one[name] for one in cut])), name
 
