@@ -418,6 +418,7 @@ def test_a_region(built_in):
     written.fill("10, 10, 45, 55")
     expect(built_in.locator("#region-image img")).not_to_have_attribute("src", before)
     expect(panel(built_in).get_by_label("Raw output")).to_have_value("")
+    built_in.locator("#region-image").scroll_into_view_if_needed()
     area = built_in.locator("#region-image img").bounding_box()
     built_in.mouse.move(area["x"] + 0.54 * area["width"], area["y"] + 0.5 * area["height"])
     built_in.mouse.down()

@@ -35,6 +35,7 @@ from paligemma.ui.results import AnswerObjects, DisplayOptions, ObjectsPanel, an
 from paligemma.ui.settings import sampling_options
 
 DRAWING_SHARE = 0.05  # of the time of an answer, that may go into drawing it while it grows
+LANGUAGE_CHOICES = sorted((name, code) for code, name in LANGUAGES.items())
 MAX_HISTORY = 8  # questions
 SAVED_ANSWER = "Saved example answer. Press {label} to run it live."
 STYLES = {"caption": "usual", "cap": "short", "describe": "detailed"}
@@ -318,7 +319,7 @@ def history_html(history: list[tuple[str, str]]) -> str:
 
 def language_picker() -> gr.Dropdown:
     return gr.Dropdown(
-        sorted((name, code) for code, name in LANGUAGES.items()),
+        LANGUAGE_CHOICES,
         value="en",
         label="Language of the answer",
         min_width=180,
@@ -329,7 +330,7 @@ def language_choice(model: PaliGemma) -> gr.Dropdown:
     """The picker for a model: the built-in one knows a single language."""
     if model.is_built_in:
         info = "The built-in model knows English only."
-        return gr.Dropdown(value="en", info=info, interactive=False)
+        return gr.Dropdown(LANGUAGE_CHOICES, value="en", info=info, interactive=False)
     return gr.Dropdown(info="", interactive=True)
 
 
