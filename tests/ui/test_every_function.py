@@ -42,11 +42,12 @@ from paligemma.ui.theme import LAUNCH_OPTIONS
 ROOT = Path(app.__file__).parents[2]
 BATCH = 30  # calls at once
 SOME = 6  # values for each input; with --all-values, all that there are
+CONTINUE = "_continue"
 SECRET = "the canary sings at midnight"
 OBJECT = ["<loc0000>", "<loc0512>", "<loc1023>", "<loc1023>"]
 ANSWERS = {
     "caption en": ["a", " red", " cat"],
-    "answer en cat": ["yes"],
+    "answer en cat": ["yes", " it", " is"],
     "detect cat": [*OBJECT, " cat"],
     "segment cat": [*OBJECT, *(f"<seg{n:03d}>" for n in range(16)), " cat"],
 }
@@ -68,11 +69,18 @@ RAW = re.compile(
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # gradio's use of pandas
 
 
+class Answers(dict[str, list[str]]):
+    """Those of the script, and one for any other prompt."""
+
+    def get(self, prompt, default=()):
+        return super().get(prompt, ["a", " cat"])
+
+
 class Model(Scripted):
     """Has the parts of the built-in model that the app shows, and its checkpoint."""
 
     def __init__(self, loaded: PaliGemma) -> None:
-        super().__init__(ANSWERS)
+        super().__init__(Answers(ANSWERS))
         self.config, self.processor = loaded.config, loaded.processor
         self.checkpoint = loaded.checkpoint
 
@@ -322,9 +330,24 @@ def in_order(demo: gr.Blocks) -> list[BlockFunction]:
 def fill_states(page, image: dict) -> None:
     """Let every tab answer and every model be found, so that the session has their States."""
     for function in page.demo.fns.values():
-        if str(function.api_name).startswith("tab_") or names_a_model(function):
+        name = str(function.api_name)
+        if name.startswith("tab_") and name.endswith(CONTINUE):
+            continue
+        if name.startswith("tab_") or names_a_model(function):
             [(call, succeeded, output)] = answers(page, "a", [valid_call(function, image)])
             assert succeeded, (call, output)
+
+
+def cut_an_answer_off(page, function: BlockFunction, image: dict) -> None:
+    """Let the tab of a function that continues answers give one of a single token."""
+    name = str(function.api_name).removesuffix(CONTINUE)
+    tab = next(each for each in page.demo.fns.values() if each.api_name == name)
+    call = valid_call(tab, image)
+    for place, part in enumerate(tab.inputs):
+        if getattr(part, "label", "") == "Max new tokens":
+            call.data[place] = 1
+    [(call, succeeded, output)] = answers(page, "a", [call])
+    assert succeeded, (call, output)
 
 
 def names_a_model(function: BlockFunction) -> bool:
@@ -366,6 +389,8 @@ def test_every_function_with_hostile_values(
     faults, total = [], 0
     for function in in_order(page.demo):
         valid = valid_call(function, image)
+        if str(function.api_name).endswith(CONTINUE):
+            cut_an_answer_off(page, function, image)
         # the owner of a private app may load any model
         may_read = page.is_private and names_a_model(function)
         MONITOR.is_on = not may_read
