@@ -27,12 +27,11 @@ def first_visit(page: Page, url: str, picture: Path) -> dict[str, float]:
     page.goto(url)
     expect(panel(page).locator(".result img.mask").first).to_be_visible(timeout=TIMEOUT)
     seconds["cached_answer_s"] = perf_counter() - start
-    with page.expect_file_chooser() as chooser:
-        page.locator("#image").get_by_label("Upload file").click()
-    chooser.value.set_files(picture)
+    page.locator("#image").get_by_label("Remove Image").click()
+    page.locator("#image input[type=file]").set_input_files(picture)  # a click on the empty field
     expect(page.locator("#image img")).to_have_js_property("naturalWidth", 640, timeout=TIMEOUT)
     expect(page.locator("#image img")).to_have_attribute("src", re.compile(picture.name))
-    clicks += 1
+    clicks += 2
     seconds["own_picture_s"] = perf_counter() - start
     page.locator("#tabs").get_by_role("tab", name="Caption", exact=True).click()
     page.locator("#run-caption").click()
