@@ -23,7 +23,7 @@ class Chain:
         text = TextConfig(len(table), 8, 8, 1, 1, 1, 8, max_position_embeddings=positions)
         self.config = SimpleNamespace(text_config=text)
 
-    def prefill(self, input_ids, image_features, attention_mask, kv_cache):
+    def prefill(self, input_ids, image_features, attention_mask, kv_cache, answer_ids):
         return self._read(input_ids, kv_cache)
 
     def decode(self, ids, kv_cache):

@@ -142,15 +142,20 @@ class Page:
             run = gr.Button(label, variant="primary", scale=3, min_width=120, elem_id=f"run-{key}")
             stop = gr.Button("Stop", variant="stop", scale=1, min_width=80, interactive=False)
         status = gr.Markdown(elem_classes="status", label="Status")
-        with gr.Row(elem_classes="hints"):
-            resume = gr.Button("Continue", size="sm", visible=False, elem_id=f"continue-{key}")
-            attend = gr.Button(
-                "Where did it attend?", size="sm", visible=False, elem_id=f"attend-{key}"
-            )
-            copy = gr.Button("Copy answer", size="sm", visible=False)
-        self.run_buttons += [run, resume]
+        hidden: dict[str, Any] = {"size": "sm", "visible": False, "render": False}
+        resume = gr.Button("Continue", elem_id=f"continue-{key}", **hidden)
+        attend = gr.Button("Where did it attend?", elem_id=f"attend-{key}", **hidden)
+        copy = gr.Button("Copy answer", **hidden)
+        self.run_buttons.append(run)
         self.stop_buttons.append(stop)
         return RunControls(run, stop, status, resume, attend, copy, gr.State())
+
+    def place_answer_buttons(self, controls: RunControls) -> None:
+        """Put them here: below the answer, which their coming would move."""
+        with gr.Row(elem_classes="hints"):
+            for button in controls.answer_buttons:
+                button.render()
+        self.run_buttons.append(controls.resume)
 
     def on_run(
         self,

@@ -1,4 +1,7 @@
-"""A Chromium for all browser tests of a process, and the app with the built-in model."""
+"""A Chromium for the browser tests of a module, and the app with the built-in model.
+
+Not for all modules: while Playwright is open, its event loop runs, and no other one can.
+"""
 
 import shutil
 
@@ -13,7 +16,7 @@ FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-ba
     --disable-component-update --disable-sync""".split()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     path = shutil.which("chromium")
@@ -25,7 +28,7 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def built_in_url():
     """The address of an app with the built-in model."""
     demo = build_app(ModelManager(PaliGemma.load()))

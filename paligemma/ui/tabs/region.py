@@ -79,6 +79,7 @@ class RegionTab:
                         interactive=False,
                         elem_classes=["raw", "text"],
                     )
+                    page.place_answer_buttons(self.controls)
             self.first_corner = gr.State()
 
     @property

@@ -68,6 +68,8 @@ class TaskTab:
                 )
             if task.answers != "text":
                 self.objects = ObjectsPanel(drawing, task.answers == "masks")
+            page.place_answer_buttons(self.controls)
+            self.names = gr.HTML(visible=False, elem_classes="names")
             if task is TASKS["ask"]:
                 self.history, self.history_list = gr.State([]), gr.HTML(elem_classes="history")
 
@@ -91,7 +93,6 @@ class TaskTab:
                         min_width=220,
                     )
                 self.language = language_picker()
-        self.names = gr.HTML(visible=False, elem_classes="names")
         self.hints: list[gr.Button] = []
         if len(task.hints) > 1:
             with gr.Row(elem_classes="hints"):
