@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 LEFT_OUT = {
     r"pip install .*": "installs: .ci/run does it in a fresh environment",
-    r"python -m pytest -n auto": "runs this file",
+    r"python -m pytest": "runs this file",
     r".* google/.*": "needs published weights",
     r"(paligemma app|python app\.py).*": "serves until it is stopped: tests/ui",
     r"python examples/client\.py": "needs a running app: tests/ui",

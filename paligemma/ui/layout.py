@@ -208,7 +208,9 @@ class Layout:
         for one, other in (("detect", "segment"), ("segment", "detect")):
             text, other_text = tasks[one].text, tasks[other].text
             assert text and other_text
-            tasks[one].container.select(follow_text, [text, other_text], text, **UNQUEUED)
+            # in the browser, at once: what is typed meanwhile must not be lost
+            js = "(own, other) => own?.trim() ? own : other || own"
+            tasks[one].container.select(None, [text, other_text], text, js=js, **PRIVATE)
         js = f"() => pressRun('{self.attention.key}')"
         for tab in (*tasks.values(), self.region):
             shown = tab.controls.attend.click(
@@ -265,17 +267,24 @@ class Layout:
 
     def take_drawing(self, canvas: dict | None) -> Updates:
         """What is drawn as the image, and all tabs without an answer."""
-        path = read_drawing(self.input.drawings, canvas)
+        path = self._read_drawing(canvas)
         image = self.input.show_own(self.models, path) if path else self.input.reset_image()
         return self.page.allow_runs() | self.reset_tabs() | image
 
     def return_to_drawing(self, canvas: dict | None, image: dict | None) -> Updates:
         """The same when the canvas is opened, unless it is empty or its drawing is the image."""
-        path = read_drawing(self.input.drawings, canvas)
+        path = self._read_drawing(canvas)
         if path is None or (isinstance(image, dict) and image.get("path") == path):
             return self.page.allow_runs()
         own = self.input.show_own(self.models, path)
         return self.page.allow_runs() | self.reset_tabs() | own
+
+    def _read_drawing(self, canvas: dict | None) -> str | None:
+        """The path of the drawing, which counts as an upload of this app."""
+        path = read_drawing(self.input.drawings, canvas)
+        if path is not None:  # gradio knows a component's files until a handler updates it
+            self.demo.upload_file_set.add(path)
+        return path
 
     def clear_image(self) -> Updates:
         image = self.input.reset_image()
@@ -367,9 +376,3 @@ def follow_prompt(prompt: str | None, last: LastRequest | None) -> Any:
     if not isinstance(last, LastRequest) or read_text(prompt, "A prompt").strip():
         return gr.skip()
     return last.prompt
-
-
-def follow_text(text: str | None, other: str | None) -> Any:
-    """The text of another tab for one that has none."""
-    other = read_text(other, "A text")
-    return other if other and not read_text(text, "A text").strip() else gr.skip()

@@ -32,7 +32,7 @@ from paligemma.pipeline import PaliGemma
 from paligemma.tasks import LANGUAGES, TASKS
 from paligemma.ui import app, attention_maps, image_input, results, url_state
 from paligemma.ui import layout as layout_module
-from paligemma.ui.layout import EXAMPLES, Layout, build_app, follow_prompt, follow_text
+from paligemma.ui.layout import EXAMPLES, Layout, build_app, follow_prompt
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.page import LastRequest, Page, header_html
 from paligemma.ui.settings import create_settings
@@ -415,8 +415,7 @@ def test_a_raw_prompt_without_a_task_is_explained(page, path, pg):
 def test_a_prompt_follows_to_tabs_without_one():
     last = LastRequest("detect cat", [])
     assert follow_prompt("", last) == follow_prompt(None, last) == "detect cat"
-    assert follow_text(" ", "cat") == "cat"
-    for kept in follow_prompt("ocr", last), follow_prompt("", None), follow_text("dog", "cat"):
+    for kept in follow_prompt("ocr", last), follow_prompt("", None):
         assert kept == gr.skip()
 
 
