@@ -65,6 +65,7 @@ def test_nothing_jumps_when_an_answer_arrives(page):
     expect(VISITS.panel(page).locator(".result img")).to_have_count(0)
     page.locator("#image input[type=file]").set_input_files(ROOT / "examples" / "harbour.png")
     expect(page.locator("#image img")).to_have_count(1)
+    expect(page.get_by_text("knows drawn scenes only, such as")).to_be_visible()
     below = [".result", ".raw", ".status", "[aria-label*='Minimum confidence']"]
     where = lambda: [
         VISITS.panel(page).locator(one).first.evaluate("e => e.getBoundingClientRect().y + scrollY")
