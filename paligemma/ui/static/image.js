@@ -2,7 +2,7 @@
 // Loaded once in the page's head, after page.js.
 
 /** Puts a file into the picture's field, in place of the picture that is there. */
-function putImage(file, retries = 60) {
+function putImage(file, retries = 300) {
   const field = document.getElementById("image"), input = field?.querySelector("input[type=file]");
   if (input) {
     const files = new DataTransfer();
