@@ -117,6 +117,12 @@ def remove_other_decoders() -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+def file_extensions() -> set[str]:
+    """Of the formats that are read: ".png", ".jpg", …"""
+    known = Image.registered_extensions()
+    return {extension for extension, kind in known.items() if kind in FORMATS}
+
+
 def read_size(source: str | os.PathLike | bytes | BinaryIO) -> tuple[int, int]:
     """Width and height of the upright image that `open_image` gives.
 

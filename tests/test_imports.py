@@ -24,7 +24,12 @@ LAYERS = (
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms.split()}
 # Rooms that may import visualize, besides `ui`.
-DRAW = {"evaluation.synthetic", "evaluation.world", "evaluation.report"}
+DRAW = {
+    "evaluation.synthetic",
+    "evaluation.world",
+    "evaluation.metrics.segmentation",
+    "evaluation.report",
+}
 DRAW |= {"training.inspect", "cli.inference"}
 # What the app and `ui` may import: what a program outside would.
 APP = set(

@@ -10,8 +10,8 @@ import numpy as np
 from paligemma.detections import Detection, parse
 from paligemma.evaluation.metrics.caption_tokens import tokenize_caption
 from paligemma.evaluation.metrics.cider import cider_d
-from paligemma.evaluation.metrics.detection import average_precision, match_detections
-from paligemma.evaluation.metrics.segmentation import object_mask_iou
+from paligemma.evaluation.metrics.detection import average_precision
+from paligemma.evaluation.metrics.segmentation import matched_ious, object_mask_iou
 from paligemma.evaluation.metrics.vqa import normalize_answer
 from paligemma.tasks import task_of
 
@@ -57,17 +57,15 @@ def _mask_ious(
     targets: Sequence[Detection], found: Sequence[Detection], decode_masks: DecodeMasks
 ) -> list[float]:
     """The mask IoU of each object of an image; missed and extra ones are 0."""
-    matches = match_detections(targets, found)
     target_masks, masks = decode_masks(targets), decode_masks(found)
-    ious = []
-    for target, target_mask, match in zip(targets, target_masks, matches, strict=True):
-        mask = None if match is None else masks[match]
-        if match is None or mask is None or target_mask is None:
-            ious.append(0.0)
-        else:
-            ious.append(object_mask_iou(target, target_mask, found[match], mask))
-    extra = len(found) - sum(match is not None for match in matches)
-    return ious + [0.0] * extra
+
+    def iou(target: int, match: int) -> float | None:
+        mask, target_mask = masks[match], target_masks[target]
+        if mask is None or target_mask is None:
+            return None
+        return object_mask_iou(targets[target], target_mask, found[match], mask)
+
+    return matched_ious(targets, found, iou)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -13,8 +13,8 @@ import torch
 from tqdm import tqdm
 
 from paligemma.detections import Detection
-from paligemma.evaluation.metrics.detection import average_precision, match_detections
-from paligemma.evaluation.metrics.segmentation import mask_iou
+from paligemma.evaluation.metrics.detection import average_precision
+from paligemma.evaluation.metrics.segmentation import mask_iou, matched_ious
 from paligemma.generation import SamplingOptions
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.pipeline import PaliGemma
@@ -119,18 +119,15 @@ def measure_segmentation(
     overlaps: list[float] = []
     for example, reply in zip(examples, _replies(pg, prompts, "segment"), strict=True):
         targets = [Detection(item.kind, item.box) for item in example.objects]
-        matches = match_detections(targets, reply.detections)
-        extra = len(reply.detections) - sum(match is not None for match in matches)
-        overlaps += [0.0] * extra
         soft_masks = pg.masks(reply.detections)
-        for item, match in zip(example.objects, matches, strict=True):
-            soft_mask = None if match is None else soft_masks[match]
-            if match is None or soft_mask is None:
-                overlaps.append(0.0)
-                continue
+
+        def iou(target: int, match: int, example=example, reply=reply, soft_masks=soft_masks):
+            if (soft_mask := soft_masks[match]) is None:
+                return None
             mask = paste_mask(soft_mask, reply.detections[match].box, SCENE_SIZE, SCENE_SIZE)
-            target = silhouette(cast(Item, item), SCENE_SIZE) > 0
-            overlaps.append(mask_iou(mask, target))
+            return mask_iou(mask, silhouette(cast(Item, example.objects[target]), SCENE_SIZE) > 0)
+
+        overlaps += matched_ious(targets, reply.detections, iou)
     return {"segment_miou": _mean(overlaps), "segment_objects": len(overlaps)}
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from paligemma.detections import Box, Detection
-from paligemma.evaluation.metrics.detection import average_precision, match_detections
-from paligemma.evaluation.metrics.segmentation import mask_iou
+from paligemma.evaluation.metrics.detection import average_precision
+from paligemma.evaluation.metrics.segmentation import mask_iou, matched_ious
 from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
@@ -125,20 +125,17 @@ def _targets(sample: SceneSample) -> list[Detection]:
 
 def _overlaps(world: World, one: Answered) -> list[float]:
     """The IoU of each object's mask with that of its detection; 0 for missed and extra ones."""
-    matches = match_detections(_targets(one.sample), one.reply.detections)
-    extra = len(one.reply.detections) - sum(match is not None for match in matches)
-    overlaps = [0.0] * extra
-    objects = zip(one.sample.objects, one.sample.boxes, matches, strict=True)
-    for thing, box, match in objects:
-        mask = None if match is None else one.masks[match]
-        if match is None or mask is None:
-            overlaps.append(0.0)
-            continue
-        predicted = one.reply.detections[match].box
-        frame = _around(box, predicted)
+    sample, found = one.sample, one.reply.detections
+
+    def iou(target: int, match: int) -> float | None:
+        if (mask := one.masks[match]) is None:
+            return None
+        predicted = found[match].box
+        frame = _around(sample.boxes[target], predicted)
         inside = paste_mask(mask, _within(predicted, frame), FRAME, FRAME)
-        overlaps.append(mask_iou(inside, world.crop(thing, frame) > 0.5))
-    return overlaps
+        return mask_iou(inside, world.crop(sample.objects[target], frame) > 0.5)
+
+    return matched_ious(_targets(sample), found, iou)
 
 
 def _around(a: Box, b: Box) -> Box:

@@ -90,11 +90,7 @@ def _read_object(one: ElementTree.Element) -> tuple[str, tuple[float, ...]]:
 def _annotation(image: int, category: int, box: tuple[float, ...]) -> CocoAnnotation:
     x, y, width, height = box
     return CocoAnnotation.model_construct(
-        id=None,
         image_id=image,
         category_id=category,
         bbox=(x, y, max(width, 0.0), max(height, 0.0)),
-        area=None,
-        iscrowd=False,
-        segmentation=None,
     )

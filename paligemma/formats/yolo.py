@@ -11,10 +11,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from paligemma.formats.coco import CocoAnnotation, CocoImage, CocoInstances, InvalidRecord, Size
-from paligemma.images import FORMATS, read_size
+from paligemma.images import file_extensions, read_size
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 LEVELS = 4  # folders above the images in which the names are looked for
@@ -28,11 +26,10 @@ def read_yolo(folder: Path) -> CocoInstances:
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
     names = _read_names(folder)
-    known = Image.registered_extensions()
-    extensions = {extension for extension, kind in known.items() if kind in FORMATS}
     images: dict[int, CocoImage] = {}
     annotations: dict[int, list[CocoAnnotation]] = defaultdict(list)
     invalid: list[InvalidRecord] = []
+    extensions = file_extensions()
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in extensions)
     for number, path in enumerate(paths):
         name = str(path.relative_to(folder))
@@ -111,11 +108,8 @@ def _annotation(image: int, category: int, values: list[float], size: Size) -> C
         segmentation = [[v for x, y in corners for v in (x * width, y * height)]]
     bbox = left * width, top * height, (right - left) * width, (bottom - top) * height
     return CocoAnnotation.model_construct(
-        id=None,
         image_id=image,
         category_id=category,
         bbox=bbox,
-        area=None,
-        iscrowd=False,
         segmentation=segmentation,
     )

@@ -32,7 +32,7 @@ from paligemma.formats.files import iter_lines
 from paligemma.formats.image_files import image_path
 from paligemma.formats.image_folder import find_metadata, read_metadata
 from paligemma.formats.samples import SampleRecord, parse_samples
-from paligemma.images import FORMATS, open_image, read_size
+from paligemma.images import file_extensions, open_image, read_size
 from paligemma.models.mask_codec import MASK_SIZE, MaskCodec
 from paligemma.synthetic.world import SceneSample, World, open_world
 from paligemma.tasks import TASKS, task_of
@@ -143,8 +143,7 @@ class ImageFolder:
         self.folder, self.prefix = folder, prefix
         self.invalid: list[InvalidSample] = []
         self.rows: list[Path] = []
-        known = Image.registered_extensions()
-        extensions = {extension for extension, kind in known.items() if kind in FORMATS}
+        extensions = file_extensions()
         images = {
             path.with_suffix(""): path
             for path in sorted(folder.rglob("*"))

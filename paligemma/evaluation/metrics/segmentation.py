@@ -4,11 +4,14 @@ Source of the latter: big_vision `evaluators/proj/paligemma/transfers/segmentati
 """
 
 import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 
 from paligemma.detections import CODES_PER_MASK, LOC_PATTERN, SEG_PATTERN, Box, Detection, parse
+from paligemma.evaluation.metrics.detection import match_detections
+from visualize import paste_mask
 
 _WHOLE_OBJECT = re.compile(rf"\s*(?:{LOC_PATTERN}){{4}}(?:{SEG_PATTERN}){{{CODES_PER_MASK}}}")
 
@@ -36,17 +39,21 @@ def object_mask_iou(
     a: Detection, mask_a: np.ndarray, b: Detection, mask_b: np.ndarray, side: int = 256
 ) -> float:
     """IoU of two soft masks [64, 64], each in its object's box, on an image of `side` pixels."""
-    return mask_iou(_paste(a.box, mask_a, side), _paste(b.box, mask_b, side))
+    return mask_iou(paste_mask(mask_a, a.box, side, side), paste_mask(mask_b, b.box, side, side))
 
 
-def _paste(box: Box, soft_mask: np.ndarray, side: int) -> np.ndarray:
-    left, top, right, bottom = (round(edge * side) for edge in box)
-    full = np.zeros((side, side), bool)
-    if right > left and bottom > top:
-        soft = Image.fromarray(np.asarray(soft_mask, np.float32))
-        resized = soft.resize((right - left, bottom - top), Image.Resampling.BILINEAR)
-        full[top:bottom, left:right] = np.asarray(resized) > 0
-    return full
+def matched_ious(
+    targets: Sequence[Detection],
+    found: Sequence[Detection],
+    iou: Callable[[int, int], float | None],
+) -> list[float]:
+    """`iou(target, found)`, by their numbers, of each target and the object that it is matched to.
+
+    Missed and extra objects, and None, count as 0.
+    """
+    matches = match_detections(targets, found)
+    ious = [0.0 if match is None else iou(n, match) or 0.0 for n, match in enumerate(matches)]
+    return ious + [0.0] * (len(found) - sum(match is not None for match in matches))
 
 
 def referring_iou(box: Box, soft_mask: np.ndarray, target: np.ndarray) -> float | None:
