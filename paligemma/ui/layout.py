@@ -213,9 +213,9 @@ class Layout:
             tasks[one].container.select(None, [text, other_text], text, js=js, **PRIVATE)
         js = f"() => pressRun('{self.attention.key}')"
         for tab in (*tasks.values(), self.region):
-            shown = tab.controls.attend.click(
+            shown = tab.answer_buttons.attend.click(
                 self.show_attention,
-                tab.controls.answer,
+                tab.answer_buttons.answer,
                 [self.attention.prompt, self.tab_bar],
                 **UNQUEUED,
             )

@@ -11,7 +11,14 @@ from gradio.components import Component
 
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply, Token
-from paligemma.ui.common import PRIVATE, UNQUEUED, WAITING, in_model_queue
+from paligemma.ui.common import (
+    PRIVATE,
+    UNQUEUED,
+    WAITING,
+    Upload,
+    in_model_queue,
+    open_for_page,
+)
 from paligemma.ui.inputs import read_text
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.model_run import ModelRun
@@ -29,6 +36,10 @@ class LastRequest(NamedTuple):
     prompt: str
     tokens: list[str]  # the texts of the answer's tokens
 
+    @classmethod
+    def of(cls, reply: Reply) -> "LastRequest":
+        return cls(reply.prompt or "", [token.text for token in reply.tokens])
+
 
 @dataclass(frozen=True)
 class ShownAnswer:
@@ -40,34 +51,44 @@ class ShownAnswer:
     model: ref[PaliGemma]
     is_cut_off: bool
 
+    @property
+    def upload(self) -> Upload:
+        """Its image, decoded now."""
+        return Upload(self.path, open_for_page(self.path))
+
 
 class RunControls(NamedTuple):
-    """A tab's run and stop button, its status line, and what can be done with its answer.
+    """A tab's run and stop button, and its status line."""
+
+    run: gr.Button
+    stop: gr.Button
+    status: gr.Markdown
+
+
+class AnswerButtons(NamedTuple):
+    """What can be done with a tab's answer.
 
     `answer` is the State of a `ShownAnswer`, None while there is no finished one. `resume`
     continues one that was cut off; `attend` shows its attention maps; `copy` copies its text.
     """
 
-    run: gr.Button
-    stop: gr.Button
-    status: gr.Markdown
     resume: gr.Button
     attend: gr.Button
     copy: gr.Button
     answer: gr.State
 
     @property
-    def answer_buttons(self) -> list[Component]:
+    def buttons(self) -> list[Component]:
         return [self.resume, self.attend, self.copy]
 
     @property
-    def answer_outputs(self) -> list[Component]:
-        return [*self.answer_buttons, self.answer]
+    def outputs(self) -> list[Component]:
+        return [*self.buttons, self.answer]
 
     def wire_copy(self, raw: gr.Textbox) -> None:
         self.copy.click(None, raw, None, js="(text) => copyText(text)", **PRIVATE)
 
-    def show_answer(self, path: str, reply: Reply, model: PaliGemma) -> Updates:
+    def show(self, path: str, reply: Reply, model: PaliGemma) -> Updates:
         """The buttons for the last reply about the image at `path`."""
         answer = ShownAnswer(path, reply.prompt or "", reply.tokens, ref(model), reply.is_cut_off)
         return {
@@ -77,9 +98,8 @@ class RunControls(NamedTuple):
             self.answer: answer,
         }
 
-    def reset_answer(self) -> Updates:
-        hidden = gr.Button(visible=False)
-        return dict.fromkeys(self.answer_buttons, hidden) | {self.answer: None}
+    def reset(self) -> Updates:
+        return dict.fromkeys(self.buttons, gr.Button(visible=False)) | {self.answer: None}
 
 
 class Tab(Protocol):
@@ -142,20 +162,20 @@ class Page:
             run = gr.Button(label, variant="primary", scale=3, min_width=120, elem_id=f"run-{key}")
             stop = gr.Button("Stop", variant="stop", scale=1, min_width=80, interactive=False)
         status = gr.Markdown(elem_classes="status", label="Status")
-        hidden: dict[str, Any] = {"size": "sm", "visible": False, "render": False}
-        resume = gr.Button("Continue", elem_id=f"continue-{key}", **hidden)
-        attend = gr.Button("Where did it attend?", elem_id=f"attend-{key}", **hidden)
-        copy = gr.Button("Copy answer", **hidden)
         self.run_buttons.append(run)
         self.stop_buttons.append(stop)
-        return RunControls(run, stop, status, resume, attend, copy, gr.State())
+        return RunControls(run, stop, status)
 
-    def place_answer_buttons(self, controls: RunControls) -> None:
-        """Put them here: below the answer, which their coming would move."""
+    def answer_buttons(self, key: str) -> AnswerButtons:
+        """Create them, below the answer: their coming would move what is under them."""
         with gr.Row(elem_classes="hints"):
-            for button in controls.answer_buttons:
-                button.render()
-        self.run_buttons.append(controls.resume)
+            resume = gr.Button("Continue", size="sm", visible=False, elem_id=f"continue-{key}")
+            attend = gr.Button(
+                "Where did it attend?", size="sm", visible=False, elem_id=f"attend-{key}"
+            )
+            copy = gr.Button("Copy answer", size="sm", visible=False)
+        self.run_buttons.append(resume)
+        return AnswerButtons(resume, attend, copy, gr.State())
 
     def on_run(
         self,

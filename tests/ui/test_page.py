@@ -293,23 +293,19 @@ def test_region_and_question_prompts(page, path, region_tab):
 def test_a_cut_answer_is_continued_where_it_was_cut(pg, page, path):
     with gr.Blocks(), gr.Tabs():
         tab = TaskTab(page, TASKS["ask"])
-    controls, file = tab.controls, {"path": str(path)}
+    controls, buttons, file = tab.controls, tab.answer_buttons, {"path": str(path)}
     two, asked = {"max_new_tokens": 2}, {"text": "long", "language": "en"}
     pg.answers["answer en long"] = ["0", "1", "2", "3", "4"]
     *_, first = tab.answer(page, file, **asked, **two, history=[("earlier", "yes")])
-    assert first[tab.raw] == "01" and first[controls.resume].visible
+    assert first[tab.raw] == "01" and first[buttons.resume].visible
     assert first[controls.status].startswith("Not complete.")
     assert "cut off at 2 tokens" in first[controls.status]
     assert first[tab.history] == [("earlier", "yes"), ("long", "01")]
-    *_, second = tab.continue_answer(
-        page, first[controls.answer], history=first[tab.history], **two
-    )
+    *_, second = tab.continue_answer(page, first[buttons.answer], history=first[tab.history], **two)
     assert second[tab.raw] == "0123" and "cut off at 4 tokens" in second[controls.status]
-    *_, last = tab.continue_answer(
-        page, second[controls.answer], history=second[tab.history], **two
-    )
+    *_, last = tab.continue_answer(page, second[buttons.answer], history=second[tab.history], **two)
     assert last[tab.raw] == "01234" and last[controls.status].startswith("Done.")
-    assert not last[controls.answer].is_cut_off and not last[controls.resume].visible
+    assert not last[buttons.answer].is_cut_off and not last[buttons.resume].visible
     assert last[tab.history] == [("earlier", "yes"), ("long", "01234")]
 
 
@@ -320,7 +316,7 @@ def test_objects_that_a_limit_cut_off_are_added(page, path):
     asked = {"text": "cat", "max_new_tokens": 3} | display
     *_, first = tab.answer(page, {"path": str(path)}, **asked)
     assert first[tab.controls.status].startswith("No complete box")
-    *_, whole = tab.continue_answer(page, first[tab.controls.answer], **display)
+    *_, whole = tab.continue_answer(page, first[tab.answer_buttons.answer], **display)
     assert whole[tab.controls.status].startswith("Found 1 object.")
     assert [found.label for found in whole[tab.objects.answer].detections] == ["cat"]
 
@@ -328,7 +324,7 @@ def test_objects_that_a_limit_cut_off_are_added(page, path):
 def test_a_described_region_is_continued(page, path, region_tab):
     tab, file = region_tab, {"path": str(path)}
     *_, first = tab.run(page, file, "25 25 50 75", "region", "", "en", max_new_tokens=1)
-    *_, whole = tab.continue_answer(page, first[tab.controls.answer])
+    *_, whole = tab.continue_answer(page, first[tab.answer_buttons.answer])
     assert first[tab.raw] == "a" and whole[tab.raw] == "a red box"
 
 
@@ -340,7 +336,7 @@ def test_there_is_nothing_to_continue(page, pg, path, region_tab):
     )
     page.models.current = Scripted(ANSWERS)
     with pytest.raises(ValueError, match="Another model was loaded since: press Run again"):
-        list(region_tab.continue_answer(page, first[region_tab.controls.answer]))
+        list(region_tab.continue_answer(page, first[region_tab.answer_buttons.answer]))
 
 
 # ------------------------------------------------------------------------------- notes and names
@@ -423,8 +419,8 @@ def test_an_answer_leads_to_its_attention(layout, path):
     tab = layout.task_tabs["detect"]
     display = dict.fromkeys(tab.objects.display)
     screen = last_of(tab.answer(layout.page, {"path": str(path)}, text="cat", **display))
-    assert screen[tab.controls.attend].visible
-    shown = layout.show_attention(screen[tab.controls.answer])
+    assert screen[tab.answer_buttons.attend].visible
+    shown = layout.show_attention(screen[tab.answer_buttons.answer])
     assert shown[layout.attention.prompt] == "detect cat"
     assert shown[layout.tab_bar].selected == "attention"
 
@@ -453,7 +449,9 @@ def test_every_tab_shows_what_was_answered_and_nothing_else(layout, path, pg):
         def is_blank(screen, tab=tab):
             shown = screen[tab.raw] if hasattr(tab, "raw") else screen[tab.drawing]
             objects = getattr(tab, "objects", None)
-            states = [screen[tab.controls.answer]] if hasattr(tab, "raw") else [screen[tab.answer]]
+            states = (
+                [screen[tab.answer_buttons.answer]] if hasattr(tab, "raw") else [screen[tab.answer]]
+            )
             states += [screen[objects.answer]] if objects else []
             return not shown and states == [None] * len(states)
 
@@ -469,7 +467,9 @@ def test_every_tab_shows_what_was_answered_and_nothing_else(layout, path, pg):
             screen |= updates
         stream.close()
         if hasattr(tab, "raw"):
-            assert screen[tab.controls.answer] is None, f"{tab.key}: a stopped answer is not whole"
+            assert screen[tab.answer_buttons.answer] is None, (
+                f"{tab.key}: a stopped answer is not whole"
+            )
         if getattr(tab, "text", None):
             screen |= last_of(run(file, "unknown")) if tab is not region_tab else {}
             assert tab is region_tab or screen[tab.raw] == ""

@@ -24,7 +24,6 @@ from paligemma.ui.common import (
     UNQUEUED,
     WAITING,
     Upload,
-    open_for_page,
     open_upload,
     resize_for_display,
     text_status,
@@ -79,7 +78,7 @@ class RegionTab:
                         interactive=False,
                         elem_classes=["raw", "text"],
                     )
-                    page.place_answer_buttons(self.controls)
+                    self.answer_buttons = page.answer_buttons(self.key)
             self.first_corner = gr.State()
 
     @property
@@ -93,10 +92,10 @@ class RegionTab:
 
     @property
     def outputs(self) -> list[Component]:
-        return [self.raw, *self.controls.answer_outputs, self.controls.status]
+        return [self.raw, *self.answer_buttons.outputs, self.controls.status]
 
     def reset(self) -> Updates:
-        return dict.fromkeys(self.outputs) | self.controls.reset_answer()
+        return dict.fromkeys(self.outputs) | self.answer_buttons.reset()
 
     @property
     def model_outputs(self) -> list[Component]:
@@ -109,7 +108,7 @@ class RegionTab:
 
     def wire(self, page: Page) -> None:
         # another box or question: the answer of the former one goes, before anything can run
-        buttons = self.controls.answer_buttons
+        buttons = self.answer_buttons.buttons
         js = f"() => ['', '', ...Array({len(buttons)}).fill({json.dumps(HIDDEN)})]"
         forgotten = [self.raw, self.controls.status, *buttons]
         for event in self.image.select, self.box.change, self.text.change, self.mode.change:
@@ -135,7 +134,7 @@ class RegionTab:
             [self.image, self.box, self.text, self.note],
             **UNQUEUED,
         )
-        self.controls.wire_copy(self.raw)
+        self.answer_buttons.wire_copy(self.raw)
         for text in self.box, self.text:
             page.run_on_enter(text, self.key)
         inputs = {"image": page.image, "box": self.box, "mode": self.mode, "answer": self.text}
@@ -146,9 +145,9 @@ class RegionTab:
             f"{self.key}_continue",
             self.controls,
             partial(self.continue_answer, page),
-            {"cut": self.controls.answer},
+            {"cut": self.answer_buttons.answer},
             outputs,
-            button=self.controls.resume,
+            button=self.answer_buttons.resume,
         )
 
     def run(
@@ -174,10 +173,9 @@ class RegionTab:
     def continue_answer(self, page: Page, cut: ShownAnswer | None, **settings) -> Iterator[Updates]:
         """Stream the rest of an answer that was cut off, after what there is of it."""
         cut = page.answer_to_continue(cut, "press Run again")
-        upload = Upload(cut.path, open_for_page(cut.path))
         yield {self.controls.status: WAITING}
         options = sampling_options(**settings)
-        yield from self._stream(page, upload, cut.prompt, options, cut.tokens)
+        yield from self._stream(page, cut.upload, cut.prompt, options, cut.tokens)
 
     def _stream(
         self,
@@ -193,12 +191,11 @@ class RegionTab:
                 if not reply.finished:
                     yield {self.raw: reply.text, self.controls.status: f"{timing_text(reply)}…"}
                     continue
-                request = LastRequest(prompt, [token.text for token in reply.tokens])
                 yield {
                     self.raw: reply.text,
                     self.controls.status: text_status(reply),
-                    page.last_request: request,
-                } | self.controls.show_answer(upload.path, reply, model)
+                    page.last_request: LastRequest.of(reply),
+                } | self.answer_buttons.show(upload.path, reply, model)
 
 
 def start_box(file: dict | None, text: str) -> tuple[Image.Image | None, None]:

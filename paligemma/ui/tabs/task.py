@@ -68,7 +68,7 @@ class TaskTab:
                 )
             if task.answers != "text":
                 self.objects = ObjectsPanel(drawing, task.answers == "masks")
-            page.place_answer_buttons(self.controls)
+            self.answer_buttons = page.answer_buttons(self.key)
             self.names = gr.HTML(visible=False, elem_classes="names")
             if task is TASKS["ask"]:
                 self.history, self.history_list = gr.State([]), gr.HTML(elem_classes="history")
@@ -116,11 +116,11 @@ class TaskTab:
     def outputs(self) -> list[Component]:
         objects = self.objects.outputs if self.objects else []
         history = [self.history, self.history_list] if self.history and self.history_list else []
-        return [self.raw, *objects, *history, *self.controls.answer_outputs, self.controls.status]
+        return [self.raw, *objects, *history, *self.answer_buttons.outputs, self.controls.status]
 
     def reset(self) -> Updates:
         objects = self.objects.reset() if self.objects else {}
-        return dict.fromkeys(self.outputs) | objects | self.controls.reset_answer()
+        return dict.fromkeys(self.outputs) | objects | self.answer_buttons.reset()
 
     @property
     def model_outputs(self) -> list[Component]:
@@ -140,14 +140,14 @@ class TaskTab:
         return updates
 
     def wire(self, page: Page) -> None:
-        self.controls.wire_copy(self.raw)
+        self.answer_buttons.wire_copy(self.raw)
         if self.text:
             page.run_on_enter(self.text, self.key)
         inputs: dict[str, Component] = dict(self.objects.display) if self.objects else {}
         if self.history:
             inputs["history"] = self.history
         asked = {"image": page.image} | self.inputs | inputs
-        continued = {"cut": self.controls.answer} | inputs
+        continued = {"cut": self.answer_buttons.answer} | inputs
         outputs = [page.last_request, *self.outputs]
         runs = [
             page.on_run(self.key, self.controls, partial(self.answer, page), asked, outputs),
@@ -157,7 +157,7 @@ class TaskTab:
                 partial(self.continue_answer, page),
                 continued,
                 outputs,
-                button=self.controls.resume,
+                button=self.answer_buttons.resume,
             ),
         ]
         if self.objects:
@@ -186,10 +186,10 @@ class TaskTab:
         """Stream the rest of an answer that was cut off, after what there is of it."""
         history = values.pop("history", None) or []
         cut = page.answer_to_continue(cut, f"press {self.task.label} again")
-        upload = Upload(cut.path, open_for_page(cut.path))
         display, options = self._read_options(values)
         yield {self.controls.status: WAITING}
-        for reply, updates in self._stream(page, upload, cut.prompt, options, display, cut.tokens):
+        stream = self._stream(page, cut.upload, cut.prompt, options, display, cut.tokens)
+        for reply, updates in stream:
             if reply.finished and history and self.history:
                 updates |= self._show_history([*history[:-1], (history[-1][0], reply.text)])
             yield updates
@@ -215,11 +215,10 @@ class TaskTab:
         with closing(run.stream(model, upload.image, prompt, options, tokens)) as replies:
             for reply in replies:
                 if reply.finished:
-                    request = LastRequest(prompt, [token.text for token in reply.tokens])
                     answer = self._show_answer(model, upload, reply, display)
                     notes = answer_notes(model, reply, note)
                     answer[self.controls.status] = with_notes(self._status(reply), notes)
-                    yield reply, {page.last_request: request} | answer
+                    yield reply, {page.last_request: LastRequest.of(reply)} | answer
                     continue
                 started, complete = perf_counter(), reply.detections[:-1]
                 update: Updates = {
@@ -253,7 +252,7 @@ class TaskTab:
     def _start(self) -> Updates:
         """The outputs when a run starts: the history stays."""
         started: Updates = {self.raw: "", self.controls.status: WAITING}
-        started |= self.controls.reset_answer()
+        started |= self.answer_buttons.reset()
         return started | (self.objects.reset() if self.objects else {})
 
     def _show_answer(
@@ -261,7 +260,7 @@ class TaskTab:
     ) -> Updates:
         """The outputs for a complete answer."""
         shown: Updates = {self.raw: reply.text}
-        shown |= self.controls.show_answer(upload.path, reply, model)
+        shown |= self.answer_buttons.show(upload.path, reply, model)
         if self.objects:
             masks = self._masks(model, reply.detections)
             objects = AnswerObjects(upload.path, reply.detections, masks, display)
