@@ -260,31 +260,29 @@ class Layout:
         """An upload as the image, and all tabs without an answer."""
         updates = self.page.allow_runs() | self.reset_tabs()
         try:
-            return updates | self.input.show_own(self.models, readable_path(file))
+            return updates | self.show_own(readable_path(file))
         except ValueError as error:
             gr.Warning(escape(str(error), quote=False))
             return updates | self.input.reset_image()
 
     def take_drawing(self, canvas: dict | None) -> Updates:
         """What is drawn as the image, and all tabs without an answer."""
-        path = self._read_drawing(canvas)
-        image = self.input.show_own(self.models, path) if path else self.input.reset_image()
+        path = read_drawing(self.input.drawings, canvas)
+        image = self.show_own(path) if path else self.input.reset_image()
         return self.page.allow_runs() | self.reset_tabs() | image
 
     def return_to_drawing(self, canvas: dict | None, image: dict | None) -> Updates:
         """The same when the canvas is opened, unless it is empty or its drawing is the image."""
-        path = self._read_drawing(canvas)
+        path = read_drawing(self.input.drawings, canvas)
         if path is None or (isinstance(image, dict) and image.get("path") == path):
             return self.page.allow_runs()
-        own = self.input.show_own(self.models, path)
-        return self.page.allow_runs() | self.reset_tabs() | own
+        return self.page.allow_runs() | self.reset_tabs() | self.show_own(path)
 
-    def _read_drawing(self, canvas: dict | None) -> str | None:
-        """The path of the drawing, which counts as an upload of this app."""
-        path = read_drawing(self.input.drawings, canvas)
-        if path is not None:  # gradio knows a component's files until a handler updates it
-            self.demo.upload_file_set.add(path)
-        return path
+    def show_own(self, path: str) -> Updates:
+        """A visitor's own picture, whose file counts as an upload, whoever wrote it."""
+        # of a component that a handler has updated, gradio forgets the files
+        self.demo.upload_file_set.add(path)
+        return self.input.show_own(self.models, path)
 
     def clear_image(self) -> Updates:
         image = self.input.reset_image()

@@ -990,6 +990,8 @@ def test_a_new_picture_resets_every_tab_and_lets_runs_begin(layout, tmp_path):
     assert converted[layout.input.image].endswith(".png")
     assert Image.open(drawing[layout.input.image]).size == (64, 64)
     assert blank[layout.input.image] is unreadable[layout.input.image] is None
+    written = {converted[layout.input.image], drawing[layout.input.image]}
+    assert written <= layout_module.temp_files(layout.demo), "a reload and a link find them"
     for updates in converted, unreadable, drawing, blank, layout.clear_image():
         assert set(layout.tab_outputs) <= updates.keys()
         assert all(updates[button].interactive for button in layout.page.run_buttons)
