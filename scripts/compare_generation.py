@@ -23,23 +23,14 @@ import transformers
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
-from paligemma.config import VARIANTS, PaliGemmaConfig
+from paligemma.bench import greedy_steps, random_inputs
+from paligemma.checkpoints.random_weights import random_model
+from paligemma.config import VARIANTS
 from paligemma.devices import weights_memory
-from paligemma.generation import SamplingOptions, stream
 from paligemma.models.packed import can_pack, pack_weights, quantize_weights
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
-TEXT_TOKENS = 8
 Generate = Callable[[int], object]  # that many tokens
-
-
-def random_model(config: PaliGemmaConfig, device: str) -> PaliGemmaForConditionalGeneration:
-    with torch.device("meta"):
-        model = PaliGemmaForConditionalGeneration(config).to(torch.bfloat16)
-    model = model.to_empty(device=device).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        parameter.normal_(std=0.02)
-    return model
 
 
 def theirs(model: PaliGemmaForConditionalGeneration):
@@ -54,29 +45,8 @@ def theirs(model: PaliGemmaForConditionalGeneration):
     return twin.eval()
 
 
-def inputs(config: PaliGemmaConfig, batch: int, device: str) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    vision = config.vision_config
-    image = torch.full((batch, vision.num_image_tokens), config.image_token_index)
-    text = torch.randint(3, 1000, (batch, TEXT_TOKENS), generator=generator)
-    pixels = torch.rand(batch, 3, *[vision.image_size] * 2, generator=generator) * 2 - 1
-    ids = torch.cat([image, text], 1)
-    return {
-        "input_ids": ids.to(device),
-        "attention_mask": torch.ones_like(ids).to(device),
-        "pixel_values": pixels.to(device, torch.bfloat16),
-    }
-
-
 def our_generate(model: PaliGemmaForConditionalGeneration, given: dict[str, Tensor]) -> Generate:
-    def generate(count: int) -> list:
-        with torch.inference_mode():
-            features = model.embed_image(given["pixel_values"])
-        options = SamplingOptions(max_new_tokens=count)
-        steps = stream(model, given["input_ids"], features, given["attention_mask"], options, -1)
-        return [step.ids for step in steps]
-
-    return generate
+    return lambda count: [step.ids for step in greedy_steps(model, given, count)]
 
 
 def their_generate(model, given: dict[str, Tensor], compiled: bool) -> Generate:
@@ -115,10 +85,9 @@ def main() -> None:
     if arguments.layers:
         text = replace(text, num_hidden_layers=arguments.layers)
     config = replace(config, text_config=text)
-    torch.manual_seed(0)
-    given = inputs(config, arguments.batch, device)
+    given = random_inputs(config, arguments.batch, device, torch.bfloat16)
 
-    plain = random_model(config, device)
+    plain = random_model(config, torch.bfloat16).to(device).eval().requires_grad_(False)
     twin = theirs(plain)
     generators = {"transformers": their_generate(twin, given, False)}
     if arguments.compile:

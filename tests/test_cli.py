@@ -14,6 +14,7 @@ import tiny
 from PIL import Image
 from scripted import Scripted
 
+from paligemma import bench
 from paligemma.__main__ import main
 from paligemma.checkpoints import random_weights
 from paligemma.config import VARIANTS
@@ -367,7 +368,34 @@ def test_bench_prints_a_table_and_then_json(folder, capsys):
     )
     assert measured["peak_memory_bytes"] >= measured["loaded_memory_bytes"] * 0.9
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", name) for name in measured)
-    assert "at least 2" in complaint(capsys, "bench", "--model", folder, "--num-tokens", "1")
+    assert 0 < measured["bandwidth_share"] < 1
+    assert "3 to 512" in complaint(capsys, "bench", "--model", folder, "--num-tokens", "2")
+
+
+@pytest.mark.slow
+def test_bench_compares_every_combination(folder, tmp_path, capsys):
+    argv = ["bench", "--model", folder, "--num-tokens", "3", "--plot", str(tmp_path / "speed.png")]
+    argv += ["--precision", "float32", "int8", "--batch-size", "1", "2"]
+    assert main(argv) == 0
+    head, *table, last = capsys.readouterr().out.splitlines()
+    measured = json.loads(last)
+    found = [(one["precision"], one["batch_size"]) for one in measured]
+    assert found == [("float32", 1), ("float32", 2), ("int8", 1), ("int8", 2)]
+    assert len(table) == 4 and "bandwidth" in head and (tmp_path / "speed.png").stat().st_size
+    argv[2] = str(tmp_path / "nothing")
+    assert "nothing" in complaint(capsys, *argv)
+
+
+def test_bench_of_random_weights_needs_no_file(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "VARIANTS", {"small": tiny.config()})
+    for precision in ("float32", "int8"):
+        argv = ["bench", "--variant", "small", "--num-tokens", "3", "--precision", precision]
+        assert main(argv) == 0
+        measured = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert measured["model"] == "small, random weights"
+        assert measured["precision"] == precision and "peak_memory_bytes" not in measured
+    assert "no variant" in complaint(capsys, "bench", "--variant", "large")
+    assert "leave out" in complaint(capsys, "bench", "--variant", "small", "--model", "x")
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from paligemma.cli.common import add_base_option, add_model_options, load_pipeline
+from paligemma.cli.common import add_base_option, add_source_options, load_pipeline
 
 
 def add_commands(commands) -> None:
@@ -35,9 +35,29 @@ def add_commands(commands) -> None:
     )
     parser.set_defaults(run=run_random)
 
-    parser = commands.add_parser("bench", help="measure loading, memory and speed")
-    add_model_options(parser)
+    parser = commands.add_parser(
+        "bench",
+        help="measure loading, memory and speed",
+        description="Measure loading, memory and speed. Several variants, precisions or batch "
+        "sizes are measured in every combination, each in a process of its own.",
+    )
+    add_source_options(parser)
+    parser.add_argument(
+        "--variant",
+        nargs="+",
+        default=[],
+        help="random weights of published sizes, made in memory, instead of --model",
+    )
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        default=[],
+        choices=("float32", "bfloat16", "float16", "int8", "int4"),
+        help="the dtype, or the quantization of the decoder (default: the device's best dtype)",
+    )
+    parser.add_argument("--batch-size", nargs="+", type=int, default=[1])
     parser.add_argument("--num-tokens", type=int, default=32, help="length of the answer")
+    parser.add_argument("--plot", type=Path, help="an image file of the comparison")
     parser.add_argument(
         "--attention", action="store_true", help="measure the cost of recording attention instead"
     )
@@ -67,13 +87,66 @@ def run_random(arguments: Namespace) -> None:
 
 
 def run_bench(arguments: Namespace) -> None:
-    """Measure loading, memory and speed: a table, then one JSON line."""
-    from paligemma.bench import format_measurements, measure_attention, measure_generation
+    """Measure one combination of the options, or compare several: a table, then one JSON line."""
+    count, sizes = arguments.num_tokens, arguments.batch_size
+    if not 3 <= count <= 512:
+        raise ValueError(f"--num-tokens is {count}; 3 to 512 are possible.")
+    if min(sizes) < 1:
+        raise ValueError(f"--batch-size is {min(sizes)}; at least 1 is needed.")
+    if arguments.variant and arguments.model:
+        raise ValueError("--variant makes random weights; leave out --model.")
+    several = max(len(arguments.variant), len(arguments.precision), len(sizes)) > 1
+    if several and not arguments.attention:
+        _compare_speeds(arguments)
+    elif several or arguments.plot:
+        raise ValueError("--attention measures one model, and --plot compares several.")
+    else:
+        _measure_speed(arguments)
 
-    count = arguments.num_tokens
-    if count < 2:
-        raise ValueError(f"--num-tokens is {count}; at least 2 are needed for a speed.")
-    measure = measure_attention if arguments.attention else measure_generation
-    measurements = measure(lambda: load_pipeline(arguments), count)
+
+def _compare_speeds(arguments: Namespace) -> None:
+    from paligemma.bench import format_comparison, measure_each, plot_comparison
+
+    options = [
+        [f"--{name}={value}" for value in values]
+        for name, values in (
+            ("variant", arguments.variant),
+            ("precision", arguments.precision),
+            ("batch-size", arguments.batch_size),
+        )
+        if values
+    ]
+    names = ("model", "device", "tokenizer", "mask_codec", "base", "num_tokens")
+    given = {name: getattr(arguments, name) for name in names}
+    common = [f"--{name.replace('_', '-')}={v}" for name, v in given.items() if v is not None]
+    results = measure_each(options, common)
+    print(format_comparison(results))
+    if arguments.plot:
+        plot_comparison(results, arguments.plot)
+    print(json.dumps(results, ensure_ascii=False))
+
+
+def _measure_speed(arguments: Namespace) -> None:
+    from paligemma.bench import (
+        LoadedModel,
+        format_measurements,
+        load_random,
+        measure_attention,
+        measure_generation,
+    )
+
+    precision = next(iter(arguments.precision), None)
+    arguments.quantize = precision if precision in ("int8", "int4") else None
+    arguments.dtype = None if arguments.quantize else precision
+
+    def load() -> LoadedModel:
+        if arguments.variant:
+            return load_random(arguments.variant[0], arguments.device, precision)
+        return LoadedModel.of(load_pipeline(arguments))
+
+    if arguments.attention:
+        measurements = measure_attention(load, arguments.num_tokens)
+    else:
+        measurements = measure_generation(load, arguments.num_tokens, arguments.batch_size[0])
     print(format_measurements(measurements))
     print(json.dumps(measurements, ensure_ascii=False))

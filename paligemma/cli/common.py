@@ -14,14 +14,19 @@ if TYPE_CHECKING:
 
 def add_model_options(parser: ArgumentParser) -> None:
     """The options that `load_pipeline` reads."""
-    parser.add_argument(
-        "--model", help="a folder, an .npz or owner/model of the hub (default: the built-in model)"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, or auto: all devices and disk")
+    add_source_options(parser)
     parser.add_argument("--dtype", help="float32, bfloat16 or float16")
     parser.add_argument(
         "--quantize", choices=("int8", "int4"), help="the decoder's weights, on the CPU"
     )
+
+
+def add_source_options(parser: ArgumentParser) -> None:
+    """Those of them that say which model, and where it runs."""
+    parser.add_argument(
+        "--model", help="a folder, an .npz or owner/model of the hub (default: the built-in model)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, or auto: all devices and disk")
     parser.add_argument("--tokenizer", help="a tokenizer.json, if there is none beside the weights")
     parser.add_argument("--mask-codec", help="an .npz, if there is none beside the weights")
     add_base_option(parser)
