@@ -21,11 +21,11 @@ def add_commands(commands) -> None:
     parser.add_argument(
         "file",
         type=Path,
-        help="JSON lines; COCO JSON; or a folder with YOLO's, VOC's or texts' files",
+        help="JSON lines, Parquet, JSON of COCO or Label Studio; or a folder of YOLO, VOC or texts",
     )
     parser.add_argument("--images", type=Path, help="folder of the images (default: the file's)")
     parser.add_argument(
-        "--task", choices=("detect", "segment"), default="detect", help="for COCO annotations"
+        "--task", choices=("detect", "segment"), default="detect", help="for boxes and masks"
     )
     parser.add_argument("--prefix", default="caption en", help="prompt of a folder's images")
     parser.add_argument(

@@ -19,13 +19,21 @@ from pycocotools import mask as pycocotools_mask
 from pydantic import BeforeValidator, Field
 
 from paligemma.detections import Box, invalid_label
-from paligemma.formats.files import FileRecord, check_record, parse_record, read_bytes, read_record
+from paligemma.formats.files import (
+    FileRecord,
+    check_one_split,
+    check_record,
+    parse_record,
+    read_bytes,
+    read_record,
+)
 
 # A polygon's corner may lie outside the image by this many image sides. pycocotools draws a polygon
 # pixel by pixel, so that a damaged coordinate would take all memory there is.
 MAX_SIDES_OUTSIDE = 1
 
 Size = tuple[int, int]  # width and height in pixels
+ROBOFLOW_FILE = "_annotations.coco.json"  # in the folder of a split, beside its images
 
 
 class CocoImage(FileRecord):
@@ -93,7 +101,8 @@ class CocoInstances:
     """The records of an instances file that can be used; `invalid` names the others.
 
     categories: {id: name}. annotations: by the id of their image, in the order of the file.
-    unlisted: annotations of images that the file does not list.
+    unlisted: annotations of images that the file does not list. left_out: {what: count} of what is
+    no record but no mistake either.
     """
 
     path: Path
@@ -102,6 +111,7 @@ class CocoInstances:
     annotations: Mapping[int, list[CocoAnnotation]]
     unlisted: list[CocoAnnotation] = field(default_factory=list)
     invalid: list[InvalidRecord] = field(default_factory=list)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 class _InstancesFile(FileRecord):
@@ -153,6 +163,16 @@ def read_instances(path: Path) -> CocoInstances:
         elif annotation.image_id not in invalid_images:
             unlisted.append(annotation)
     return CocoInstances(path, images, categories, annotations, unlisted, invalid)
+
+
+def find_instances(path: Path) -> Path:
+    """The file itself, or that of a folder as Roboflow exports it. Raises ValueError for others."""
+    if not path.is_dir():
+        return path
+    check_one_split(path)
+    if not (path / ROBOFLOW_FILE).is_file():
+        raise ValueError(f"{path} is a folder without {ROBOFLOW_FILE}; name its instances file.")
+    return path / ROBOFLOW_FILE
 
 
 def read_valid_instances(path: Path) -> CocoInstances:

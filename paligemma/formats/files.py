@@ -148,3 +148,17 @@ def find_file(data: Path, *patterns: str) -> Path:
         some = ", ".join(str(path.relative_to(data)) for path in found[:4])
         raise ValueError(f"{data} has {len(found)} files for it ({some}); name one of them.")
     return found[0]
+
+
+SPLITS = ("train", "valid", "val", "test")
+
+
+def check_one_split(folder: Path) -> None:
+    """Raises ValueError for a whole data set, whose splits must not be mixed."""
+    for place in (folder, folder / "images"):
+        splits = [name for name in SPLITS if (place / name).is_dir()]
+        if len(splits) > 1:
+            raise ValueError(
+                f"{place} has the splits {' and '.join(splits)}; name one, such as "
+                f"{place / splits[0]}."
+            )

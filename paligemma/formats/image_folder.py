@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from paligemma.formats.files import check_record, iter_lines, parse_record
-from paligemma.formats.samples import SampleRecord
+from paligemma.formats.files import iter_lines, parse_record
+from paligemma.formats.samples import SampleRecord, read_columns
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-TEXTS = ("suffix", "text", "caption")
 
 
 def find_metadata(folder: Path) -> Path | None:
@@ -50,10 +49,6 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
 def _sample(values: Any, prefix: str) -> SampleRecord:
     if isinstance(values, bytes):
         values = parse_record(dict[str, Any], values)
-    text = next((values[name] for name in TEXTS if values.get(name) is not None), None)
-    if text is None:
-        raise ValueError(f"it has none of {', '.join(TEXTS)}")
     if not values.get("file_name"):
         raise ValueError("it has no file_name")
-    given = {"image": values["file_name"], "prefix": values.get("prefix") or prefix}
-    return check_record(SampleRecord, given | {"suffix": text})
+    return read_columns(values, values["file_name"], prefix)

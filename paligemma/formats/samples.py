@@ -7,6 +7,7 @@ conversations, as LLaMA-Factory, ms-swift and LLaVA have them.
                        {"from": "gpt", "value": "a cat"}], "image": "cat.jpg"}
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import field_validator
@@ -15,6 +16,8 @@ from paligemma.detections import invalid_objects
 from paligemma.formats.files import FileRecord, check_record, parse_record
 
 USER, ASSISTANT = ("user", "human"), ("assistant", "gpt", "model")
+CONVERSATIONS = ("messages", "conversations")
+TEXTS = ("suffix", "text", "caption")  # names of the answer, where it is a column of a table
 
 
 class SampleRecord(FileRecord):
@@ -45,16 +48,34 @@ def parse_samples(line: bytes) -> list[SampleRecord]:
         values = parse_record(dict[str, Any], line)
         turns = values.get("messages", values.get("conversations"))
         if turns is not None and "prefix" not in values:
-            return _read_conversation(values, turns)
+            images = values.get("images", values.get("image", []))
+            names = [_image_name(one) for one in (images if isinstance(images, list) else [images])]
+            return read_conversation(turns, names)
     return [parse_record(SampleRecord, line)]
 
 
-def _read_conversation(values: dict[str, Any], turns: Any) -> list[SampleRecord]:
+def read_columns(values: dict[str, Any], image: str, prefix: str | None) -> SampleRecord:
+    """The sample of a table's line: its answer in a column of `TEXTS`, its prompt in `prefix`.
+
+    `prefix` is the prompt of a line that has none. Raises ValueError with a reason.
+    """
+    text = next((values[name] for name in TEXTS if values.get(name) is not None), None)
+    if text is None:
+        raise ValueError(f"it has none of {', '.join(TEXTS)}")
+    given = {"image": image, "prefix": values.get("prefix") or prefix, "suffix": text}
+    if given["prefix"] is None:
+        raise ValueError("it has no prefix, and none is given for all")
+    return check_record(SampleRecord, given)
+
+
+def read_conversation(turns: Any, images: Sequence[str]) -> list[SampleRecord]:
+    """A sample for each answer of a conversation about `images`, of which there must be one.
+
+    Messages may name images too. Raises ValueError with a reason.
+    """
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise ValueError("its messages are no list of objects")
-    images = values.get("images", values.get("image", []))
-    names = [_image_name(one) for one in (images if isinstance(images, list) else [images])]
-    texts = []
+    names, texts = [*images], []
     for turn in turns:
         role = turn.get("role", turn.get("from"))
         expected = USER if len(texts) % 2 == 0 else ASSISTANT

@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from paligemma.formats.coco import CocoAnnotation, CocoImage, CocoInstances, InvalidRecord
-from paligemma.formats.files import read_bytes
+from paligemma.formats.files import check_one_split, read_bytes
 from paligemma.images import read_size
 
 IMAGES = "JPEGImages"  # beside Annotations
@@ -20,10 +20,11 @@ MAX_BYTES = 8_000_000
 def read_voc(folder: Path) -> CocoInstances:
     """The images that XML files under `folder` name, and their objects.
 
-    Raises ValueError if there is no such folder, or no XML file in it.
+    Raises ValueError if there is no such folder or no XML file in it, or if it has several splits.
     """
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
+    check_one_split(folder)
     paths = sorted(folder.rglob("*.xml"))
     if not paths:
         raise ValueError(f"{folder} has no annotations: there is no .xml file.")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from paligemma.formats.coco import CocoAnnotation, CocoImage, CocoInstances, InvalidRecord, Size
+from paligemma.formats.files import check_one_split
 from paligemma.images import file_extensions, read_size
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml")
@@ -21,10 +22,14 @@ LEVELS = 4  # folders above the images in which the names are looked for
 def read_yolo(folder: Path) -> CocoInstances:
     """The images under `folder`, such as a split of an export, and their objects.
 
-    Raises ValueError if there is no such folder, or no data.yaml with names in it or above it.
+    Raises ValueError if there is no such folder, no data.yaml with names in it or above it, or if
+    the folder has several splits.
     """
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; name the folder of a split, such as its train.")
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
+    check_one_split(folder)
     names = _read_names(folder)
     images: dict[int, CocoImage] = {}
     annotations: dict[int, list[CocoAnnotation]] = defaultdict(list)
@@ -54,11 +59,18 @@ def read_yolo(folder: Path) -> CocoInstances:
     return CocoInstances(folder, images, names, annotations, [], invalid)
 
 
+def is_yolo(folder: Path) -> bool:
+    """Whether a folder looks like a data set of YOLO's, or a split or the images of one."""
+    places = (folder, folder.parent) if folder.name == "images" else (folder,)
+    return any((one / "labels").is_dir() or (one / NAMES[0]).is_file() for one in places)
+
+
 def _labels_of(image: Path) -> Path:
-    parts = list(image.parts)
+    beside, parts = image.with_suffix(".txt"), list(image.parts)
     folders = [n for n, part in enumerate(parts[:-1]) if part == "images"]
-    if folders:
-        parts[folders[-1]] = "labels"
+    if not folders or beside.is_file():
+        return beside
+    parts[folders[-1]] = "labels"
     return Path(*parts).with_suffix(".txt")
 
 

@@ -78,7 +78,8 @@ class JsonlData(Part):
 class CocoData(Part):
     """COCO instances: boxes become `<loc>` for `detect`, masks `<seg>` too for `segment`.
 
-    `negatives` is the share of prompts that name what is not in the image: see `CocoSource`.
+    `coco` may be the folder of a split as Roboflow exports it. `negatives` is the share of prompts
+    that name what is not in the image: see `CocoSource`.
     """
 
     coco: UserPath
@@ -102,6 +103,28 @@ class VocData(Part):
 
     voc: UserPath
     negatives: Share = 0.25
+    weight: Above0 = 1.0
+
+
+class LabelStudioData(Part):
+    """Label Studio's JSON export: see `formats.label_studio`. Its images lie in `images`, or beside
+    it."""
+
+    label_studio: UserPath
+    images: UserPath | None = None
+    task: Literal["detect", "segment"] = "detect"
+    negatives: Share = 0.25
+    weight: Above0 = 1.0
+
+
+class ParquetData(Part):
+    """A Parquet file, or a pattern of several, with the columns of `datasets`: see
+    `formats.parquet`. `prefix` is the prompt where it has none; images that it only names lie
+    beside it, or in `images`."""
+
+    parquet: UserPath
+    images: UserPath | None = None
+    prefix: str | None = None
     weight: Above0 = 1.0
 
 
@@ -134,6 +157,8 @@ SOURCES: dict[str, type[Part]] = {
     "coco": CocoData,
     "yolo": YoloData,
     "voc": VocData,
+    "label_studio": LabelStudioData,
+    "parquet": ParquetData,
     "folder": FolderData,
     "synthetic": SyntheticData,
 }
@@ -152,6 +177,8 @@ Data = Annotated[
     | Annotated[CocoData, Tag("coco")]
     | Annotated[YoloData, Tag("yolo")]
     | Annotated[VocData, Tag("voc")]
+    | Annotated[LabelStudioData, Tag("label_studio")]
+    | Annotated[ParquetData, Tag("parquet")]
     | Annotated[FolderData, Tag("folder")]
     | Annotated[SyntheticData, Tag("synthetic")],
     Discriminator(

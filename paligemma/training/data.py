@@ -4,7 +4,7 @@ A micro-batch is a function of its step and the numbers of its samples.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from paligemma.formats.coco import find_instances, read_instances
+from paligemma.formats.label_studio import read_label_studio
 from paligemma.formats.voc import read_voc
 from paligemma.formats.yolo import read_yolo
 from paligemma.images import open_image
@@ -21,14 +23,18 @@ from paligemma.processor import Batch, PaliGemmaProcessor
 from paligemma.training.augment import mirror
 from paligemma.training.config import (
     CocoData,
+    Data,
     FolderData,
     JsonlData,
+    LabelStudioData,
+    ParquetData,
     Run,
     SyntheticData,
     VocData,
     YoloData,
 )
 from paligemma.training.packing import Packer
+from paligemma.training.parquet import ParquetRows
 from paligemma.training.sources import (
     EVAL_SEED,
     RENDER_SIDE,
@@ -56,30 +62,37 @@ def open_sources(run: Run, field: str, codec: MaskCodec | None) -> list[Source]:
     sources: list[Source] = []
     first_seed = EVAL_SEED if field == "eval_data" else TRAIN_SEED
     for number, given in enumerate(getattr(run, field)):
-        match given:
-            case JsonlData():
-                source = JsonLines(given.jsonl, given.images)
-            case CocoData():
-                source = CocoSource(
-                    given.coco, given.images, given.task, codec, given.negatives, run.seed
-                )
-            case YoloData():
-                share, seed = given.negatives, run.seed
-                source = CocoSource(
-                    given.yolo, given.yolo, given.task, codec, share, seed, read_yolo
-                )
-            case VocData():
-                share, seed = given.negatives, run.seed
-                source = CocoSource(given.voc, given.voc, "detect", None, share, seed, read_voc)
-            case FolderData():
-                source = open_folder(given.folder, given.prefix)
-            case SyntheticData():
-                source = SyntheticScenes(given.synthetic, codec, run.seed, first_seed)
+        source = open_source(given, codec, run.seed, first_seed)
         if not len(source):
             first = f" The first reason: {source.invalid[0]}" if source.invalid else ""
             raise ValueError(f"{field}.{number} has no sample that can be trained on.{first}")
         sources.append(source)
     return sources
+
+
+def open_source(
+    given: Data, codec: MaskCodec | None, seed: int = 0, first_seed: int = TRAIN_SEED
+) -> Source:
+    """One source. Raises ValueError if it is missing or of another form."""
+    match given:
+        case JsonlData():
+            return JsonLines(given.jsonl, given.images)
+        case ParquetData():
+            return ParquetRows(given.parquet, given.images, given.prefix)
+        case FolderData():
+            return open_folder(given.folder, given.prefix)
+        case SyntheticData():
+            return SyntheticScenes(given.synthetic, codec, seed, first_seed)
+        case VocData():
+            return CocoSource(given.voc, given.voc, "detect", None, given.negatives, seed, read_voc)
+        case YoloData():
+            path, images, read = given.yolo, given.yolo, read_yolo
+        case LabelStudioData():
+            path, images = given.label_studio, given.images or given.label_studio.parent
+            read = partial(read_label_studio, images=images)
+        case CocoData():
+            path, images, read = find_instances(given.coco), given.images, read_instances
+    return CocoSource(path, images, given.task, codec, given.negatives, seed, read)
 
 
 class Mixture:

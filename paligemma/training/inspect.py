@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,19 +15,24 @@ from paligemma.checkpoints import hub
 from paligemma.checkpoints.resolve import resolve
 from paligemma.detections import Detection, parse
 from paligemma.evaluation.answers import DecodeMasks
-from paligemma.formats.voc import read_voc
-from paligemma.formats.yolo import read_yolo
+from paligemma.formats.coco import ROBOFLOW_FILE
+from paligemma.formats.label_studio import is_label_studio
+from paligemma.formats.yolo import is_yolo
 from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
-from paligemma.training.config import CocoData, Run
-from paligemma.training.data import encode
-from paligemma.training.sources import (
-    CocoSource,
-    InvalidSample,
-    JsonLines,
-    Sample,
-    open_folder,
+from paligemma.training.config import (
+    CocoData,
+    Data,
+    FolderData,
+    JsonlData,
+    LabelStudioData,
+    ParquetData,
+    Run,
+    VocData,
+    YoloData,
 )
+from paligemma.training.data import encode, open_source
+from paligemma.training.sources import InvalidSample, Sample
 from visualize import draw_objects
 from visualize.boxes import load_font, shorten
 
@@ -54,27 +60,19 @@ class DataReport:
 
 
 def check_data(
-    path: Path, images: Path | None, task: str, prefix: str, model: str | None
+    path: Path,
+    images: Path | None,
+    task: Literal["detect", "segment"],
+    prefix: str,
+    model: str | None,
 ) -> DataReport:
-    """Open every image and tokenize every text of JSON lines, a COCO file or a folder.
+    """Open every image and tokenize every text of the files that `find_source` knows.
 
-    `task` is what COCO's and YOLO's annotations become; `prefix` is the prompt of a folder's
-    images. A folder may have YOLO's labels, VOC's annotations, metadata, or texts beside its
-    images. Raises ValueError if there is no sample.
+    Raises ValueError if there is no sample.
     """
     found = resolve(model)
     codec = MaskCodec.load(found.mask_codec or hub.fetch_mask_codec())
-    negatives = CocoData.model_fields["negatives"].default
-    if (path / "labels").is_dir() or (path / "data.yaml").is_file():
-        source = CocoSource(path, path, task, codec, negatives, read=read_yolo)
-    elif path.is_dir() and any(path.rglob("*.xml")):
-        source = CocoSource(path, path, "detect", None, negatives, read=read_voc)
-    elif path.is_dir():
-        source = open_folder(path, prefix)
-    elif path.suffix == ".json":
-        source = CocoSource(path, images, task, codec, negatives)
-    else:
-        source = JsonLines(path, images)
+    source = open_source(find_source(path, images, task, prefix), codec)
     if not len(source) and not source.invalid:
         reasons = "".join(f", only {count} {what}" for what, count in source.left_out.items())
         raise ValueError(f"{path} has no sample to train on{reasons}.")
@@ -97,6 +95,30 @@ def check_data(
     sheet = samples_sheet(shown, decode_masks) if shown else None
     count = len(source) + len(source.invalid)
     return DataReport(count, invalid, source.left_out, count_negatives, unasked, sheet)
+
+
+def find_source(
+    path: Path, images: Path | None, task: Literal["detect", "segment"], prefix: str
+) -> Data:
+    """What a run's `data` would call these files, by their names and by what is in them.
+
+    `task` is what boxes and masks become; `prefix` is the prompt of images with a text only.
+    """
+    if path.is_dir():
+        if (path / ROBOFLOW_FILE).is_file():
+            return CocoData(coco=path, images=images, task=task)
+        if is_yolo(path):
+            return YoloData(yolo=path, task=task)
+        if any(path.rglob("*.xml")):
+            return VocData(voc=path)
+        return FolderData(folder=path, prefix=prefix)
+    if path.suffix == ".parquet":
+        return ParquetData(parquet=path, images=images, prefix=prefix)
+    if path.suffix != ".json":
+        return JsonlData(jsonl=path, images=images)
+    if is_label_studio(path):
+        return LabelStudioData(label_studio=path, images=images, task=task)
+    return CocoData(coco=path, images=images, task=task)
 
 
 def _names(sample: Sample) -> tuple[set[str], set[str]]:

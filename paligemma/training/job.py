@@ -14,7 +14,14 @@ from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.devices import best_device
 from paligemma.models import gemma, siglip
 from paligemma.models.mask_codec import MaskCodec
-from paligemma.training.config import CocoData, NewModel, Run, SyntheticData, YoloData
+from paligemma.training.config import (
+    CocoData,
+    LabelStudioData,
+    NewModel,
+    Run,
+    SyntheticData,
+    YoloData,
+)
 from paligemma.training.data import (
     Mixture,
     MixtureBatches,
@@ -177,7 +184,7 @@ def _codec(run: Run, start: Checkpoint) -> MaskCodec | None:
         return None
     for given in (*run.data, *run.eval_data):
         if isinstance(given, SyntheticData) or (
-            isinstance(given, CocoData | YoloData) and given.task == "segment"
+            isinstance(given, CocoData | YoloData | LabelStudioData) and given.task == "segment"
         ):
             return MaskCodec.load(start.mask_codec or hub.fetch_mask_codec())
     return None

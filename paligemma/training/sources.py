@@ -1,4 +1,4 @@
-"""Where samples come from: JSON lines, folders, COCO, YOLO and VOC files, synthetic scenes.
+"""Where samples come from: JSON lines, folders, objects as COCO and others have them, scenes.
 
 A source is a sequence of `Sample`. One that is invalid raises `InvalidSample` with its place and
 the reason; those that are known without decoding an image are found when the source is opened.
@@ -28,7 +28,7 @@ from paligemma.formats.coco import (
     pixels_to_box,
     read_instances,
 )
-from paligemma.formats.files import iter_lines
+from paligemma.formats.files import check_one_split, iter_lines
 from paligemma.formats.image_files import image_path
 from paligemma.formats.image_folder import find_metadata, read_metadata
 from paligemma.formats.samples import SampleRecord, parse_samples
@@ -140,6 +140,7 @@ class ImageFolder:
     def __init__(self, folder: Path, prefix: str) -> None:
         if not folder.is_dir():
             raise ValueError(f"There is no folder {folder}.")
+        check_one_split(folder)
         self.folder, self.prefix = folder, prefix
         self.invalid: list[InvalidSample] = []
         self.rows: list[Path] = []
@@ -224,9 +225,9 @@ class _CocoRow:
 class CocoSource:
     """One sample for each image of a COCO instances file that has objects: all of its categories.
 
-    `read` makes such records of other files: `read_yolo`, `read_voc`. An object that cannot be used
-    is named in `invalid`, and its category is left out for this image, so that no answer lacks an
-    object that the prompt asks for.
+    `read` makes such records of other files, as `read_yolo` and `read_voc` do. An object that
+    cannot be used is named in `invalid`, and its category is left out for this image, so that no
+    answer lacks an object that the prompt asks for.
 
     With `negatives` a model learns to answer nothing for what is not there: of the prompts of
     images with objects, this share names absent categories too, and as many more samples name
@@ -291,7 +292,9 @@ class CocoSource:
         if negatives and self.rows:
             self._add_negatives(file, excluded, empty, negatives, np.random.default_rng(seed))
             empty = []
-        self.left_out = {"images without objects": len(empty)} if empty else {}
+        self.left_out = dict(file.left_out)
+        if empty:
+            self.left_out["images without objects"] = len(empty)
 
     def _add_negatives(
         self,

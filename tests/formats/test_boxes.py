@@ -1,10 +1,12 @@
-"""YOLO and VOC exports as the same records that a COCO file gives."""
+"""YOLO, VOC and Label Studio exports as the same records that a COCO file gives."""
 
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from paligemma.formats.label_studio import is_label_studio, read_label_studio
 from paligemma.formats.voc import read_voc
 from paligemma.formats.yolo import read_yolo
 
@@ -53,6 +55,22 @@ def test_a_whole_yolo_split_is_named_by_its_folder(tmp_path):
     file = read_yolo(tmp_path / "train")
     assert [one.file_name for one in file.images.values()] == ["images/a.jpg", "images/empty.jpg"]
     assert file.annotations[0][0].bbox == (0, 0, 80, 40)
+
+
+def test_yolo_labels_beside_images_in_a_folder_of_that_name(tmp_path):
+    folder = yolo(tmp_path, "[cat]", "images/mine", "images/mine", "0 0.5 0.5 1 1")
+    assert read_yolo(folder).annotations[0][0].bbox == (0, 0, 80, 40)
+
+
+@pytest.mark.parametrize("splits", ["{0}/images", "images/{0}"])
+def test_the_splits_of_a_data_set_are_not_mixed(tmp_path, splits):
+    for split in "train", "valid":
+        yolo(tmp_path, "[cat]", splits.format(split), splits.format(split), "0 0.5 0.5 1 1")
+    for read in read_yolo, read_voc:
+        with pytest.raises(ValueError, match=r"has the splits train and valid; name one, such as"):
+            read(tmp_path)
+    with pytest.raises(ValueError, match=r"data.yaml is a file; name the folder of a split"):
+        read_yolo(tmp_path / "data.yaml")
 
 
 YOLO_LINES = {
@@ -114,3 +132,130 @@ def test_voc_boxes(tmp_path, place):
 def test_a_folder_without_voc_annotations(tmp_path):
     with pytest.raises(ValueError, match=r"there is no .xml file"):
         read_voc(tmp_path)
+
+
+def region(kind="rectanglelabels", **value) -> dict:
+    """A region of one label, of which `value` changes the position."""
+    place = {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["cat"]}
+    sizes = {"original_width": SIZE[0], "original_height": SIZE[1], "image_rotation": 0}
+    return {"id": "r", "type": kind, "to_name": "image", "value": place | value} | sizes
+
+
+def task(*result, number=7, image_file="/data/upload/3/0a1b2c3d-a.jpg", **changes) -> dict:
+    annotation = {"id": 1, "result": list(result), "was_cancelled": False, "completed_by": 1}
+    data = {"image": image_file}
+    return {"id": number, "data": data, "annotations": [annotation], "predictions": []} | changes
+
+
+def export(folder: Path, *tasks) -> Path:
+    image(folder / "a.jpg")
+    (folder / "export.json").write_text(json.dumps(tasks))
+    return folder / "export.json"
+
+
+POINTS = [[25, 25], [75, 25], [50, 75]]
+CHOICE = {"type": "choices", "value": {"choices": ["good"]}, "to_name": "image"}
+REGIONS = {
+    "a rectangle": ([region()], (20, 10, 40, 20)),
+    "one turned by a right angle": ([region(rotation=90)], (0, 10, 20, 40)),
+    "a polygon": (
+        [region("polygonlabels", points=POINTS, polygonlabels=["cat"])], (20, 10, 40, 20)
+    ),
+    "labels of their own": (
+        [region("rectangle"), region("labels", labels=["cat"]), CHOICE], (20, 10, 40, 20)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("result, box", REGIONS.values(), ids=REGIONS)
+def test_label_studio_regions(tmp_path, result, box):
+    path = export(tmp_path, task(*result))
+    file = read_label_studio(path, tmp_path)
+    assert is_label_studio(path) and not file.invalid and not file.left_out
+    assert file.categories == {0: "cat"} and [*file.images] == [7]
+    assert (file.images[7].file_name, file.images[7].size) == ("a.jpg", SIZE)
+    (one,) = file.annotations[7]
+    assert one.bbox == pytest.approx(box)
+    polygon = [[20, 10, 60, 10, 40, 30]] if result[0]["type"] == "polygonlabels" else None
+    assert one.segmentation == polygon
+
+
+def test_a_label_studio_region_of_two_labels_is_two_objects(tmp_path):
+    file = read_label_studio(
+        export(tmp_path, task(region(rectanglelabels=["red", "cat"]))), tmp_path
+    )
+    assert file.categories == {0: "cat", 1: "red"}
+    assert sorted(one.category_id for one in file.annotations[7]) == [0, 1]
+    assert len({one.bbox for one in file.annotations[7]}) == 1
+
+
+ELLIPSE = {"type": "ellipselabels", "value": {"x": 1, "y": 1, "radiusX": 5, "ellipselabels": ["a"]}}
+BAD_REGIONS = {
+    "no label": (region(rectanglelabels=[]), None, "a region has no label"),
+    "no shape that is read": (ELLIPSE, 0, "a region of ellipselabels is no rectangle or polygon"),
+    "another size": (
+        region() | {"original_width": 40}, 0, "the file says 40 x 40, but the image has 80 x 40"
+    ),
+    "a turned image": (region() | {"image_rotation": 90}, 0, "the image is rotated in Label"),
+    "no number": (region(x=None), 0, "x is None: input should be a valid number"),
+    "a line": (region("polygonlabels", points=POINTS[:2], polygonlabels=["a"]), 0, "points is [["),
+    "text": ("cat", None, "it is text, not an object with type and value"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("one, category, reason", BAD_REGIONS.values(), ids=BAD_REGIONS)
+def test_a_label_studio_region_that_is_no_object_is_named(tmp_path, one, category, reason):
+    file = read_label_studio(export(tmp_path, task(one)), tmp_path)
+    (invalid,) = file.invalid
+    assert invalid.reason.startswith(reason)
+    assert (invalid.image_id, invalid.category_id) == (7, category)
+    assert not file.annotations[7]
+
+
+BAD_TASKS = {
+    "no image": (task(image_file="/data/upload/3/0a1b2c3d-b.jpg"), "there is no image /data/upl"),
+    "no image in its data": (task(data={"text": "a cat"}), "its data has no image"),
+    "two people's": (task(annotations=[{"result": []}] * 2), "it has 2 annotations; keep one"),
+    "JSON-MIN": ({"id": 7, "image": "a.jpg", "label": []}, "it has no data"),
+}
+
+
+@pytest.mark.parametrize("one, reason", BAD_TASKS.values(), ids=BAD_TASKS)
+def test_a_label_studio_task_that_is_no_image_is_named(tmp_path, one, reason):
+    file = read_label_studio(export(tmp_path, one, task(region(), number=8)), tmp_path)
+    (invalid,) = file.invalid
+    assert invalid.image_id == 7 and invalid.reason.startswith(reason)
+    assert [*file.images] == [8]
+
+
+def test_label_studio_tasks_without_objects_or_annotations(tmp_path):
+    cancelled = task(number=3, annotations=[{"result": [], "was_cancelled": True}])
+    path = export(tmp_path, task(number=1), task(number=2, annotations=[]), cancelled)
+    file = read_label_studio(path, tmp_path)
+    assert [*file.images] == [1] and not file.invalid
+    assert file.left_out == {"tasks without annotations": 2}
+    path.write_text("{}")
+    assert not is_label_studio(path) and not is_label_studio(tmp_path)
+    with pytest.raises(ValueError, match=r"is not a JSON export of Label Studio: it is an object"):
+        read_label_studio(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address, place",
+    [
+        ("/data/upload/3/0a1b2c3d-a.jpg", "0a1b2c3d-a.jpg"),
+        ("/data/upload/3/0a1b2c3d-a.jpg", "a.jpg"),
+        ("/data/upload/3/0a1b2c3d-a.jpg", "images/0a1b2c3d-a.jpg"),
+        ("/data/upload/3/0a1b2c3d-a.jpg", "upload/3/0a1b2c3d-a.jpg"),
+        ("/data/local-files/?d=cats/my%20a.jpg", "cats/my a.jpg"),
+        ("s3://bucket/cats/a.jpg", "cats/a.jpg"),
+        ("https://example.com/x/a.jpg?width=80", "a.jpg"),
+        ("../../a.jpg", "a.jpg"),
+    ],
+)
+def test_images_of_label_studio_lie_beside_the_export(tmp_path, address, place):
+    image(tmp_path / "in" / place)
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps([task(region(), data={"id": "7", "picture": address})]))
+    file = read_label_studio(path, tmp_path / "in")
+    assert not file.invalid and file.images[7].file_name == place

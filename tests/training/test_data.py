@@ -341,6 +341,71 @@ def write_exports(folder: Path) -> None:
     (folder / "chat" / "train.jsonl").write_text(json.dumps(line))
 
 
+def write_newer_exports(folder: Path) -> None:
+    """The same image as Roboflow's COCO, Label Studio and Parquet have it."""
+    (folder / "coco" / "train").mkdir(parents=True)
+    Image.new("RGB", (80, 40)).save(folder / "coco" / "train" / "a.jpg")
+    roboflow = {
+        "info": {"year": "2026", "url": "https://public.roboflow.com/object-detection"},
+        "licenses": [{"id": 1, "url": "", "name": "MIT"}],
+        "categories": [
+            {"id": 0, "name": "cats", "supercategory": "none"},
+            {"id": 1, "name": "cat", "supercategory": "cats"},
+        ],
+        "images": [{"id": 0, "license": 1, "file_name": "a.jpg", "height": 40, "width": 80,
+                    "date_captured": "2026-01-01T00:00:00+00:00", "extra": {"name": "a.png"}}],
+        "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "bbox": [30, 10, 20, 20],
+                         "area": 400, "segmentation": [], "iscrowd": 0}],
+    }  # fmt: skip
+    (folder / "coco" / "train" / "_annotations.coco.json").write_text(json.dumps(roboflow))
+    place = {"x": 37.5, "y": 25, "width": 25, "height": 50, "rectanglelabels": ["cat"]}
+    result = [{"type": "rectanglelabels", "value": place}]
+    task = {"data": {"image": "/data/upload/1/a.jpg"}, "annotations": [{"result": result}]}
+    (folder / "coco" / "train" / "studio.json").write_text(json.dumps([task]))
+    pixels = (folder / "coco" / "train" / "a.jpg").read_bytes()
+    table = {"image": [{"bytes": pixels, "path": "a.jpg"}], "text": ["a cat"]}
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pytest.importorskip("pyarrow").table(table), folder / "a.parquet")
+
+
+def test_a_run_trains_on_newer_exports(tmp_path, capsys):
+    write_newer_exports(tmp_path)
+    split = tmp_path / "coco" / "train"
+    data = [
+        {"coco": str(split)},
+        {"label_studio": str(split / "studio.json")},
+        {"parquet": str(tmp_path / "*.parquet"), "prefix": "caption en"},
+    ]
+    given = runs.values(tmp_path, data=data, max_steps=2, num_workers=1)
+    one = runs.trainer(parse_run(given))
+    one.loop()
+    assert one.losses.isfinite().all()
+    *boxes, table = one.job.batches.mixture.sources
+    for source in boxes:
+        box = "<loc0256><loc0384><loc0767><loc0639> cat"
+        assert (source[0].prefix, source[0].suffix) == ("detect cat", box)
+    assert (table[0].prefix, table[0].suffix) == ("caption en", "a cat")
+    assert table[0].image.size == (80, 40) and table.place(0) == "a.parquet, row 0"
+    for name in "coco/train", "coco/train/studio.json", "a.parquet":
+        assert main(["data", "check", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out.endswith("1 samples, all valid.\n")
+    (tmp_path / "coco" / "valid").mkdir()
+    assert main(["data", "check", str(tmp_path / "coco")]) == 2
+    assert "has the splits train and valid; name one" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"is a folder without _annotations.coco.json"):
+        runs.trainer(parse_run(given | {"data": [{"coco": str(tmp_path / "coco" / "valid")}]}))
+
+
+def test_the_check_names_rows_and_images_of_tables(tmp_path, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = {"image": ["a.jpg", "b.jpg"], "suffix": ["a", None], "prefix": ["ocr", "ocr"]}
+    parquet.write_table(pytest.importorskip("pyarrow").table(table), tmp_path / "a.parquet")
+    assert main(["data", "check", str(tmp_path / "a.parquet")]) == 2
+    out = capsys.readouterr().out
+    assert "a.parquet, row 1: it has none of suffix, text, caption." in out
+    assert f"a.parquet, row 0: there is no image {tmp_path / 'a.jpg'}." in out
+
+
 def test_a_run_trains_on_exports(tmp_path, capsys):
     write_exports(tmp_path)
     data = [
