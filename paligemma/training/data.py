@@ -62,7 +62,7 @@ def open_sources(run: Run, field: str, codec: MaskCodec | None) -> list[Source]:
     sources: list[Source] = []
     first_seed = EVAL_SEED if field == "eval_data" else TRAIN_SEED
     for number, given in enumerate(getattr(run, field)):
-        source = open_source(given, codec, run.seed, first_seed)
+        source = open_data(given, codec, run.seed, first_seed)
         if not len(source):
             first = f" The first reason: {source.invalid[0]}" if source.invalid else ""
             raise ValueError(f"{field}.{number} has no sample that can be trained on.{first}")
@@ -70,7 +70,7 @@ def open_sources(run: Run, field: str, codec: MaskCodec | None) -> list[Source]:
     return sources
 
 
-def open_source(
+def open_data(
     given: Data, codec: MaskCodec | None, seed: int = 0, first_seed: int = TRAIN_SEED
 ) -> Source:
     """One source. Raises ValueError if it is missing or of another form."""

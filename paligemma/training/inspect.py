@@ -31,7 +31,7 @@ from paligemma.training.config import (
     VocData,
     YoloData,
 )
-from paligemma.training.data import encode, open_source
+from paligemma.training.data import encode, open_data
 from paligemma.training.sources import InvalidSample, Sample
 from visualize import draw_objects
 from visualize.boxes import load_font, shorten
@@ -66,13 +66,13 @@ def check_data(
     prefix: str,
     model: str | None,
 ) -> DataReport:
-    """Open every image and tokenize every text of the files that `find_source` knows.
+    """Open every image and tokenize every text of the files that `describe_data` knows.
 
     Raises ValueError if there is no sample.
     """
     found = resolve(model)
     codec = MaskCodec.load(found.mask_codec or hub.fetch_mask_codec())
-    source = open_source(find_source(path, images, task, prefix), codec)
+    source = open_data(describe_data(path, images, task, prefix), codec)
     if not len(source) and not source.invalid:
         reasons = "".join(f", only {count} {what}" for what, count in source.left_out.items())
         raise ValueError(f"{path} has no sample to train on{reasons}.")
@@ -97,7 +97,7 @@ def check_data(
     return DataReport(count, invalid, source.left_out, count_negatives, unasked, sheet)
 
 
-def find_source(
+def describe_data(
     path: Path, images: Path | None, task: Literal["detect", "segment"], prefix: str
 ) -> Data:
     """What a run's `data` would call these files, by their names and by what is in them.
