@@ -18,6 +18,7 @@ from paligemma.pipeline import PaliGemma
 from paligemma.ui import SERVER_PORT
 from paligemma.ui.health import health_route, start_watchdog
 from paligemma.ui.layout import ON_SPACE, build_app
+from paligemma.ui.memory import give_memory_back
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.network import NetworkPolicy, RequestFilter, check_port, read_port
 from paligemma.ui.queue import PRIVATE_LIMITS, PUBLIC_LIMITS
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """
     parser = create_parser(prog)
     args = parser.parse_args(argv)
+    give_memory_back()
     is_shared, root_path = args.share or ON_SPACE, os.environ.get("GRADIO_ROOT_PATH", "")
     try:
         policy = NetworkPolicy.of(args.host, is_shared, root_path, args.allow_host)

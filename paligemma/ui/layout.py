@@ -21,6 +21,7 @@ from paligemma.ui.image_input import (
     readable_path,
 )
 from paligemma.ui.inputs import read_text
+from paligemma.ui.memory import use_small_sessions
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.model_picker import ModelPicker
 from paligemma.ui.page import (
@@ -63,6 +64,7 @@ def build_app(
     client.
     """
     remove_other_decoders()  # gradio opens images by code of its own
+    use_small_sessions()
     gallery = load_examples(examples)
     if gallery:
         gr.set_static_paths([examples])  # served from there, whatever the working directory
