@@ -2,8 +2,8 @@
 
 To decode a token is to multiply one row by every weight, so it takes as long as reading the weights
 from memory: a better layout and fewer bytes are what makes it faster. Many rows at once, as in
-prefill, are bound by arithmetic instead: there int8 is turned into the activations' dtype first, a
-layer at a time.
+prefill, are bound by arithmetic instead: there int8 and int4 are turned into the activations' dtype
+first, so many outputs at a time that these weights stay in the processor's cache.
 
     pack_weights(model)              # bfloat16: the same numbers
     quantize_weights(model, "int8")  # one scale for each output
@@ -16,6 +16,7 @@ are laid out as before for the moment.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,8 @@ from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 GROUP = 32  # inputs that share a scale in int4
 BLOCK = 64  # outputs that lie together in int4
-FEW_ROWS = 24  # up to here the kernel of int8 is faster than weights turned into bfloat16
+FEW_ROWS = 24  # up to here the kernels are faster than weights turned into bfloat16
+CACHED_WEIGHTS = 1 << 22  # that are turned into bfloat16 at a time
 CHUNK = 512  # outputs that are quantized at a time, so that no whole copy in float32 is made
 
 Free = Callable[[Tensor], None]
@@ -79,17 +81,26 @@ class Int8Linear(nn.Module):
         return self.codes[ids].to(self.scales.dtype) * self.scales[ids][..., None]
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad or x.shape[:-1].numel() > FEW_ROWS:
-            return F.linear(x, self.codes.to(x.dtype)) * self.scales
+        if x.requires_grad:
+            return F.linear(x, self.weight)
+        if x.shape[:-1].numel() > FEW_ROWS:
+            return self._multiply(x)
         y = torch.ops.aten._weight_int8pack_mm(x.reshape(-1, x.shape[-1]), self.codes, self.scales)
         return y.view(*x.shape[:-1], -1)
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        parts = self.codes.split(max(1, CACHED_WEIGHTS // x.shape[-1]))
+        weight, outputs = x.new_empty(parts[0].shape), []
+        for part in parts:
+            outputs.append(F.linear(x, weight[: len(part)].copy_(part)))
+        return torch.cat(outputs, -1) * self.scales
 
 
 class Int4Linear(nn.Module):
     """A linear layer without bias in int4: (code - 8) * scale + zero point.
 
-    `packed` holds two codes a byte, in an order that the kernel chose for this processor;
-    `scales_and_zeros` is [K / 32, N, 2].
+    `packed` [N, K / 2] holds two codes a byte, in an order that the kernel chose for this
+    processor; `scales_and_zeros` is [K / 32, N, 2]. N is padded to whole blocks.
     """
 
     packed: Tensor
@@ -114,17 +125,55 @@ class Int4Linear(nn.Module):
         """[N, K], in a copy."""
         scales = self.scales_and_zeros
         one_hot = torch.eye(len(scales) * GROUP, dtype=scales.dtype, device=scales.device)
-        return self._multiply(one_hot).T
+        return self._multiply(one_hot)[:, : self.out_features].T
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:
             return F.linear(x, self.weight)
-        return self._multiply(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+        rows = x.reshape(-1, x.shape[-1])
+        many = len(rows) > FEW_ROWS and _has_known_order()
+        y = self._unpack_and_multiply(rows) if many else self._multiply(rows)
+        return y[:, : self.out_features].view(*x.shape[:-1], -1)
 
-    def _multiply(self, x: Tensor) -> Tensor:
-        """[rows, K] -> [rows, N]."""
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales_and_zeros)
-        return y[:, : self.out_features]
+    def _multiply(self, rows: Tensor) -> Tensor:
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(
+            rows, self.packed, GROUP, self.scales_and_zeros
+        )
+
+    def _unpack_and_multiply(self, rows: Tensor) -> Tensor:
+        inputs = rows.shape[1]
+        count = max(1, CACHED_WEIGHTS // inputs // BLOCK) * BLOCK
+        weight, outputs = rows.new_empty(inputs, count), []
+        for packed, numbers in zip(
+            self.packed.split(count), self.scales_and_zeros.split(count, 1), strict=True
+        ):
+            part = weight if len(packed) == count else rows.new_empty(inputs, len(packed))
+            groups = _unpack(packed, part).view(-1, GROUP, len(packed))
+            scales, zeros = (numbers[..., n].contiguous()[:, None] for n in (0, 1))
+            torch.addcmul(zeros, groups, scales, out=groups)
+            outputs.append(rows @ part)
+        return torch.cat(outputs, -1)
+
+
+def _unpack(packed: Tensor, weight: Tensor) -> Tensor:
+    """Packed codes [n, K / 2] less 8 into `weight` [K, n], which is returned.
+
+    In the order of processors with AVX-512: of 64 outputs, the codes of the first 32 are in the low
+    half of a byte, and those of the others in its high half.
+    """
+    blocks = packed.view(-1, len(weight), BLOCK // 2)  # [n / 64, K, 32]
+    halves = weight.view(len(weight), -1, 2, BLOCK // 2)
+    for half, codes in enumerate((blocks & 15, blocks >> 4)):
+        halves[:, :, half] = (codes - 8).view(torch.int8).transpose(0, 1)
+    return weight
+
+
+@cache
+def _has_known_order() -> bool:
+    """Whether `_unpack` reads what the kernel of this processor packs."""
+    codes = torch.arange(BLOCK * GROUP, dtype=torch.int32).view(BLOCK, GROUP) * 7 % 16
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
+    return torch.equal(_unpack(packed, torch.empty(GROUP, BLOCK)), codes.T.float() - 8)
 
 
 def _int4_codes(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from reference import ours
 
 from paligemma.config import PaliGemmaConfig, TextConfig
 from paligemma.generation import SamplingOptions, stream
+from paligemma.models import packed
 from paligemma.models.gemma import TokenEmbedding
 from paligemma.models.packed import (
     FEW_ROWS,
@@ -67,6 +68,23 @@ def test_gradients_pass_through(kind):
     x = torch.randn(1, 96, dtype=torch.bfloat16, requires_grad=True)
     layer(x).sum().backward()
     assert relative_error(x.grad[0], layer.weight.sum(0)) < 1e-2
+
+
+@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
+def test_many_rows_are_multiplied_a_part_at_a_time(kind, monkeypatch):
+    weight, x = random_weight(), torch.randn(2, FEW_ROWS, 96, dtype=torch.bfloat16)
+    layer = kind(weight)
+    expected = F.linear(x.float(), layer.weight.float())
+    for cached in (1, 100 * 96, 1 << 22):
+        monkeypatch.setattr(packed, "CACHED_WEIGHTS", cached)
+        assert layer(x).shape == (2, FEW_ROWS, 200) and relative_error(layer(x), expected) < 8e-3
+
+
+def test_int4_in_an_order_that_is_not_known(monkeypatch):
+    layer, x = Int4Linear(random_weight()), torch.randn(50, 96, dtype=torch.bfloat16)
+    known = layer(x)
+    monkeypatch.setattr(packed, "_has_known_order", lambda: False)
+    assert relative_error(layer(x), known) < 8e-3
 
 
 def test_weights_of_zeros_stay_zeros():
