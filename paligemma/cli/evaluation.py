@@ -84,6 +84,7 @@ def _evaluate_stickers(arguments: Namespace) -> None:
 
 def _evaluate_benchmark(arguments: Namespace) -> None:
     from paligemma.evaluation.benchmarks import get_benchmark
+    from paligemma.evaluation.classes import format_classes
     from paligemma.evaluation.run import evaluate_benchmark, format_results
 
     benchmark = get_benchmark(arguments.task)
@@ -106,6 +107,8 @@ def _evaluate_benchmark(arguments: Namespace) -> None:
     )
     if results:
         print(format_results(results))
+        if results["by_class"]:
+            print(format_classes(results["by_class"]))
         for reason, count in results["left_out"].items():
             print(f"left out: {count} {reason}")
         print(f"The worst answers: {out / 'worst.html'}")

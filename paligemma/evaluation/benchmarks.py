@@ -11,6 +11,7 @@ import numpy as np
 
 from paligemma.detections import Detection, box_iou
 from paligemma.evaluation.answers import DecodeMasks, score_answers
+from paligemma.evaluation.classes import ClassReport, report_classes
 from paligemma.evaluation.datasets import coco, questions
 from paligemma.evaluation.datasets.examples import (
     AnswerReferences,
@@ -24,8 +25,9 @@ from paligemma.evaluation.metrics.anls import anls
 from paligemma.evaluation.metrics.caption_tokens import tokenize_caption
 from paligemma.evaluation.metrics.cider import cider_d
 from paligemma.evaluation.metrics.detection import (
-    coco_average_precision,
+    coco_average_precisions,
     mean_overlap,
+    mean_precision,
 )
 from paligemma.evaluation.metrics.multiple_choice import parse_choice
 from paligemma.evaluation.metrics.relaxed_accuracy import relaxed_match
@@ -38,10 +40,14 @@ MASK_BATCH = 256  # masks decoded together
 
 @dataclass(frozen=True)
 class BenchmarkScores:
-    """The scores of a benchmark by name, and that of each answer: 0..1, captions 0..10."""
+    """The scores of a benchmark by name, and that of each answer: 0..1, captions 0..10.
+
+    `classes` is the report by class where objects are detected, else None.
+    """
 
     scores: dict[str, float | int]
     per_example: list[float]
+    classes: ClassReport | None = None
 
 
 ScoreFunction = Callable[
@@ -138,12 +144,17 @@ def _score_detection(
     """COCO's mAP. Labels that the prompt does not name do not count."""
     annotations: list[dict] = []
     results: list[dict] = []
-    overlaps, image_ids = [], set()
+    overlaps, names = [], {}
+    # an image has several prompts, which share the categories
+    objects, predicted, crowds = (defaultdict[int, list[Detection]](list) for _ in range(3))
     for example, prediction in zip(examples, predictions, strict=True):
         target = _target(example, DetectionTarget)
         found = [one for one in prediction.detections if one.label in target.categories]
         overlaps.append(mean_overlap(target.detections, found))
-        image_ids.add(target.image_id)
+        names |= {number: name for name, number in target.categories.items()}
+        objects[target.image_id] += target.detections
+        predicted[target.image_id] += found
+        crowds[target.image_id] += target.crowds
         annotations += [one.to_coco() for one in target.annotations]
         for one in found:
             x1, y1, x2, y2 = one.xyxy(*target.size)
@@ -155,8 +166,18 @@ def _score_detection(
                     "score": one.score,
                 }
             )
-    ap50, mean_ap = coco_average_precision(sorted(image_ids), annotations, results)
-    return BenchmarkScores({"map": mean_ap, "ap50": ap50, "images": len(image_ids)}, overlaps)
+    images = sorted(objects)
+    by_category = coco_average_precisions(images, annotations, results)
+    precisions = {names[number]: each for number, each in by_category.items()}
+    classes = report_classes(
+        [objects[image] for image in images],
+        [predicted[image] for image in images],
+        [crowds[image] for image in images],
+        precisions,
+    )
+    ap50, mean_ap = mean_precision(by_category.values())
+    scores = {"map": mean_ap, "ap50": ap50, "images": len(images)}
+    return BenchmarkScores(scores, overlaps, classes)
 
 
 def _score_referring(
@@ -214,7 +235,8 @@ def _score_json_lines(
         mean_overlap(objects, predicted) if objects else float(same)
         for objects, predicted, same in zip(targets, found, exact, strict=True)
     ]
-    return BenchmarkScores(scores, per_example)
+    classes = report_classes(targets, found) if any(targets) else None
+    return BenchmarkScores(scores, per_example, classes)
 
 
 # --- The table ------------------------------------------------------------------------------------

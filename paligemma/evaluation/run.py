@@ -19,6 +19,7 @@ from tqdm import tqdm
 from paligemma.checkpoints.io import write_text
 from paligemma.devices import best_device
 from paligemma.evaluation.benchmarks import PUBLISHED_SOURCE, Benchmark, BenchmarkScores
+from paligemma.evaluation.classes import draw_classes
 from paligemma.evaluation.datasets.examples import EvaluationExample
 from paligemma.evaluation.predictions import Prediction, PredictionWriter, read_predictions
 from paligemma.evaluation.report import format_report
@@ -37,7 +38,8 @@ def evaluate_benchmark(
     batch_size: int = 16,
     limit: int | None = None,
 ) -> dict | None:
-    """The results, in the first process; None in the others. Writes results.json and worst.html.
+    """The results, in the first process; None in the others. Writes results.json and worst.html,
+    and classes.png where objects are detected.
 
     `load` makes the model on a device (None: its default). `limit` takes the first examples only.
     Raises ValueError for data that cannot be read, and if `out` holds predictions of another run.
@@ -72,6 +74,8 @@ def evaluate_benchmark(
     write_text(out / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     report = format_report(examples, answers, scored.per_example, pg.masks, results)
     write_text(out / "worst.html", report)
+    if scored.classes:
+        draw_classes(scored.classes, out / "classes.png")
     return results
 
 
@@ -169,6 +173,7 @@ def _make_results(
         "examples": count,
         "left_out": left_out,
         "scores": scored.scores,
+        "by_class": scored.classes.to_json() if scored.classes else None,
         "published": benchmark.published,
         "published_source": PUBLISHED_SOURCE if benchmark.published else None,
     }

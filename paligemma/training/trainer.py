@@ -30,7 +30,9 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from paligemma.checkpoints.io import write_json
 from paligemma.devices import best_device
+from paligemma.evaluation.classes import draw_classes
 from paligemma.training import checkpoint
 from paligemma.training.config import MuonOptions, Run, parse_run
 from paligemma.training.data import MixtureBatches
@@ -41,6 +43,7 @@ from paligemma.training.optimizer import make_optimizers, set_learning_rates
 from paligemma.training.plot import draw_curve
 from paligemma.training.sources import InvalidSample
 from paligemma.training.tokenizer import write_tokenizer
+from paligemma.training.validation import ScoredAnswers
 
 SHOWN_PLACES = 8  # samples that a message names at most
 # What may differ when a run goes on.
@@ -319,12 +322,13 @@ class Trainer:
         return {"eval_loss": loss} | {f"eval_{name}": score for name, score in scores.items()}
 
     def _score_answers(self) -> dict[str, float]:
-        """The scores of answers to `eval_data`, some drawn into predictions/; {} without them."""
+        """The scores of answers to `eval_data`, which are drawn too; {} without them."""
         if self.job.validation is None:
             return {}
         size = self.run.micro_batch_size or self.share
         model = cast(Answers, self.job.objective).model
-        scores, sheet = self.job.validation.measure(model, self.accelerator, size)
+        answers = self.job.validation.measure(model, self.accelerator, size)
+        scores = answers.scores
         wanted = self.run.metric_for_best_model
         if wanted not in (None, "loss", *scores):
             raise ValueError(
@@ -332,10 +336,19 @@ class Trainer:
             )
         self.eval_scores[self.step] = scores
         if self.accelerator.is_main_process:
-            folder = self.run.output_dir / "predictions"
-            folder.mkdir(parents=True, exist_ok=True)
-            sheet.save(folder / f"step-{self.step:08d}.png")
+            self._draw_answers(answers)
         return scores
+
+    def _draw_answers(self, answers: ScoredAnswers) -> None:
+        """Samples with their answers, and detection by class where objects are detected."""
+        name = f"step-{self.step:08d}"
+        predictions, classes = (self.run.output_dir / one for one in ("predictions", "classes"))
+        predictions.mkdir(parents=True, exist_ok=True)
+        answers.sheet.save(predictions / f"{name}.png")
+        if answers.classes:
+            classes.mkdir(parents=True, exist_ok=True)
+            draw_classes(answers.classes, classes / f"{name}.png")
+            write_json(classes / f"{name}.json", answers.classes.to_json())
 
     def _load(
         self, micro_batches: list[dict]

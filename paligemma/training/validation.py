@@ -1,13 +1,15 @@
 """Answers while training: the model is asked what `eval_data` asks, and its answers are scored."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from PIL import Image
 
 from paligemma.checkpoints.resolve import Checkpoint
+from paligemma.detections import parse
 from paligemma.evaluation.answers import score_answers
+from paligemma.evaluation.classes import ClassReport, report_classes
 from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions
 from paligemma.images import open_image
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
@@ -20,6 +22,18 @@ from paligemma.training.sources import InvalidSample, Sample
 
 SHOWN = 8  # samples whose answers are drawn beside the truth
 ROOM = 8  # tokens that an answer may have beyond twice the longest reference
+
+
+@dataclass(frozen=True)
+class ScoredAnswers:
+    """The scores of answers, a sheet of samples with truth and answer, and detection by class.
+
+    `classes` is None where no reference has an object.
+    """
+
+    scores: dict[str, float]
+    sheet: Image.Image
+    classes: ClassReport | None
 
 
 class Validation:
@@ -46,8 +60,8 @@ class Validation:
 
     def measure(
         self, model: PaliGemmaForConditionalGeneration, accelerator: Accelerator, batch_size: int
-    ) -> tuple[dict[str, float], Image.Image]:
-        """The scores of greedy answers, and a sheet of samples: each the truth and the answer.
+    ) -> ScoredAnswers:
+        """The scores of greedy answers.
 
         The samples are shared by the processes, and every one returns the same.
         """
@@ -61,11 +75,13 @@ class Validation:
             replies += zip(numbers, pg.generate_batch(images, prompts, self.options), strict=True)
         ordered = [reply for _, reply in sorted(gather_object(replies), key=lambda pair: pair[0])]
         decode_masks = pg.masks if self.has_masks else lambda objects: [None] * len(objects)
+        references = [sample.suffix for sample in self.samples]
+        detections = [reply.detections for reply in ordered]
         scores = score_answers(
             [sample.prefix for sample in self.samples],
-            [sample.suffix for sample in self.samples],
+            references,
             [reply.text for reply in ordered],
-            [reply.detections for reply in ordered],
+            detections,
             decode_masks,
         )
         shown = [
@@ -73,4 +89,7 @@ class Validation:
             for sample, reply in zip(self.samples[:SHOWN], ordered, strict=False)
             for one in (sample, replace(sample, suffix=reply.text))
         ]
-        return scores, samples_sheet(shown, decode_masks, ("truth:", "answer:"))
+        sheet = samples_sheet(shown, decode_masks, ("truth:", "answer:"))
+        targets = [parse(reference) for reference in references]
+        classes = report_classes(targets, detections) if any(targets) else None
+        return ScoredAnswers(scores, sheet, classes)

@@ -434,6 +434,17 @@ def test_detection_is_scored_as_pycocotools_scores_the_files(tmp_path, capsys):
     assert results["scores"]["map"] == pytest.approx(scored.stats[0], abs=1e-6)
     assert results["scores"]["ap50"] == pytest.approx(scored.stats[1], abs=1e-6)
     assert 0.5 < scored.stats[0] < 1
+    by_class = {one["class"]: one for one in results["by_class"]["classes"]}
+    assert {*by_class} == {"cat", "potted plant"}
+    for name, one in by_class.items():
+        precision = scored.eval["precision"][:, :, scored.params.catIds.index(numbers[name]), 0, 2]
+        assert one["map"] == pytest.approx(precision.mean())
+        assert one["ap50"] == pytest.approx(precision[0].mean())
+    # one cat is found by two boxes, another lies in the crowd
+    assert by_class["cat"] | {"ap50": 0, "map": 0} == {
+        "class": "cat", "objects": 2, "predicted": 2, "right": 2, "ap50": 0, "map": 0,
+    }  # fmt: skip
+    assert (out / "classes.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_published_figures_are_named_as_such(tmp_path):

@@ -607,6 +607,11 @@ def test_answers_are_scored_while_a_run_trains(home, tmp_path, capsys):
     # drawn, and nothing else differs
     names = {path.name for path in (tmp_path / "out" / "predictions").iterdir()}
     assert names == {f"step-{step:08d}.png" for step in (8, 16, 20)}
+    by_class = json.loads((tmp_path / "out" / "classes" / "step-00000020.json").read_text())
+    cat = next(one for one in by_class["classes"] if one["class"] == "cat")
+    boxes = sum("<loc" in one.suffix for one in samples)
+    assert cat["objects"] == boxes and cat["ap50"] == one.eval_scores[20]["ap50"]
+    assert (tmp_path / "out" / "classes" / "step-00000020.png").is_file()
     whole, other = runs.weights(home / "whole"), runs.weights(tmp_path / "out")
     assert all(torch.equal(value, other[name]) for name, value in whole.items())
     wanted = {"metric_for_best_model": "miou", "eval_metrics": True}

@@ -55,11 +55,19 @@ class DetectionTarget:
     @property
     def detections(self) -> list[Detection]:
         """The annotated objects, without crowds."""
+        return self._detections(crowds=False)
+
+    @property
+    def crowds(self) -> list[Detection]:
+        """The regions with objects that are not annotated one by one."""
+        return self._detections(crowds=True)
+
+    def _detections(self, crowds: bool) -> list[Detection]:
         names = {number: name for name, number in self.categories.items()}
         return [
             Detection(names[one.category_id], pixels_to_box(one.bbox, self.size))
             for one in self.annotations
-            if not one.iscrowd
+            if bool(one.iscrowd) == crowds
         ]
 
     @property

@@ -2,15 +2,23 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from paligemma.detections import Box, Detection, box_iou
 
 IMAGE_SIZE = 1000  # pixels a side in which fractions are compared; scores do not depend on it
+
+
+class AveragePrecision(NamedTuple):
+    """AP at an IoU of .5, and the mean over .50:.95 (COCO's mAP)."""
+
+    ap50: float
+    map: float
 
 
 def match_detections(
@@ -38,8 +46,15 @@ def match_detections(
 
 def average_precision(
     targets: Sequence[Sequence[Detection]], predictions: Sequence[Sequence[Detection]]
-) -> tuple[float, float]:
-    """(AP50, mAP@[.50:.95]) of predicted boxes, image by image; predictions need scores."""
+) -> AveragePrecision:
+    """AP50 and mAP of predicted boxes, image by image; predictions need scores."""
+    return mean_precision(average_precisions(targets, predictions).values())
+
+
+def average_precisions(
+    targets: Sequence[Sequence[Detection]], predictions: Sequence[Sequence[Detection]]
+) -> dict[str, AveragePrecision]:
+    """The average precision of each label that `targets` have: see `average_precision`."""
     labels = sorted({target.label for image in targets for target in image})
     category = {label: n for n, label in enumerate(labels, 1)}
     annotations = [
@@ -54,19 +69,30 @@ def average_precision(
         for one in image
         if one.label in category
     ]
-    return coco_average_precision(range(1, len(targets) + 1), annotations, results)
+    found = coco_average_precisions(range(1, len(targets) + 1), annotations, results)
+    return {label: found[number] for label, number in category.items()}
 
 
 def coco_average_precision(
     image_ids: Sequence[int], annotations: Sequence[dict], results: Sequence[dict]
-) -> tuple[float, float]:
-    """(AP50, mAP@[.50:.95]) of results over the images of these ids, by pycocotools.
+) -> AveragePrecision:
+    """AP50 and mAP of results over the images of these ids, by pycocotools.
 
     annotations: COCO's image_id, category_id, bbox (x, y, width, height in pixels), area, iscrowd.
     results: image_id, category_id, bbox, score. 0 if one of them is empty.
     """
-    if not results or not annotations:
-        return 0.0, 0.0
+    return mean_precision(coco_average_precisions(image_ids, annotations, results).values())
+
+
+def coco_average_precisions(
+    image_ids: Sequence[int], annotations: Sequence[dict], results: Sequence[dict]
+) -> dict[int, AveragePrecision]:
+    """The average precision of each category that has objects: see `coco_average_precision`."""
+    if not results:
+        numbers = {one["category_id"] for one in annotations if not one["iscrowd"]}
+        return dict.fromkeys(numbers, AveragePrecision(0.0, 0.0))
+    if not annotations:
+        return {}
     coco, found = COCO(), list(results)
     dataset = {
         "info": {},
@@ -83,8 +109,22 @@ def coco_average_precision(
         evaluation = COCOeval(coco, coco.loadRes(cast(Any, found)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
-    return float(evaluation.stats[1]), float(evaluation.stats[0])
+    # [thresholds, recalls, categories], for areas of all sizes and the most detections an image;
+    # -1 for a category of crowds alone
+    precision = np.asarray(evaluation.eval["precision"])[..., 0, -1]
+    by_category = zip(evaluation.params.catIds, np.moveaxis(precision, 2, 0), strict=True)
+    return {
+        int(number): AveragePrecision(float(each[0].mean()), float(each.mean()))
+        for number, each in by_category
+        if each.min() >= 0
+    }
+
+
+def mean_precision(precisions: Collection[AveragePrecision]) -> AveragePrecision:
+    """The mean over categories; 0 without any."""
+    if not precisions:
+        return AveragePrecision(0.0, 0.0)
+    return AveragePrecision(*(float(np.mean(each)) for each in zip(*precisions, strict=True)))
 
 
 def mean_overlap(targets: Sequence[Detection], predictions: Sequence[Detection]) -> float:
