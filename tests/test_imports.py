@@ -34,7 +34,7 @@ DRAW |= {"training.inspect", "cli.inference"}
 # What the app and `ui` may import: what a program outside would.
 APP = set(
     "tasks prompts fetch detections images devices reply generation pipeline "
-    "checkpoints interpret".split()
+    "checkpoints interpret synthetic".split()
 )
 
 

@@ -1,6 +1,7 @@
 """The image that all tabs use: uploaded, pasted, photographed, drawn, or an example."""
 
 import json
+import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -12,6 +13,7 @@ from gradio.components.image_editor import AcceptBlobs
 from gradio.utils import get_upload_folder
 
 from paligemma.images import open_image
+from paligemma.synthetic.scenes import render, sample
 from paligemma.tasks import TASKS
 from paligemma.ui.common import (
     FULL_SIZE,
@@ -33,6 +35,8 @@ WORLD_NOTE = (
     "pictures will be wrong. For photographs, load a published PaliGemma."
 )
 GONE_NOTE = "The picture that was here is gone: upload it again, or choose another one."
+SCENE_SIDE = 512  # pixels of a random scene
+FIRST_SEED = 2_000_000  # those below are trained and evaluated on
 MAX_DRAWING_BYTES = 8 * 2**20  # of the file of one drawing
 MAX_DRAWINGS_BYTES = 64 * 2**20  # of all pages' drawings that wait to be used
 
@@ -110,7 +114,9 @@ class ImageInput:
             "Use it on photographs", size="sm", visible=False, elem_classes="open-models"
         )
         self.own_name = gr.Textbox(visible=False)  # of the visitor's picture, for a reload
-        gr.Markdown("**Try an example**", visible=bool(examples))
+        with gr.Row(elem_id="examples-head"):
+            gr.Markdown("**Try an example**" if examples else "", min_width=80)
+            self.random_scene = gr.Button("New random scene", size="sm", scale=0)
         with gr.Row(elem_id="examples"):
             self.cards = [gr.Button(example.label, icon=example.image) for example in examples]
 
@@ -118,6 +124,12 @@ class ImageInput:
     def outputs(self) -> list[Component]:
         """What a new picture changes."""
         return [self.image, self.own_name, self.note, self.open_models]
+
+    def show_random_scene(self, path: str) -> Updates:
+        """A scene of the built-in model's world, whatever was open."""
+        name = "/".join(Path(path).parts[-2:])
+        opened = {self.image: path, self.own_name: name, self.tabs: gr.Tabs(selected="image")}
+        return self.reset_image() | opened
 
     def show_own(self, models: ModelManager, path: str) -> Updates:
         """A visitor's own picture, and whether the model can know it."""
@@ -147,6 +159,14 @@ def save_png(path: str) -> str:
     """The image in a format that browsers show, of the same size: the path of its file."""
     with FULL_SIZE:
         return save_pil_to_cache(open_image(path), get_upload_folder(), format="png")
+
+
+def draw_random_scene() -> str:
+    """The path of a new scene as the built-in model was trained on, of two objects at least."""
+    scene = sample(secrets.randbelow(2**31) + FIRST_SEED)
+    while len(scene.items) < 2:
+        scene = sample(scene.seed + 1)
+    return save_pil_to_cache(render(scene, SCENE_SIDE), get_upload_folder(), format="png")
 
 
 class Drawings:

@@ -16,6 +16,7 @@ from paligemma.ui.image_input import (
     GONE_NOTE,
     GalleryExample,
     ImageInput,
+    draw_random_scene,
     load_examples,
     read_drawing,
     readable_path,
@@ -163,11 +164,13 @@ class Layout:
     def _wire_image(self) -> None:
         """A new picture and the reset of the tabs are one event, and runs wait for its end."""
         source, image, page = self.input, self.input.image, self.page
-        shown = list(dict.fromkeys([*source.outputs, *self.tab_outputs, *page.run_buttons]))
+        shown = [*source.outputs, source.tabs, *self.tab_outputs, *page.run_buttons]
+        shown = list(dict.fromkeys(shown))
         for event, handler, value in (
             (image.upload, self.take_upload, image),
             (source.canvas.input, self.take_drawing, source.canvas),
             (source.draw_tab.select, self.return_to_drawing, [source.canvas, image]),
+            (source.random_scene.click, self.take_random_scene, None),
         ):
             page.hold_runs(event)
             taken = event(handler, value, shown, preprocess=False, **LATEST)
@@ -177,7 +180,8 @@ class Layout:
         source.draw_tab.select(None, js="() => selectBrush()", **PRIVATE)
         image.clear(None, js="() => rememberImage('')", cancels=page.run_events, **PRIVATE)
         image.clear(self.clear_image, None, shown[1:], **UNQUEUED)  # another may be there by then
-        self.url_state.wire([image.upload, source.canvas.input, image.clear])
+        new_picture = [image.upload, source.canvas.input, image.clear, source.random_scene.click]
+        self.url_state.wire(new_picture)
 
     def _wire_card(self, card: gr.Button, example: GalleryExample) -> None:
         stopped = card.click(
@@ -238,7 +242,7 @@ class Layout:
     @property
     def model_outputs(self) -> list[Component]:
         parts = [part for tab in self.model_tabs for part in tab.model_outputs]
-        return [self.page.header, self.model_version, *parts]
+        return [self.page.header, self.model_version, self.input.random_scene, *parts]
 
     def show_model(self) -> Updates:
         """What the page says of the model."""
@@ -247,6 +251,7 @@ class Layout:
             self.model_version: self.models.version,
         }
         if (model := self.models.current) is not None:
+            updates[self.input.random_scene] = gr.Button(visible=model.is_built_in)
             for tab in self.model_tabs:
                 updates |= tab.show_model(model)
         return updates
@@ -272,6 +277,12 @@ class Layout:
         path = read_drawing(self.input.drawings, canvas)
         image = self.show_own(path) if path else self.input.reset_image()
         return self.page.allow_runs() | self.reset_tabs() | image
+
+    def take_random_scene(self) -> Updates:
+        """A new scene as the image, and all tabs without an answer."""
+        path = draw_random_scene()
+        self.demo.upload_file_set.add(path)  # as in `show_own`
+        return self.page.allow_runs() | self.reset_tabs() | self.input.show_random_scene(path)
 
     def return_to_drawing(self, canvas: dict | None, image: dict | None) -> Updates:
         """The same when the canvas is opened, unless it is empty or its drawing is the image."""

@@ -482,6 +482,23 @@ def test_every_tab_shows_what_was_answered_and_nothing_else(layout, path, pg):
         assert screen[page.header] == header_html(layout.models)
 
 
+def test_a_random_scene_is_a_new_picture_that_the_built_in_model_knows(layout, monkeypatch):
+    source, pictures = layout.input, set()
+    seeds = iter((3, 4))
+    monkeypatch.setattr(image_input.secrets, "randbelow", lambda limit: next(seeds))
+    for _ in range(2):
+        updates = layout.take_random_scene()
+        pictures.add(updates[source.image])
+        assert not updates[source.note] and not updates[source.open_models].visible
+        assert updates[source.tabs].selected == "image", "it is seen where it was asked for"
+        assert set(layout.tab_outputs) <= updates.keys(), "no former answer stays beside it"
+        assert all(updates[button].interactive for button in layout.page.run_buttons)
+    assert len(pictures) == 2 and pictures <= layout_module.temp_files(layout.demo)
+    assert {Image.open(path).size for path in pictures} == {(512, 512)}
+    button = layout.input.random_scene
+    assert layout.show_model()[button].visible == layout.models.loaded.is_built_in
+
+
 def test_the_inside_of_the_model_is_not_shown_of_a_former_one(layout):
     tab, updates = layout.how_it_works, layout.reset_after_switch()
     assert updates[tab.diagram] == "Another model was loaded: open this tab again."
