@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 from weakref import ref
 
 import gradio as gr
 from gradio.components import Component
 
 from paligemma.pipeline import PaliGemma
-from paligemma.reply import Reply, Token
+from paligemma.reply import Reply
 from paligemma.ui.common import (
     PRIVATE,
     UNQUEUED,
@@ -43,18 +43,27 @@ class LastRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class ShownAnswer:
-    """The answer that a tab shows: the path of its image, its prompt, and its model."""
+    """The answer that a tab shows: the path of its image, its reply, and its model."""
 
     path: str
-    prompt: str
-    tokens: tuple[Token, ...]
+    reply: Reply
     model: ref[PaliGemma]
-    is_cut_off: bool
+
+    @property
+    def prompt(self) -> str:
+        return self.reply.prompt or ""
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.reply.is_cut_off
 
     @property
     def upload(self) -> Upload:
         """Its image, decoded now."""
         return Upload(self.path, open_for_page(self.path))
+
+
+Answer = TypeVar("Answer", bound=ShownAnswer)
 
 
 class RunControls(NamedTuple):
@@ -65,21 +74,46 @@ class RunControls(NamedTuple):
     status: gr.Markdown
 
 
-class AnswerButtons(NamedTuple):
-    """What can be done with a tab's answer.
+class ContinueButton(NamedTuple):
+    """A button that continues a tab's answer where that was cut off.
 
-    `answer` is the State of a `ShownAnswer`, None while there is no finished one. `resume`
-    continues one that was cut off; `attend` shows its attention maps; `copy` copies its text.
+    `answer` is the State of a `ShownAnswer`, None while there is no finished one.
     """
 
-    resume: gr.Button
-    attend: gr.Button
-    copy: gr.Button
+    button: gr.Button
     answer: gr.State
 
     @property
+    def outputs(self) -> list[Component]:
+        return [self.button, self.answer]
+
+    def show(self, answer: ShownAnswer) -> Updates:
+        """The outputs for a finished answer."""
+        return {self.button: gr.Button(visible=answer.is_cut_off), self.answer: answer}
+
+    def reset(self) -> Updates:
+        return {self.button: gr.Button(visible=False), self.answer: None}
+
+
+class AnswerButtons(NamedTuple):
+    """What can be done with a tab's answer.
+
+    `resume` continues one that was cut off; `attend` shows its attention maps; `copy` copies its
+    text.
+    """
+
+    resume: ContinueButton
+    attend: gr.Button
+    copy: gr.Button
+
+    @property
+    def answer(self) -> gr.State:
+        """The State of a `ShownAnswer`, None while there is no finished one."""
+        return self.resume.answer
+
+    @property
     def buttons(self) -> list[Component]:
-        return [self.resume, self.attend, self.copy]
+        return [self.resume.button, self.attend, self.copy]
 
     @property
     def outputs(self) -> list[Component]:
@@ -90,16 +124,14 @@ class AnswerButtons(NamedTuple):
 
     def show(self, path: str, reply: Reply, model: PaliGemma) -> Updates:
         """The buttons for the last reply about the image at `path`."""
-        answer = ShownAnswer(path, reply.prompt or "", reply.tokens, ref(model), reply.is_cut_off)
-        return {
-            self.resume: gr.Button(visible=reply.is_cut_off),
+        return self.resume.show(ShownAnswer(path, reply, ref(model))) | {
             self.attend: gr.Button(visible=bool(reply.tokens)),
             self.copy: gr.Button(visible=bool(reply.text.strip())),
-            self.answer: answer,
         }
 
     def reset(self) -> Updates:
-        return dict.fromkeys(self.buttons, gr.Button(visible=False)) | {self.answer: None}
+        hidden = gr.Button(visible=False)
+        return self.resume.reset() | {self.attend: hidden, self.copy: hidden}
 
 
 class Tab(Protocol):
@@ -166,16 +198,21 @@ class Page:
         self.stop_buttons.append(stop)
         return RunControls(run, stop, status)
 
+    def continue_button(self, key: str) -> ContinueButton:
+        """Create it, below the answer: its coming would move what is under it."""
+        button = gr.Button("Continue", size="sm", visible=False, elem_id=f"continue-{key}")
+        self.run_buttons.append(button)
+        return ContinueButton(button, gr.State())
+
     def answer_buttons(self, key: str) -> AnswerButtons:
         """Create them, below the answer: their coming would move what is under them."""
         with gr.Row(elem_classes="hints"):
-            resume = gr.Button("Continue", size="sm", visible=False, elem_id=f"continue-{key}")
+            resume = self.continue_button(key)
             attend = gr.Button(
                 "Where did it attend?", size="sm", visible=False, elem_id=f"attend-{key}"
             )
             copy = gr.Button("Copy answer", size="sm", visible=False)
-        self.run_buttons.append(resume)
-        return AnswerButtons(resume, attend, copy, gr.State())
+        return AnswerButtons(resume, attend, copy)
 
     def on_run(
         self,
@@ -218,6 +255,23 @@ class Page:
         self.run_events.append(event)
         return event
 
+    def on_continue(
+        self,
+        key: str,
+        controls: RunControls,
+        resume: ContinueButton,
+        handler: Callable,
+        inputs: Mapping[str, Component],
+        outputs: list[Component],
+    ):
+        """Call the model when `resume` is pressed, as `on_run`.
+
+        `handler` gets what is to be continued as `cut`, before `inputs`.
+        """
+        inputs = {"cut": resume.answer, **inputs}
+        key = f"{key}_continue"
+        return self.on_run(key, controls, handler, inputs, outputs, button=resume.button)
+
     def hold_runs(self, event: Callable) -> None:
         """Cancel all runs when `event` happens, and disable their buttons until `allow_runs`.
 
@@ -236,7 +290,7 @@ class Page:
             raise ValueError(f"Another model was loaded since: {advice}.")
         return self.model
 
-    def answer_to_continue(self, cut: ShownAnswer | None, advice: str) -> ShownAnswer:
+    def answer_to_continue(self, cut: Answer | None, advice: str) -> Answer:
         """The answer to continue; raises ValueError for none, and for another model's."""
         if not (isinstance(cut, ShownAnswer) and cut.is_cut_off):
             raise ValueError(f"There is no answer to continue here: {advice}.")

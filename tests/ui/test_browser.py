@@ -471,6 +471,15 @@ def test_a_cut_answer_is_continued_on_the_page(built_in):
         at_rest(built_in)
     whole = "a red anchor and a brown wheel on a teal background"
     expect(panel(built_in).get_by_label("Raw output")).to_have_value(whole)
+    for name, button in ("Attention", "Show attention"), ("Compare", "Compare"):
+        tab(built_in, name).click()
+        expect(panel(built_in).get_by_label("Raw prompt")).to_have_value("caption en")
+        press(built_in, button)
+        expect(panel(built_in).get_by_role("button", name="Continue")).to_be_enabled()
+        expect(panel(built_in)).to_contain_text("cut off at 3 tokens")
+        press(built_in, "Continue")
+        expect(panel(built_in)).to_contain_text("cut off at 6 tokens")
+        at_rest(built_in)
     built_in.goto(built_in.url.split("?")[0])  # without the limit, for the next test
     built_in.wait_for_function("window.restored")
 

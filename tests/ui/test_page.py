@@ -1,9 +1,11 @@
 """The parts of the page, as programs use them: regions, comparisons, batches, links, endpoints."""
 
 import asyncio
+import gc
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -297,7 +299,7 @@ def test_a_cut_answer_is_continued_where_it_was_cut(pg, page, path):
     two, asked = {"max_new_tokens": 2}, {"text": "long", "language": "en"}
     pg.answers["answer en long"] = ["0", "1", "2", "3", "4"]
     *_, first = tab.answer(page, file, **asked, **two, history=[("earlier", "yes")])
-    assert first[tab.raw] == "01" and first[buttons.resume].visible
+    assert first[tab.raw] == "01" and first[buttons.resume.button].visible
     assert first[controls.status].startswith("Not complete.")
     assert "cut off at 2 tokens" in first[controls.status]
     assert first[tab.history] == [("earlier", "yes"), ("long", "01")]
@@ -305,7 +307,7 @@ def test_a_cut_answer_is_continued_where_it_was_cut(pg, page, path):
     assert second[tab.raw] == "0123" and "cut off at 4 tokens" in second[controls.status]
     *_, last = tab.continue_answer(page, second[buttons.answer], history=second[tab.history], **two)
     assert last[tab.raw] == "01234" and last[controls.status].startswith("Done.")
-    assert not last[buttons.answer].is_cut_off and not last[buttons.resume].visible
+    assert not last[buttons.answer].is_cut_off and not last[buttons.resume.button].visible
     assert last[tab.history] == [("earlier", "yes"), ("long", "01234")]
 
 
@@ -326,6 +328,40 @@ def test_a_described_region_is_continued(page, path, region_tab):
     *_, first = tab.run(page, file, "25 25 50 75", "region", "", "en", max_new_tokens=1)
     *_, whole = tab.continue_answer(page, first[tab.answer_buttons.answer])
     assert first[tab.raw] == "a" and whole[tab.raw] == "a red box"
+
+
+def test_a_cut_answer_is_continued_before_it_is_explained(page, path):
+    with gr.Blocks(), gr.Tabs():
+        tab = attention.AttentionTab(page)
+    file, shown = {"path": str(path)}, {"view": "middle", "opacity": 0.5}
+    first = last_of(tab.explain(page, file, "caption en", **shown, max_new_tokens=2))
+    assert first[tab.resume.button].visible and len(first[tab.tokens].choices) == 2
+    whole = last_of(tab.continue_answer(page, first[tab.resume.answer], **shown))
+    assert not whole[tab.resume.button].visible and len(whole[tab.tokens].choices) == 3
+    assert whole[tab.answer].token_texts == ["a", " red", " cat"]
+    assert whole[tab.controls.status].startswith("Done.")
+    with pytest.raises(ValueError, match="to continue here: press Show attention again"):
+        list(tab.continue_answer(page, whole[tab.resume.answer], **shown))
+
+
+def test_the_compared_answers_that_were_cut_are_continued(page, path, pg, monkeypatch):
+    with gr.Blocks(), gr.Tabs():
+        tab = compare.CompareTab(page)
+    others = [Scripted({"caption en": ["a", " red"]})]
+    monkeypatch.setattr(page.models, "load_comparison", lambda *_: others[0])
+    file, asked = {"path": str(path)}, ("caption en", None, "bfloat16")
+    first = last_of(tab.compare(page, file, *asked, max_new_tokens=2))
+    assert first[tab.controls.status] == "Same answer so far." and first[tab.resume.button].visible
+    asks = len(others[0].log)
+    whole = last_of(tab.continue_answers(page, first[tab.resume.answer]))
+    assert whole[tab.controls.status] == "Different answers."
+    assert "<td>a red cat</td><td>a red</td>" in whole[tab.table]
+    assert not whole[tab.resume.button].visible
+    assert len(others[0].log) == asks, "its answer was whole"
+    others.clear()
+    gc.collect()
+    with pytest.raises(ValueError, match="no longer loaded: press Compare again"):
+        list(tab.continue_answers(page, first[tab.resume.answer]))
 
 
 def test_there_is_nothing_to_continue(page, pg, path, region_tab):
@@ -506,9 +542,12 @@ def test_the_inside_of_the_model_is_not_shown_of_a_former_one(layout):
 
 
 def test_no_former_comparison_or_batch_stays_beside_a_failure(page, path):
-    prepared = compare.resolve_comparison(page, "nowhere/at all", {"path": str(path)}, "ocr")
-    _, _, table, slider = next(prepared)
-    assert table == "" and not slider.visible
+    with gr.Blocks(), gr.Tabs():
+        tab = compare.CompareTab(page)
+    prepared = tab.resolve(page, "nowhere/at all", {"path": str(path)}, "ocr")
+    screen = next(prepared)
+    assert not screen[tab.table] and not screen[tab.slider].visible
+    assert screen[tab.checkpoint] is screen[tab.resume.answer] is None
     with pytest.raises(ValueError):
         list(prepared)
     run = batch.run_batch(page, None, "ocr")
@@ -595,9 +634,16 @@ def test_the_map_of_a_word_belongs_to_no_answer(page, path, tmp_path):
 def test_two_precisions_side_by_side(tmp_path):
     models = ModelManager(PaliGemma.load())
     page = empty_page(models)
-    shown = {"path": str(EXAMPLES / "harbour.png")}
+    with gr.Blocks(), gr.Tabs():
+        tab = compare.CompareTab(page)
+    shown = {"path": shutil.copy(EXAMPLES / "harbour.png", tmp_path)}
+
+    def run(prompt, checkpoint, dtype):
+        screen = last_of(tab.compare(page, shown, prompt, checkpoint, dtype))
+        return screen[tab.table], screen[tab.slider], screen[tab.controls.status]
+
     sides = models.resolve_comparison("built-in")
-    *_, (table, slider, line) = compare.compare(page, shown, "detect anchor", sides, "bfloat16")
+    table, slider, line = run("detect anchor", sides, "bfloat16")
     assert "float32" in table and "bfloat16" in table and table.count("tokens/s") == 2
     assert slider.constructor_args["visible"] and line in ("Same answer.", "Different answers.")
     left, right = slider.constructor_args["value"]
@@ -606,10 +652,10 @@ def test_two_precisions_side_by_side(tmp_path):
     assert models.load_comparison(sides, "bfloat16") is comparison, "it stays loaded"
     other = models.resolve_comparison(str(tiny.write(tmp_path / "one")))
     assert models.load_comparison(other, "float32").name == "one"
-    *_, (table, slider, line) = compare.compare(page, shown, "detect anchor", other, "float32")
+    table, slider, line = run("detect anchor", other, "float32")
     assert "<b>one</b>" in table and models.current.is_built_in
     with pytest.raises(ValueError, match="There is no prompt yet"):
-        list(compare.compare(page, shown, " ", other, "float32"))
+        run(" ", other, "float32")
 
 
 # ----------------------------------------------------------------------------------------- batch
@@ -648,7 +694,7 @@ def test_a_batch_says_what_is_empty_and_what_is_cut_off(page, path):
     *_, (_, table, _, line) = batch.run_batch(
         page, [{"path": str(path)}], "caption en", max_new_tokens=2
     )
-    assert "a red <i>(cut off at 2 tokens)</i>" in table
+    assert "a red <i>(cut off at 2 tokens: raise Max new tokens in Settings)</i>" in table
     assert line == "Done: 1 answered, 1 of them cut off."
 
 

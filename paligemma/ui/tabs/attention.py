@@ -4,7 +4,7 @@ Maps stay in memory: another token, layer or head does not call the model. Gradi
 attention of a patch inside the vision tower, are computed when they are asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -14,8 +14,10 @@ from weakref import ref
 import gradio as gr
 from PIL import Image
 
+from paligemma.generation import SamplingOptions
 from paligemma.interpret.explain import CHEAP_VIEWS, DEFAULT_VIEW, VIEWS
 from paligemma.prompts import likely_prompt, prompt_note
+from paligemma.reply import Token
 from paligemma.ui.attention_maps import (
     VIEW_NAMES,
     ExplainedAnswer,
@@ -34,6 +36,7 @@ from paligemma.ui.common import (
     PRIVATE,
     UNQUEUED,
     WAITING,
+    Upload,
     answer_notes,
     in_model_queue,
     open_for_page,
@@ -45,7 +48,7 @@ from paligemma.ui.common import (
 )
 from paligemma.ui.errors import escape_markdown
 from paligemma.ui.inputs import read_choice, read_number, read_text
-from paligemma.ui.page import Component, LastRequest, Page, Updates
+from paligemma.ui.page import Component, LastRequest, Page, ShownAnswer, Updates
 from paligemma.ui.settings import sampling_options
 from visualize import contact_sheet, visible
 
@@ -76,6 +79,8 @@ class AttentionTab:
             self.tokens = gr.Radio(
                 [], label="Answer, token by token", visible=False, elem_id="tokens"
             )
+            with gr.Row(elem_classes="hints"):
+                self.resume = page.continue_button(self.key)
             views = [(label, view) for view, label in VIEW_NAMES.items()]
             with gr.Row():
                 with gr.Column(scale=3, min_width=280):
@@ -125,7 +130,7 @@ class AttentionTab:
     def outputs(self) -> list[Component]:
         chosen: list[Component] = [self.answer, self.tokens, self.layer]
         shown = [*self._shown, self.patch, self.tower, *self._whole]
-        return [*chosen, *shown, self.likely, self.controls.status]
+        return [*chosen, *shown, self.likely, *self.resume.outputs, self.controls.status]
 
     @property
     def _map(self) -> list[Component]:
@@ -144,24 +149,18 @@ class AttentionTab:
         tokens = gr.Radio([], value=None, visible=False)
         chosen = {self.tokens: tokens, self.layer: gr.Slider(value=0)}
         likely = {self.likely: gr.Button(visible=False)}
-        return dict.fromkeys(self.outputs) | chosen | hidden | likely
+        return dict.fromkeys(self.outputs) | chosen | hidden | likely | self.resume.reset()
 
     def wire(self, page: Page) -> None:
         page.run_on_enter(self.prompt, self.key)
         used = self.likely.click(lambda prompt: prompt, self.likely, self.prompt, **UNQUEUED)
         used.then(None, js=f'() => pressRun("{self.key}")', **PRIVATE)
-        page.on_run(
-            self.key,
-            self.controls,
-            partial(self.explain, page),
-            {
-                "image": page.image,
-                "prompt": self.prompt,
-                "view": self.view,
-                "opacity": self.opacity,
-            },
-            [page.last_request, *self.outputs],
-        )
+        display: dict[str, Component] = {"view": self.view, "opacity": self.opacity}
+        asked = {"image": page.image, "prompt": self.prompt} | display
+        outputs = [page.last_request, *self.outputs]
+        page.on_run(self.key, self.controls, partial(self.explain, page), asked, outputs)
+        rest = partial(self.continue_answer, page)
+        page.on_continue(self.key, self.controls, self.resume, rest, display, outputs)
         chosen = [self.answer, self.tokens, self.view, self.layer, self.opacity]
         for part in self.tokens, self.layer:
             part.input(show_token, chosen, self._shown, preprocess=False, **LATEST)
@@ -203,13 +202,33 @@ class AttentionTab:
     ) -> Iterator[dict]:
         """Stream the answer, then explain it."""
         yield self.reset() | {self.controls.status: WAITING}
-        model = page.model
         upload, options = open_upload(image), sampling_options(**settings)
-        prompt = raw_prompt(prompt)
+        yield from self._stream(page, upload, raw_prompt(prompt), options, view, opacity)
+
+    def continue_answer(
+        self, page: Page, cut: ShownAnswer | None, view: str, opacity: float, **settings
+    ) -> Iterator[dict]:
+        """Stream the rest of an answer that was cut off, then explain the whole."""
+        cut = page.answer_to_continue(cut, ADVICE)
+        options, tokens = sampling_options(**settings), cut.reply.tokens
+        yield {self.controls.status: WAITING}
+        yield from self._stream(page, cut.upload, cut.prompt, options, view, opacity, tokens)
+
+    def _stream(
+        self,
+        page: Page,
+        upload: Upload,
+        prompt: str,
+        options: SamplingOptions,
+        view: str,
+        opacity: float,
+        tokens: Sequence[Token] = (),
+    ) -> Iterator[Updates]:
+        """The outputs while there is an answer, which begins with `tokens`, and at its end."""
         read_choice(view, list(VIEWS), "A view")
         read_number(opacity, 0, 1, "Opacity")
-        run = page.start_run()
-        with closing(run.stream(model, upload.image, prompt, options)) as replies:
+        model, run = page.model, page.start_run()
+        with closing(run.stream(model, upload.image, prompt, options, tokens)) as replies:
             for reply in replies:
                 yield {self.controls.status: f"{timing_text(reply)}…"}
         if note := prompt_note(prompt):
@@ -223,15 +242,17 @@ class AttentionTab:
         answer = ExplainedAnswer(upload.path, prompt, ref(model), self.store)
         self.store.put(answer, explanation)
         texts = answer.token_texts
-        tokens = [(f"{n} {visible(text)}", n - 1) for n, text in enumerate(texts, 1)]
+        choices = [(f"{n} {visible(text)}", n - 1) for n, text in enumerate(texts, 1)]
         shown = show_token(answer, 0, view, 0, opacity, upload.image)
         yield {
             self.answer: answer,
-            self.tokens: gr.Radio(tokens, value=0, visible=True),
+            self.tokens: gr.Radio(choices, value=0, visible=True),
             self.layer: layer_slider(answer, view),
             page.last_request: LastRequest(prompt, texts),
             self.controls.status: status,
-        } | dict(zip(self._shown, shown, strict=True))
+            **self.resume.show(ShownAnswer(upload.path, reply, ref(model))),
+            **dict(zip(self._shown, shown, strict=True)),
+        }
 
 
 def change_view(page: Page, answer: ExplainedAnswer | None, token, view, layer, opacity) -> tuple:

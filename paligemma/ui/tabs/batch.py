@@ -21,7 +21,7 @@ from typing import NamedTuple
 import gradio as gr
 from PIL import Image
 
-from paligemma.generation import SamplingOptions
+from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions
 from paligemma.pipeline import PaliGemma
 from paligemma.prompts import prompt_note, unknown_names, unknown_note
 from paligemma.reply import Reply
@@ -282,8 +282,16 @@ def _answer_cell(result: BatchResult) -> str:
     if result.reply is None:
         return escape(result.error)
     text = escape(result.reply.text.strip()) or f"<i>{NO_TEXT}</i>"
-    cut = f" <i>(cut off at {len(result.reply.tokens)} tokens)</i>"
-    return text + cut * result.reply.is_cut_off
+    return text + f" <i>({_cut_note(result.reply)})</i>" * result.reply.is_cut_off
+
+
+def _cut_note(reply: Reply) -> str:
+    """Which limit cut an answer off, and what to change for a whole one."""
+    if reply.finish_reason == "time":
+        return "cut off at the time limit: run fewer pictures at once"
+    count = len(reply.tokens)
+    advice = ": raise Max new tokens in Settings" * (count < MAX_NEW_TOKENS)
+    return f"cut off at {count} tokens{advice}"
 
 
 def results_zip(results: Sequence[BatchResult], prompt: str) -> bytes:

@@ -1,10 +1,11 @@
 """One prompt, two models, resolutions or precisions: answers, times and drawings side by side."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from html import escape
+from weakref import ref
 
 import gradio as gr
 from PIL import Image
@@ -13,10 +14,11 @@ from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
 from paligemma.prompts import prompt_note
-from paligemma.reply import Reply
+from paligemma.reply import Reply, Token
 from paligemma.ui.common import (
     NO_TEXT,
     WAITING,
+    Upload,
     answer_notes,
     open_upload,
     raw_prompt,
@@ -29,10 +31,11 @@ from paligemma.ui.errors import escape_markdown
 from paligemma.ui.inputs import read_choice
 from paligemma.ui.model_picker import model_choices, resolve_with_progress
 from paligemma.ui.model_run import ModelRun
-from paligemma.ui.page import Component, Page, Updates
+from paligemma.ui.page import Component, Page, ShownAnswer, Updates
 from paligemma.ui.settings import sampling_options
 from visualize import draw_objects
 
+ADVICE = "press Compare again"
 DTYPES = ["float32", "bfloat16", "float16"]
 
 
@@ -40,10 +43,24 @@ DTYPES = ["float32", "bfloat16", "float16"]
 class ModelAnswer:
     """One model's answer."""
 
-    name: str
-    facts: str
+    model: PaliGemma
     reply: Reply
-    drawing: Image.Image
+
+    def draw(self, image: Image.Image) -> Image.Image:
+        """Its objects in the image, as large as results are shown."""
+        detections = self.reply.detections
+        return draw_objects(resize_for_display(image), detections, self.model.masks(detections))
+
+
+@dataclass(frozen=True)
+class Comparison(ShownAnswer):
+    """The current model's answer that the tab shows, and the other model's."""
+
+    other: ShownAnswer
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.reply.is_cut_off or self.other.reply.is_cut_off
 
 
 class CompareTab:
@@ -68,6 +85,8 @@ class CompareTab:
                 )
             self.controls = page.run_controls("Compare", self.key)
             self.table = gr.HTML(label="Side by side")
+            with gr.Row(elem_classes="hints"):
+                self.resume = page.continue_button(self.key)
             self.slider = gr.ImageSlider(
                 label="Left: the current model",
                 format="png",
@@ -87,92 +106,122 @@ class CompareTab:
 
     @property
     def outputs(self) -> list[Component]:
-        return [self.table, self.slider, self.controls.status]
+        return [self.table, self.slider, *self.resume.outputs, self.controls.status]
 
     def reset(self) -> Updates:
-        return dict.fromkeys(self.outputs) | {self.slider: gr.ImageSlider(None, visible=False)}
+        hidden = {self.slider: gr.ImageSlider(None, visible=False)}
+        return dict.fromkeys(self.outputs) | hidden | self.resume.reset()
 
     def wire(self, page: Page) -> None:
         page.run_on_enter(self.prompt, self.key)
+        asked = {"image": page.image, "prompt": self.prompt}
+        asked |= {"checkpoint": self.checkpoint, "dtype": self.dtype}
         page.on_run(
             self.key,
             self.controls,
-            partial(compare, page),
-            {
-                "image": page.image,
-                "prompt": self.prompt,
-                "checkpoint": self.checkpoint,
-                "dtype": self.dtype,
-            },
+            partial(self.compare, page),
+            asked,
             self.outputs,
             prepare=(
-                partial(resolve_comparison, page),
+                partial(self.resolve, page),
                 [self.source, page.image, self.prompt],
-                [self.checkpoint, self.controls.status, self.table, self.slider],
+                [self.checkpoint, *self.outputs],
             ),
         )
+        rest = partial(self.continue_answers, page)
+        page.on_continue(self.key, self.controls, self.resume, rest, {}, self.outputs)
 
+    def resolve(
+        self, page: Page, source: str | None, image: dict | None, prompt: str
+    ) -> Iterator[Updates]:
+        """Resolve the other model, once there are an image and a prompt; a former answer goes."""
+        yield self.reset() | {self.checkpoint: None, self.controls.status: WAITING}
+        upload_path(image)
+        raw_prompt(prompt)
+        for checkpoint, status in resolve_with_progress(page.models.resolve_comparison, source):
+            yield {self.checkpoint: checkpoint, self.controls.status: status}
 
-def resolve_comparison(
-    page: Page, source: str | None, image: dict | None, prompt: str
-) -> Iterator[tuple]:
-    """Resolve the other model, once there are an image and a prompt; a former answer goes."""
-    hidden = "", gr.ImageSlider(None, visible=False)
-    yield None, WAITING, *hidden
-    upload_path(image)
-    raw_prompt(prompt)
-    for checkpoint, status in resolve_with_progress(page.models.resolve_comparison, source):
-        yield checkpoint, status, *hidden
+    def compare(
+        self,
+        page: Page,
+        image: dict | None,
+        prompt: str,
+        checkpoint: Checkpoint | None,
+        dtype: str,
+        **settings,
+    ) -> Iterator[Updates]:
+        """Stream the current model's answer, the loading of the other model, and its answer."""
+        yield self.reset() | {self.controls.status: WAITING}
+        upload, options = open_upload(image), sampling_options(**settings)
+        prompt = raw_prompt(prompt)
+        read_choice(dtype, DTYPES, "The precision")
+        left = right = None
+        run = page.start_run()
+        for left in stream_answer(run, page.model, upload.image, prompt, options):
+            yield self._show_unfinished([left], left)
+        assert left
+        yield {self.controls.status: "Loading the other model…"}
+        other = page.models.load_comparison(checkpoint, dtype)
+        for right in stream_answer(run, other, upload.image, prompt, options):
+            yield self._show_unfinished([left, right], right)
+        assert right
+        yield self._show(upload, left, right)
 
+    def continue_answers(self, page: Page, cut: Comparison | None, **settings) -> Iterator[Updates]:
+        """Stream the rest of each answer that was cut off, after what there is of it."""
+        cut = page.answer_to_continue(cut, ADVICE)
+        if (other := cut.other.model()) is None:
+            raise ValueError(f"The other model is no longer loaded: {ADVICE}.")
+        options, upload = sampling_options(**settings), cut.upload
+        yield {self.controls.status: WAITING}
+        answers = [ModelAnswer(page.model, cut.reply), ModelAnswer(other, cut.other.reply)]
+        run = page.start_run()
+        for place, answer in enumerate(answers):
+            if not answer.reply.is_cut_off:
+                continue
+            model, tokens = answer.model, answer.reply.tokens
+            for longer in stream_answer(run, model, upload.image, cut.prompt, options, tokens):
+                answers[place] = longer
+                yield self._show_unfinished(answers, longer)
+        yield self._show(upload, *answers)
 
-def compare(
-    page: Page,
-    image: dict | None,
-    prompt: str,
-    checkpoint: Checkpoint | None,
-    dtype: str,
-    **settings,
-) -> Iterator[tuple]:
-    """Stream the current model's answer, the loading of the other model, and its answer."""
-    unchanged = gr.skip()
-    upload, options, prompt = (
-        open_upload(image),
-        sampling_options(**settings),
-        raw_prompt(prompt),
-    )
-    read_choice(dtype, DTYPES, "The precision")
-    yield "", gr.ImageSlider(visible=False), WAITING
-    left = right = None
-    run = page.start_run()
-    for left in stream_answer(run, page.model, upload.image, prompt, options):
-        yield comparison_table([left]), unchanged, status_text(left)
-    assert left
-    yield unchanged, unchanged, "Loading the other model…"
-    other = page.models.load_comparison(checkpoint, dtype)
-    for right in stream_answer(run, other, upload.image, prompt, options):
-        yield comparison_table([left, right]), unchanged, status_text(right)
-    assert right
-    has_objects = bool(left.reply.detections or right.reply.detections)
-    slider = gr.ImageSlider((left.drawing, right.drawing), visible=has_objects)
-    summary = "Same answer." if left.reply.text == right.reply.text else "Different answers."
-    notes = answer_notes(page.model, left.reply, prompt_note(prompt))
-    yield comparison_table([left, right]), slider, with_notes(summary, notes)
+    def _show_unfinished(self, answers: Sequence[ModelAnswer], growing: ModelAnswer) -> Updates:
+        """The outputs while one of the answers grows."""
+        status = f"{escape_markdown(growing.model.name)}: {timing_text(growing.reply)}…"
+        return {self.table: comparison_table(answers), self.controls.status: status}
+
+    def _show(self, upload: Upload, left: ModelAnswer, right: ModelAnswer) -> Updates:
+        """The outputs for two complete answers."""
+        has_objects = bool(left.reply.detections or right.reply.detections)
+        drawings = left.draw(upload.image), right.draw(upload.image)
+        shown = Comparison(
+            upload.path,
+            left.reply,
+            ref(left.model),
+            ShownAnswer(upload.path, right.reply, ref(right.model)),
+        )
+        summary = "Same answer" if left.reply.text == right.reply.text else "Different answers"
+        summary += " so far." if shown.is_cut_off else "."
+        notes = answer_notes(left.model, left.reply, prompt_note(shown.prompt))
+        return {
+            self.table: comparison_table([left, right]),
+            self.slider: gr.ImageSlider(drawings, visible=has_objects),
+            self.controls.status: with_notes(summary, notes),
+        } | self.resume.show(shown)
 
 
 def stream_answer(
-    run: ModelRun, model: PaliGemma, image: Image.Image, prompt: str, options: SamplingOptions
+    run: ModelRun,
+    model: PaliGemma,
+    image: Image.Image,
+    prompt: str,
+    options: SamplingOptions,
+    tokens: Sequence[Token] = (),
 ) -> Iterator[ModelAnswer]:
-    shown = resize_for_display(image)
-    with closing(run.stream(model, image, prompt, options)) as replies:
+    """The model's answer after each token; it begins with `tokens`."""
+    with closing(run.stream(model, image, prompt, options, tokens)) as replies:
         for reply in replies:
-            drawing = shown
-            if reply.finished and reply.detections:
-                drawing = draw_objects(shown, reply.detections, model.masks(reply.detections))
-            yield ModelAnswer(model.name, model.facts, reply, drawing)
-
-
-def status_text(answer: ModelAnswer) -> str:
-    return f"{escape_markdown(answer.name)}: {timing_text(answer.reply)}…"
+            yield ModelAnswer(model, reply)
 
 
 def _output(reply: Reply) -> str:
@@ -180,11 +229,11 @@ def _output(reply: Reply) -> str:
     return escape(reply.text) or (f"<i>{NO_TEXT}</i>" if reply.finished else "…")
 
 
-def comparison_table(answers: list[ModelAnswer]) -> str:
+def comparison_table(answers: Sequence[ModelAnswer]) -> str:
     """A column for each model, as HTML."""
     rows = {
-        "model": [f"<b>{escape(answer.name)}</b>" for answer in answers],
-        "size": [escape(answer.facts) for answer in answers],
+        "model": [f"<b>{escape(answer.model.name)}</b>" for answer in answers],
+        "size": [escape(answer.model.facts) for answer in answers],
         "time": [timing_text(answer.reply) for answer in answers],
         "output": [_output(answer.reply) for answer in answers],
     }

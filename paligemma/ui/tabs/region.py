@@ -141,14 +141,8 @@ class RegionTab:
         inputs |= {"language": self.language}
         outputs = [page.last_request, *self.outputs]
         page.on_run(self.key, self.controls, partial(self.run, page), inputs, outputs)
-        page.on_run(
-            f"{self.key}_continue",
-            self.controls,
-            partial(self.continue_answer, page),
-            {"cut": self.answer_buttons.answer},
-            outputs,
-            button=self.answer_buttons.resume,
-        )
+        resume, rest = self.answer_buttons.resume, partial(self.continue_answer, page)
+        page.on_continue(self.key, self.controls, resume, rest, {}, outputs)
 
     def run(
         self,
@@ -175,7 +169,7 @@ class RegionTab:
         cut = page.answer_to_continue(cut, "press Run again")
         yield {self.controls.status: WAITING}
         options = sampling_options(**settings)
-        yield from self._stream(page, cut.upload, cut.prompt, options, cut.tokens)
+        yield from self._stream(page, cut.upload, cut.prompt, options, cut.reply.tokens)
 
     def _stream(
         self,

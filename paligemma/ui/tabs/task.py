@@ -147,17 +147,16 @@ class TaskTab:
         if self.history:
             inputs["history"] = self.history
         asked = {"image": page.image} | self.inputs | inputs
-        continued = {"cut": self.answer_buttons.answer} | inputs
         outputs = [page.last_request, *self.outputs]
         runs = [
             page.on_run(self.key, self.controls, partial(self.answer, page), asked, outputs),
-            page.on_run(
-                f"{self.key}_continue",
+            page.on_continue(
+                self.key,
                 self.controls,
+                self.answer_buttons.resume,
                 partial(self.continue_answer, page),
-                continued,
+                inputs,
                 outputs,
-                button=self.answer_buttons.resume,
             ),
         ]
         if self.objects:
@@ -188,7 +187,7 @@ class TaskTab:
         cut = page.answer_to_continue(cut, f"press {self.task.label} again")
         display, options = self._read_options(values)
         yield {self.controls.status: WAITING}
-        stream = self._stream(page, cut.upload, cut.prompt, options, display, cut.tokens)
+        stream = self._stream(page, cut.upload, cut.prompt, options, display, cut.reply.tokens)
         for reply, updates in stream:
             if reply.finished and history and self.history:
                 updates |= self._show_history([*history[:-1], (history[-1][0], reply.text)])
