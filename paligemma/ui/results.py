@@ -219,7 +219,7 @@ def objects_table(objects: AnnotatedImage) -> str:
     """The objects as an HTML table, boxes in pixels of the image."""
     colors = color_map(each.label for each in objects.detections)
     rows = [
-        f'<tr><td><i style="background:{colors[each.label]}"></i>{_label(each.label)}</td>'
+        f'<tr><td><i style="background:{colors[each.label]}"></i>{_label(each)}</td>'
         f"<td>{'' if each.score is None else f'{each.score:.0%}'}</td>"
         + "".join(f"<td>{edge:.0f}</td>" for edge in each.xyxy(objects.width, objects.height))
         + "</tr>"
@@ -230,11 +230,13 @@ def objects_table(objects: AnnotatedImage) -> str:
     return f'<table class="objects"><tr>{heads}</tr>{"".join(rows)}</table>' if rows else ""
 
 
-def _label(label: str) -> str:
-    """A label as a button that segments such objects."""
-    if not (name := escape(label)):
+def _label(detection: Detection) -> str:
+    """A label as a button that segments such objects, as a click into its box in the drawing."""
+    if not (name := escape(detection.label)):
         return ""
-    return f'<button class="segment" title="Segment" data-name="{name}">{name}</button>'
+    box = " ".join(f"{edge:.4f}" for edge in detection.box)
+    data = f'data-name="{name}" data-box="{box}"'
+    return f'<button class="segment" title="Segment" {data}>{name}</button>'
 
 
 def objects_csv(answer: AnswerObjects | None, *display) -> str:

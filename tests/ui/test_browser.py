@@ -460,6 +460,34 @@ def test_names_are_pressed(built_in):
     expect(panel(built_in).locator(".cutouts img")).to_have_count(1)
 
 
+def test_an_object_is_clicked_in_the_drawing(built_in):
+    built_in.goto(built_in.url.split("?")[0])
+    expect(line(built_in)).to_contain_text("Saved example answer")
+    detect, middle = panel(built_in), {}
+    drawing, picture = detect.locator(".result"), detect.locator(".image-container")
+    for button in detect.locator("table.objects button").all():
+        x1, y1, x2, y2 = map(float, button.get_attribute("data-box").split())
+        middle[button.inner_text()] = (x1 + x2) / 2, (y1 + y2) / 2
+    size = picture.bounding_box()
+    side = min(size["width"], size["height"])  # of the square example
+
+    def point(x, y):
+        return {
+            "x": size["width"] / 2 + (x - 0.5) * side,
+            "y": size["height"] / 2 + (y - 0.5) * side,
+        }
+
+    picture.hover(position=point(*middle["wheel"]))
+    expect(drawing).to_have_attribute("title", "Segment wheel")
+    picture.click(position=point(0.02, 0.97))
+    expect(drawing).to_have_attribute("title", "")
+    expect(tab(built_in)).to_have_text("Detect")
+    picture.click(position=point(*middle["anchor"]))
+    expect(tab(built_in)).to_have_text("Segment")
+    expect(panel(built_in).get_by_label("Objects to outline")).to_have_value("anchor")
+    expect(line(built_in)).to_contain_text("Found 1 object.")
+
+
 def test_a_cut_answer_is_continued_on_the_page(built_in):
     built_in.goto(f"{built_in.url.split('?')[0]}?tab=caption&example=harbour&max_new_tokens=3")
     expect(line(built_in)).to_contain_text("Not complete.")

@@ -108,6 +108,16 @@ function selectBrush(retries = 60) {
   return [];
 }
 
+/** A point of the window as shares of an image's width and height; the image fits its element. */
+function pointIn(image, x, y) {
+  const area = image.getBoundingClientRect();
+  const scale = Math.min(area.width / image.naturalWidth, area.height / image.naturalHeight);
+  return [
+    (x - area.left - area.width / 2) / (image.naturalWidth * scale) + 0.5,
+    (y - area.top - area.height / 2) / (image.naturalHeight * scale) + 0.5,
+  ];
+}
+
 // A box is dragged over the picture of the Region tab: it is written into its field.
 const DRAG_PIXELS = 8; // less is a click
 let drag = null;
@@ -132,17 +142,13 @@ addEventListener("pointermove", (event) => {
 
 addEventListener("pointerup", (event) => {
   if (!drag) return;
-  const {image, frame, x, y} = drag, isBox = frame.isConnected, area = image.getBoundingClientRect();
+  const {image, frame, x, y} = drag, isBox = frame.isConnected;
   drag = null;
   frame.remove();
   if (!isBox) return;
-  const scale = Math.min(area.width / image.naturalWidth, area.height / image.naturalHeight);
-  const width = image.naturalWidth * scale, height = image.naturalHeight * scale;
-  const share = (at, middle, side) =>
-    (100 * Math.min(Math.max((at - middle) / side + 0.5, 0), 1)).toFixed(1);
-  const middle = {x: area.left + area.width / 2, y: area.top + area.height / 2};
+  const percent = (share) => (100 * Math.min(Math.max(share, 0), 1)).toFixed(1);
   const corners = [[x, y], [event.clientX, event.clientY]].map(([left, top]) =>
-    [share(left, middle.x, width), share(top, middle.y, height)].join(", "));
+    pointIn(image, left, top).map(percent).join(", "));
   writeText(document.querySelector("#box textarea, #box input"), corners.join(", "));
   const ignore = (click) => click.stopImmediatePropagation(); // the click that ends the drag
   addEventListener("click", ignore, true);
