@@ -90,13 +90,15 @@ class Layout:
     ) -> None:
         self.demo, self.models, self.examples = demo, models, examples
         header = gr.HTML(header_html(models), elem_id="header")
-        last_request, settings = gr.State(), create_settings()
+        last_request, last_prompt = gr.State(), gr.Textbox(visible=False)
+        settings = create_settings()
         self.model_version = gr.State(models.version)  # of the model that the page speaks of
         self.key_to_run = gr.Textbox(visible=False)  # the tab that the page runs next, or ""
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 self.input = ImageInput(examples)
-            self.page = Page(models, header, self.input.image, last_request, settings, limits)
+            image = self.input.image
+            self.page = Page(models, header, image, last_request, last_prompt, settings, limits)
             with gr.Column(scale=3, min_width=300):
                 self._create_tabs()
                 render_settings(settings)
@@ -128,7 +130,7 @@ class Layout:
     @property
     def tab_outputs(self) -> list[Component]:
         outputs = [component for tab in self.tabs for component in tab.outputs]
-        return [*outputs, self.page.last_request]
+        return [*outputs, *self.page.request_outputs]
 
     @property
     def restored(self) -> list[Component]:
@@ -207,16 +209,18 @@ class Layout:
 
     def _wire_prompts(self) -> None:
         """A prompt follows to tabs that have none yet, and each answer leads to its attention."""
-        tasks, last = self.task_tabs, self.page.last_request
-        for tab in self.tabs:
-            if prompt := getattr(tab, "prompt", None):
-                tab.container.select(follow_prompt, [prompt, last], prompt, **UNQUEUED)
-        for one, other in (("detect", "segment"), ("segment", "detect")):
-            text, other_text = tasks[one].text, tasks[other].text
-            assert text and other_text
+        tasks = self.task_tabs
+        follows: list[tuple[Tab, Any, Any]] = [  # a tab, its text, and where that comes from
+            (tab, prompt, self.page.last_prompt)
+            for tab in self.tabs
+            if (prompt := getattr(tab, "prompt", None))
+        ]
+        detect, segment = tasks["detect"], tasks["segment"]
+        follows += [(detect, detect.text, segment.text), (segment, segment.text, detect.text)]
+        for tab, own, other in follows:
             # in the browser, at once: what is typed meanwhile must not be lost
             js = "(own, other) => own?.trim() ? own : other || own"
-            tasks[one].container.select(None, [text, other_text], text, js=js, **PRIVATE)
+            tab.container.select(None, [own, other], own, js=js, **PRIVATE)
         js = f"() => pressRun('{self.attention.key}')"
         for tab in (*tasks.values(), self.region):
             shown = tab.answer_buttons.attend.click(
@@ -258,7 +262,7 @@ class Layout:
 
     def reset_tabs(self) -> Updates:
         """All tabs without an answer."""
-        updates: Updates = {self.page.last_request: None}
+        updates = self.page.show_request(None)
         for tab in self.tabs:
             updates |= tab.reset()
         return updates
@@ -330,7 +334,7 @@ class Layout:
             prompt = tab.task.prompt(example.text)
             request = LastRequest(prompt, [text for text, _ in example.tokens])
             updates |= tab.show_saved_answer(model, example)
-            updates |= {self.page.last_request: request, self.key_to_run: ""}
+            updates |= self.page.show_request(request) | {self.key_to_run: ""}
         return updates
 
     def restore(self, own_name: str | None, request: gr.Request) -> Updates:
@@ -380,10 +384,3 @@ class Layout:
         if key == "region":
             return bool(query.get("region") or query.get("region.answer"))
         return key == "attention" and bool(query.get("attention"))
-
-
-def follow_prompt(prompt: str | None, last: LastRequest | None) -> Any:
-    """The last request's prompt for a tab that has none."""
-    if not isinstance(last, LastRequest) or read_text(prompt, "A prompt").strip():
-        return gr.skip()
-    return last.prompt

@@ -163,13 +163,15 @@ class Tab(Protocol):
 class Page:
     """The shared components, and the buttons and events of all runs: one run at a time.
 
-    `last_request` is the State of a `LastRequest`.
+    `last_request` is the State of a `LastRequest`, None while there is none; `last_prompt` has its
+    prompt where the browser can read it.
     """
 
     models: ModelManager
     header: gr.HTML
     image: gr.Image
     last_request: gr.State
+    last_prompt: gr.Textbox
     settings: dict[str, Component]
     limits: Limits = PRIVATE_LIMITS
     run_buttons: list[gr.Button] = field(default_factory=list)
@@ -183,6 +185,14 @@ class Page:
         Raises ValueError in a handler elsewhere, while another model is being loaded.
         """
         return self.models.loaded
+
+    @property
+    def request_outputs(self) -> list[Component]:
+        return [self.last_request, self.last_prompt]
+
+    def show_request(self, request: LastRequest | None) -> Updates:
+        """The outputs for a visitor's last request."""
+        return {self.last_request: request, self.last_prompt: request.prompt if request else ""}
 
     def start_run(self) -> ModelRun:
         """The use of the model by the request that begins now."""

@@ -34,7 +34,7 @@ from paligemma.pipeline import PaliGemma
 from paligemma.tasks import LANGUAGES, TASKS
 from paligemma.ui import app, attention_maps, image_input, results, url_state
 from paligemma.ui import layout as layout_module
-from paligemma.ui.layout import EXAMPLES, Layout, build_app, follow_prompt
+from paligemma.ui.layout import EXAMPLES, Layout, build_app
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.page import LastRequest, Page, header_html
 from paligemma.ui.settings import create_settings
@@ -115,7 +115,7 @@ def region_tab(page):
 
 def empty_page(models):
     with gr.Blocks():
-        return Page(models, gr.HTML(), gr.Image(), gr.State(), create_settings())
+        return Page(models, gr.HTML(), gr.Image(), gr.State(), gr.Textbox(), create_settings())
 
 
 # ------------------------------------------------------------------------------------- endpoints
@@ -442,13 +442,6 @@ def test_a_raw_prompt_without_a_task_is_explained(page, path, pg):
     assert "likely meant as: detect cat" in screen[tab.controls.status]
     screen = explain("caption en")
     assert not screen[tab.likely].visible and screen[tab.controls.status].startswith("Done.")
-
-
-def test_a_prompt_follows_to_tabs_without_one():
-    last = LastRequest("detect cat", [])
-    assert follow_prompt("", last) == follow_prompt(None, last) == "detect cat"
-    for kept in follow_prompt("ocr", last), follow_prompt("", None):
-        assert kept == gr.skip()
 
 
 def test_an_answer_leads_to_its_attention(layout, path):
