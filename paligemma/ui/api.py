@@ -1,8 +1,8 @@
 """The tasks as typed functions for programs: `gradio_client`, plain HTTP, and MCP tools.
 
-An image is sent as a file (`handle_file(path)` in gradio_client) or as a data URL. The answer is
-`Reply.to_json` without the tokens, with the model's name and notes, and with each mask as COCO run
-lengths. Addresses of other hosts are not fetched for visitors.
+An image is sent as a file (`handle_file(path)` in gradio_client), as a data URL, or, where the app
+is private, as an http(s) address of a public host. The answer is `Reply.to_json` without the
+tokens, with the model's name and notes, and with each mask as COCO run lengths.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from gradio.events import api
 from PIL import Image
 
 from paligemma.detections import format_box, snap
-from paligemma.fetch import read_data_url
+from paligemma.fetch import is_address, read_address
 from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions
 from paligemma.images import full_size
 from paligemma.pipeline import PaliGemma
@@ -33,21 +33,18 @@ from paligemma.ui.page import Page
 from visualize.export import AnnotatedImage, to_coco
 
 DEFAULT_LIMIT = SamplingOptions().max_new_tokens
+NO_IMAGE = "There is no picture: send one as a file, such as handle_file(path), or as a data URL."
+NOT_FETCHED = (
+    "This app is not private, so it fetches no address: send the picture as a file, such as "
+    "handle_file(path), or as a data URL."
+)
 
 
 def add_endpoints(page: Page) -> None:
     """Add the functions to the page that is being built."""
 
     def answer(image: FileData, prompt: str, max_new_tokens: int, *notes: str) -> dict:
-        data = image.get("url") if isinstance(image, dict) else image
-        if isinstance(data, str) and data[:5].lower() == "data:":
-            picture = open_for_page(read_data_url(data))
-        elif isinstance(image, dict) and image.get("path"):
-            picture = open_upload(image).image
-        else:
-            raise ValueError(
-                "There is no picture: send one as a file, such as handle_file(path), or a data URL."
-            )
+        picture = open_sent(image, may_fetch=page.models.any_model)
         options, model = SamplingOptions(max_new_tokens=max_new_tokens), page.model
         reply = page.start_run().generate(model, picture, prompt, options)
         return answer_json(picture, reply, model, answer_notes(model, reply, *notes))
@@ -98,6 +95,22 @@ def add_endpoints(page: Page) -> None:
     endpoints += [region, task_endpoint(QUESTION, answer_task), generate]
     for endpoint in endpoints:
         api(**in_model_queue(endpoint), api_name=endpoint.__name__)
+
+
+def open_sent(image: Any, may_fetch: bool) -> Image.Image:
+    """The image that a program sends: an upload, a data URL or, where `may_fetch`, an address.
+
+    An address is read through the guard of `fetch`. Raises ValueError for anything else.
+    """
+    file = image if isinstance(image, dict) else {"url": image}
+    if file.get("path"):
+        return open_upload(file).image
+    address = str(file.get("url") or "")
+    if not is_address(address):
+        raise ValueError(NO_IMAGE)
+    if not may_fetch and address[:5].lower() != "data:":
+        raise ValueError(NOT_FETCHED)
+    return open_for_page(read_address(address))
 
 
 def task_endpoint(task: Task, answer: Callable[[FileData, str, int], dict]) -> Callable[..., dict]:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.block_function import BlockFunction
 
-from paligemma.ui.inputs import UNFIT, check_click, check_values, takes_click
+from paligemma.ui.inputs import UNFIT, check_click, check_values, plain_address, takes_click
 
 logger = logging.getLogger(__name__)
 UNEXPECTED = "Something went wrong. Try again; whoever runs this app finds the reason in its log."
@@ -54,6 +54,8 @@ class AppBlocks(gr.Blocks):
             raise ValueError("This function runs in the browser only.")
         if len(inputs) < len(block_fn.inputs):
             raise ValueError(f"{len(block_fn.inputs)} values are needed, not {len(inputs)}.")
+        if block_fn.api_visibility == "public":
+            inputs = list(map(plain_address, inputs))
         check_values(inputs)
         try:
             return await super().preprocess_data(block_fn, inputs, *args, **options)

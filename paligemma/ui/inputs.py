@@ -34,6 +34,12 @@ def check_values(value: Any) -> None:
                 raise ValueError("Pictures are uploaded: this page fetches none from an address.")
 
 
+def plain_address(value: Any) -> Any:
+    """The http(s) address of a file, as text, so that gradio does not fetch it; else the value."""
+    path = value.get("path") if isinstance(value, dict) else None
+    return path if is_http_url_like(path) else value
+
+
 def takes_click(handler: Callable) -> bool:
     return gr.SelectData in get_type_hints(handler).values()
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from base64 import b64decode, b64encode
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from weakref import ref
@@ -26,6 +27,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from scripted import Scripted
 
+from paligemma import fetch
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
 from paligemma.detections import parse
 from paligemma.generation import SamplingOptions
@@ -195,8 +197,27 @@ def test_endpoints_take_data_urls(client, path):
         assert client.predict(image=image, api_name="/read")["text"] == "EXIT"
     with pytest.raises(AppError, match="base64 of this data URL is damaged"):
         client.predict(image="data:image/png;base64,%%%", api_name="/read")
-    with pytest.raises(AppError, match="send one as a file"):
-        client.predict(image="http://127.0.0.1:1/a.png", api_name="/read")
+
+
+def test_endpoints_of_a_private_app_take_addresses_of_public_hosts(client, path, monkeypatch):
+    read = partial(client.predict, api_name="/read")
+    sent = "http://127.0.0.1:1/a.png"
+    for image in sent, {"url": sent}, handle_file(sent):
+        with pytest.raises(AppError, match=r"127\.0\.0\.1 is not a host of the public internet"):
+            read(image=image)
+    monkeypatch.setattr(fetch, "_get", lambda address, *_: path.read_bytes())
+    assert read(image=handle_file("https://example.com/a.png"))["text"] == "EXIT"
+
+
+def test_endpoints_of_a_public_app_fetch_no_address(pg, path, monkeypatch):
+    monkeypatch.setattr(fetch, "_get", lambda *_: path.read_bytes())
+    demo = build_app(ModelManager(pg, any_model=False))
+    read = next(each.fn for each in demo.fns.values() if each.api_name == "read")
+    for image in "https://example.com/a.png", {"url": "HTTPS://example.com/a.png"}:
+        with pytest.raises(ValueError, match="This app is not private, so it fetches no address"):
+            read(image)
+    data = f"data:image/png;base64,{b64encode(path.read_bytes()).decode()}"
+    assert read(data)["text"] == "EXIT"
 
 
 def test_a_path_sent_as_a_file_must_be_an_upload(client):
