@@ -35,6 +35,10 @@ from visualize.export import AnnotatedImage, cutouts, mask_images, to_coco, to_c
 from visualize.masks import MASK_OPACITY
 
 MAX_CUTOUTS = 24  # shown on the page; the download has all
+CONFIDENCE = (
+    "Confidence is the mean probability of an object's tokens. Use it to compare objects: it is "
+    "not the chance that a box is right."
+)
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,10 @@ def objects_table(objects: AnnotatedImage) -> str:
     ]
     names = ("object", "confidence", "x1", "y1", "x2", "y2")
     heads = "".join(f"<th>{name}</th>" for name in names)
-    return f'<table class="objects"><tr>{heads}</tr>{"".join(rows)}</table>' if rows else ""
+    if not rows:
+        return ""
+    caption = f"<caption>{CONFIDENCE}</caption>"
+    return f'<table class="objects">{caption}<tr>{heads}</tr>{"".join(rows)}</table>'
 
 
 def _label(detection: Detection) -> str:

@@ -6,9 +6,13 @@ import gradio as gr
 import pytest
 from scripted import Scripted
 
+from paligemma.detections import Detection
 from paligemma.tasks import TASKS
 from paligemma.ui.layout import build_app
 from paligemma.ui.model_manager import ModelManager
+from paligemma.ui.results import objects_table
+from paligemma.ui.tabs.task import history_html
+from visualize.export import AnnotatedImage
 
 REPLACED = re.compile(
     r"\b(things?|seen|kept|told|said|says|silent|seats?|guests?|heard|likeliest|longest|"
@@ -42,6 +46,16 @@ def test_labels_and_ids(demo):
         for text in texts:
             if isinstance(text, str) and text not in hints | {f"For example: {h}" for h in hints}:
                 assert not REPLACED.search(text), text
+
+
+def test_what_is_written_below_answers():
+    history = history_html([("how many?", "two")])
+    cat = Detection("cat", (0.1, 0.2, 0.5, 0.6), score=0.4)
+    table = objects_table(AnnotatedImage("", 100, 50, [cat], [None]))
+    for html in history, table:
+        assert not REPLACED.search(html), html
+    assert "Question history" in history
+    assert "Confidence is the mean probability" in table
 
 
 def test_parameters_and_their_documentation(demo):

@@ -313,7 +313,7 @@ def history_html(history: list[tuple[str, str]]) -> str:
         f"<li><q>{escape(question)}</q> <b>{escape(answer) or NO_TEXT}</b></li>"
         for question, answer in reversed(history)
     ]
-    return f"<p>Earlier questions</p><ul>{''.join(items)}</ul>" if items else ""
+    return f"<p>Question history</p><ul>{''.join(items)}</ul>" if items else ""
 
 
 def language_picker() -> gr.Dropdown:
