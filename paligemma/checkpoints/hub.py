@@ -143,9 +143,10 @@ def _find_cached(download: Callable) -> Path | None:
 def _missing_file(folder: Path, patterns: list[str]) -> str | None:
     """The first required file of a model, an adapter or a tokenizer that the folder lacks."""
     weights, index = constants.SAFETENSORS_SINGLE_FILE, folder / constants.SAFETENSORS_INDEX_FILE
+    whole = (folder / weights).is_file() or index.is_file()
     if patterns == TOKENIZER_FILES:
         required = TOKENIZER_FILES
-    elif (folder / ADAPTER_FILES[0]).is_file() and not (folder / "config.json").is_file():
+    elif (folder / ADAPTER_FILES[0]).is_file() and not whole:  # a config.json may be beside it
         required = ADAPTER_FILES
     elif (folder / weights).is_file() or not index.is_file():
         required = ["config.json", weights]

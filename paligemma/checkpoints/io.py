@@ -74,6 +74,20 @@ def from_hub_name(name: str) -> str:
     return name
 
 
+def to_hub_names(name: str) -> list[str]:
+    """A name in this project -> its names in all of the hub's layouts."""
+    return [
+        hub_prefix + name.removeprefix(prefix)
+        for hub_prefix, prefix in HUB_NAMES.items()
+        if name.startswith(prefix)
+    ]
+
+
+def is_whole_model(folder: Path) -> bool:
+    """Whether there are weights in safetensors, not only a config.json."""
+    return any((folder / name).is_file() for name in (WEIGHTS, INDEX))
+
+
 # --- Reading --------------------------------------------------------------------------------------
 
 
@@ -101,11 +115,17 @@ def read_config_values(path: str | Path) -> dict[str, Any]:
     """The config.json of a folder, or beside an `.npz`.
 
     An `.npz` without one is of a published size: the values are those of that size. Raises
-    ValueError if there is no config, or it is damaged.
+    ValueError if there is no config, it is damaged, or it is of quantized weights.
     """
     path = Path(path)
     if path.suffix != ".npz":
-        return read_json(path / CONFIG)
+        values = read_json(path / CONFIG)
+        if values.get("quantization_config"):
+            raise ValueError(
+                f"{path} holds weights that are quantized already, which are not read; name the "
+                "model that they were made of."
+            )
+        return values
     if (path.parent / CONFIG).is_file():
         return read_json(path.parent / CONFIG)
     return big_vision.published_config(path).to_dict()

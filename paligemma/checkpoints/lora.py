@@ -6,7 +6,7 @@ was trained here, and the reverse.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,10 +17,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from paligemma.checkpoints.io import NEWER_NAMES, check_header_size, from_hub_name, read_json
+from paligemma.checkpoints.io import (
+    LM_HEAD_NAMES,
+    NEWER_NAMES,
+    check_header_size,
+    from_hub_name,
+    read_json,
+    to_hub_names,
+)
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+EMBEDDINGS = "language_model.embed_tokens.weight"  # the output layer is this table, too
 PICKLE = "adapter_model.bin"
+APART = (
+    "trains the embeddings apart from the output layer, which are one table here; train both with "
+    "peft's ensure_weight_tying"
+)
 MERGE_WITH_PEFT = "merge it with peft (merge_and_unload) and load the result"
 PREFIX = "base_model.model."  # peft's, before every name
 MAGNITUDE = "lora_magnitude_vector"
@@ -54,7 +66,7 @@ T = TypeVar("T")
 class Adapter:
     """A LoRA, as an adapter_config.json describes it.
 
-    base: the model that it is trained on: a path or a name of the hub
+    base: the model that it is trained on: a path or a name of the hub; None if it is not named
     target_modules: ends of module names; None if the file gives a pattern: patterns are never
         run, since one can take for ever, and the weights' names say which modules are adapted
     rank_pattern, alpha_pattern: other ranks and alphas, by the end of a module's name
@@ -65,7 +77,7 @@ class Adapter:
     dropout: of the input of A, while it is trained
     """
 
-    base: str
+    base: str | None
     rank: int
     alpha: float
     target_modules: tuple[str, ...] | None
@@ -80,10 +92,24 @@ class Adapter:
     def rank_of(self, module: str) -> int:
         return _of_module(module, self.rank_pattern, self.rank)
 
+    def alpha_of(self, module: str) -> float:
+        return _of_module(module, self.alpha_pattern, self.alpha)
+
     def scale_of(self, module: str) -> float:
         rank = self.rank_of(module)
-        alpha = _of_module(module, self.alpha_pattern, self.alpha)
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+        return self.alpha_of(module) / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def on_modules(self, modules: Sequence[str]) -> "Adapter":
+        """The same adapter, of these modules, with ranks and alphas by their whole names."""
+        ranks = {name: self.rank_of(name) for name in modules}
+        alphas = {name: self.alpha_of(name) for name in modules}
+        return replace(
+            self,
+            target_modules=tuple(modules),
+            rank_pattern={name: rank for name, rank in ranks.items() if rank != self.rank},
+            alpha_pattern={name: one for name, one in alphas.items() if one != self.alpha},
+            partial=False,
+        )
 
     def expected_modules(self, model: nn.Module) -> set[str]:
         """The layers of `model` that must be in the file."""
@@ -106,17 +132,16 @@ class Adapter:
         return any(not set(self.modules_to_save).isdisjoint(_suffixes(one)) for one in owners)
 
 
-def _suffixes(name: str) -> list[str]:
-    """`a.b.c` -> c, b.c, a.b.c, each also under peft's older names."""
-    names = {name, to_file_name(name).removeprefix(PREFIX)}
-    parts = [each.split(".") for each in names]
-    return [".".join(each[n:]) for each in parts for n in range(len(each))]
+def _suffixes(name: str) -> set[str]:
+    """`a.b.c` -> c, b.c, a.b.c, each also under its names in the hub's layouts."""
+    parts = [each.split(".") for each in (name, *to_hub_names(name))]
+    return {".".join(each[n:]) for each in parts for n in range(len(each))}
 
 
 def _of_module(module: str, pattern: dict[str, Any], otherwise: Any) -> Any:
-    if not pattern:
-        return otherwise
-    return next((pattern[end] for end in _suffixes(module) if end in pattern), otherwise)
+    """The value of the first end that fits, as peft chooses it."""
+    ends = _suffixes(module) if pattern else set()
+    return next((value for end, value in pattern.items() if end in ends), otherwise)
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -144,7 +169,7 @@ def read_adapter(folder: Path) -> Adapter:
     if (kind := values.get("peft_type", "LORA")) != "LORA":
         refuse(f"is of a {_shorten(kind)} adapter; only LoRA can be merged.")
     base = values.get("base_model_name_or_path")
-    if not isinstance(base, str) or not base or len(base) > 1_000:
+    if base is not None and (not isinstance(base, str) or len(base) > 1_000):
         refuse("does not name its base_model_name_or_path.")
     for key, meaning in UNSUPPORTED.items():
         if values.get(key):
@@ -173,7 +198,7 @@ def read_adapter(folder: Path) -> Adapter:
             if not isinstance(name, str) or not MODULE_NAME.fullmatch(name):
                 refuse(f"has {_shorten(name)} in {field_name}, which is no name of a module.")
     return Adapter(
-        base=base,
+        base=base or None,
         rank=number("r", values.get("r", 8), MAX_RANK, whole=True),
         alpha=number("lora_alpha", values.get("lora_alpha", 8), MAX_ALPHA, whole=False),
         target_modules=None if targets is None else tuple(targets),
@@ -192,7 +217,7 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _peft_config(adapter: Adapter):
+def _peft_config(adapter: Adapter, ensure_weight_tying: bool = False):
     """peft's config of an adapter."""
     from peft import LoraConfig
 
@@ -208,6 +233,7 @@ def _peft_config(adapter: Adapter):
         lora_dropout=adapter.dropout,
         modules_to_save=list(adapter.modules_to_save) or None,
         base_model_name_or_path=adapter.base,
+        ensure_weight_tying=ensure_weight_tying,
     )
 
 
@@ -226,7 +252,7 @@ def attach(model: nn.Module, adapter: Adapter, folder: Path | None = None) -> li
         raise ValueError(
             f"No linear layer of the model fits the adapter's target_modules: {names}."
         )
-    in_peft = replace(adapter, target_modules=modules, modules_to_save=())
+    in_peft = replace(adapter.on_modules(modules), modules_to_save=())
     inject_adapter_in_model(_peft_config(in_peft), model)
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
@@ -250,18 +276,25 @@ def to_file_name(name: str) -> str:
 
 
 def save(folder: Path, adapter: Adapter, tensors: dict[str, Tensor]) -> None:
-    """Write an adapter; `tensors` by the names that `attach` returned."""
+    """Write an adapter; `tensors` by the names that `attach` returned.
+
+    For peft, which has them apart, embeddings that were trained are the output layer's weights too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     in_file = lambda name: to_file_name(from_hub_name(name)).removeprefix(PREFIX)
+    state = {to_file_name(name): tensor.contiguous() for name, tensor in tensors.items()}
+    saved = [*map(in_file, adapter.modules_to_save)]
+    if EMBEDDINGS in tensors:
+        state[PREFIX + LM_HEAD_NAMES[0]] = tensors[EMBEDDINGS].clone()
+        saved.append(LM_HEAD_NAMES[0].removesuffix(".weight"))
     renamed = replace(
         adapter,
-        modules_to_save=tuple(map(in_file, adapter.modules_to_save)),
+        modules_to_save=tuple(dict.fromkeys(saved)),
         target_modules=tuple(map(in_file, adapter.target_modules or ())),
         rank_pattern={in_file(key): rank for key, rank in adapter.rank_pattern.items()},
         alpha_pattern={in_file(key): alpha for key, alpha in adapter.alpha_pattern.items()},
     )
-    _peft_config(renamed).save_pretrained(str(folder))
-    state = {to_file_name(name): tensor.contiguous() for name, tensor in tensors.items()}
+    _peft_config(renamed, EMBEDDINGS in tensors).save_pretrained(str(folder))
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
 
 
@@ -318,10 +351,12 @@ def _shapes(file: Any) -> dict[str, list[int]]:
 @dataclass(frozen=True)
 class _Contents(Generic[T]):
     """What a file holds: parts of each adapted layer (A, B, DoRA's magnitude), and parameters of
-    the modules that were trained whole, by their names here."""
+    the modules that were trained whole, by their names here. `output` are the output layer's
+    weights, which must be the embeddings."""
 
     layers: dict[str, dict[str, T]]
     saved: dict[str, T]
+    output: T | None = None
 
 
 def _read(model: nn.Module, adapter: Adapter, folder: Path) -> _Contents[Tensor]:
@@ -345,31 +380,39 @@ def _read(model: nn.Module, adapter: Adapter, folder: Path) -> _Contents[Tensor]
             for module, parts in contents.layers.items()
         }
         saved = {place: read(name, place) for place, name in contents.saved.items()}
+        if contents.output and not torch.equal(read(contents.output, "lm_head"), saved[EMBEDDINGS]):
+            raise ValueError(f"{folder} {APART}.")
     return _Contents(layers, saved)
 
 
 def _sort(folder: Path, adapter: Adapter, shapes: dict[str, list[int]]) -> _Contents[str]:
     """What the names in a file stand for. Raises ValueError for one that is not read here."""
     needed = {"A", "B", MAGNITUDE_PART} if adapter.use_dora else {"A", "B"}
-    contents: _Contents[str] = _Contents({}, {})
+    layers: dict[str, dict[str, str]] = {}
+    saved: dict[str, str] = {}
+    output = None
     for name in shapes:
         ours = from_hub_name(name.removeprefix(PREFIX))
         module, _, part = ours.partition(".lora_")
         part = part.removesuffix(".weight")
         if part in needed:
-            contents.layers.setdefault(module, {})[part] = name
+            layers.setdefault(module, {})[part] = name
+        elif ours in LM_HEAD_NAMES:
+            output = name
         elif not part and adapter.saves(ours):
-            contents.saved[ours] = name
+            saved[ours] = name
         else:
             whole = "embeddings" if part.startswith("embedding") else "more than LoRA's A and B"
             raise ValueError(
                 f"{folder} holds {_shorten(name)}: it adapts {whole}, which cannot be merged "
                 f"here; {MERGE_WITH_PEFT}."
             )
-    for module, parts in contents.layers.items():
+    for module, parts in layers.items():
         if len(parts) != len(needed):
             raise ValueError(f"{folder} has only half of the adapter of {_shorten(module)}.")
-    return contents
+    if (output is None) != (EMBEDDINGS not in saved):
+        raise ValueError(f"{folder} {APART}.")
+    return _Contents(layers, saved, output)
 
 
 def _check_fit(

@@ -11,6 +11,7 @@ from paligemma.checkpoints.hub import ProgressCallback
 from paligemma.checkpoints.io import (
     CONFIG,
     INITIALIZATION,
+    is_whole_model,
     load_model,
     read_config,
     read_config_values,
@@ -154,12 +155,15 @@ def resolve(
 
 
 def _is_adapter(path: Path) -> bool:
-    return (path / lora.CONFIG).is_file() and not (path / CONFIG).is_file()
+    """Whether a folder is an adapter; some trainers write the base's config.json beside it."""
+    return (path / lora.CONFIG).is_file() and not is_whole_model(path)
 
 
 def _base_of(folder: Path) -> str:
     """The base that an adapter names: a relative path may start at the adapter's folder too."""
     base = lora.read_adapter(folder).base
+    if base is None:
+        raise ValueError(f"{folder / lora.CONFIG} names no base; name one with --base.")
     beside = _as_path(folder / base)
     return str(beside) if not _as_path(base).exists() and beside.exists() else base
 

@@ -157,9 +157,8 @@ def run_adapter(run: Run, start: Checkpoint) -> Adapter:
                 f"lora.{name} is {asked}, but the adapter {start.adapter} has {there}: leave it "
                 "out to train that adapter further."
             )
-    if found.target_modules is None or found.partial:
-        modules = tuple(adapters.adapted_modules(start.adapter))
-        found = replace(found, target_modules=modules, partial=False)
+    if found.target_modules is None or found.partial or "." in "".join(found.target_modules):
+        found = found.on_modules(adapters.adapted_modules(start.adapter))  # in names of any layout
     return replace(found, base=base, dropout=given.dropout)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from layouts import LAYOUTS
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -90,14 +91,15 @@ KINDS = {
     "a pattern": {"target_modules": r".*language_model.*\.(q_proj|down_proj)"},
     "modules_to_save": {"modules_to_save": ["multi_modal_projector"]},
     "ranks of modules": {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"down_proj": 7}},
+    "embeddings": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
     "dropout": {"lora_dropout": 0.5},
     "some layers": {"layers_to_transform": [1], "layers_pattern": "layers"},
 }
 
 
-@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
 @torch.no_grad()
-def test_peft_and_transformers_give_the_same_logits(base, tmp_path, options):
+def write_by_peft(folder: Path, base: Path, **options) -> tuple[dict, torch.Tensor]:
+    """A random adapter by peft on transformers' model: some inputs, and its logits for them."""
     transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
     theirs = transformers.PaliGemmaForConditionalGeneration.from_pretrained(base).float()
     config = peft.LoraConfig(r=2, lora_alpha=4, **{"target_modules": list(TARGETS)} | options)
@@ -107,33 +109,199 @@ def test_peft_and_transformers_give_the_same_logits(base, tmp_path, options):
         if "lora_" in name or "modules_to_save" in name:
             noise = torch.rand(parameter.shape, generator=generator) - 0.5
             parameter.copy_(parameter * (1 + noise) if "magnitude" in name else noise)
-    theirs.save_pretrained(tmp_path / "adapter")
+    theirs.save_pretrained(folder)
     batch = tiny.processor()(["caption en"], [Image.new("RGB", (32, 32), "red")], ["a red cat"])
     names = ("input_ids", "pixel_values", "attention_mask", "token_type_ids")
     inputs = {name: getattr(batch, name) for name in names}
-    checkpoint = resolve(tmp_path / "adapter", base=base)
-    merged = checkpoint.load_model("cpu", torch.float32)(**inputs)["logits"]
-    expected = theirs(**inputs).logits
+    return inputs, theirs(**inputs).logits
+
+
+@torch.no_grad()
+def check_logits(folder: Path, base: Path, inputs: dict, expected: torch.Tensor) -> None:
+    """Merged, and read back as an adapter that is trained further, it gives `expected`."""
+    merged = resolve(folder, base=base).load_model("cpu", torch.float32)(**inputs)["logits"]
     before = load_model(base)(**inputs)["logits"]
     assert (before - merged).abs().max() > 0.05
     torch.testing.assert_close(merged, expected, rtol=0, atol=1e-4)
-    # and read back as an adapter that is trained further
-    model, adapter = load_model(base), lora.read_adapter(tmp_path / "adapter")
-    if adapter.target_modules is None or adapter.partial:
-        modules = tuple(lora.adapted_modules(tmp_path / "adapter"))
-        adapter = dataclasses.replace(adapter, target_modules=modules, partial=False)
-    attached = lora.attach(model, adapter, tmp_path / "adapter")
+    model, adapter = load_model(base), lora.read_adapter(folder)
+    adapter = adapter.on_modules(lora.adapted_modules(folder))
+    attached = lora.attach(model, adapter, folder)
     torch.testing.assert_close(model.eval()(**inputs)["logits"], expected, rtol=0, atol=1e-4)
-    parameters = dict(model.named_parameters())
-    lora.save(tmp_path / "again", adapter, {name: parameters[name] for name in attached})
+    parameters, again = dict(model.named_parameters()), folder.parent / "again"
+    lora.save(again, adapter, {name: parameters[name] for name in attached})
     first, second = (
         {lora.from_hub_name(name.removeprefix(lora.PREFIX)): value for name, value in file.items()}
-        for file in (load_file(tmp_path / name / lora.WEIGHTS) for name in ("adapter", "again"))
+        for file in (load_file(one / lora.WEIGHTS) for one in (folder, again))
     )
     assert first.keys() == second.keys()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     lora.fold(model)
     torch.testing.assert_close(model(**inputs)["logits"], expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        resolve(again, base=base).load_model("cpu", torch.float32)(**inputs)["logits"],
+        expected, rtol=0, atol=1e-4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+def test_peft_and_transformers_give_the_same_logits(base, tmp_path, options):
+    check_logits(tmp_path / "adapter", base, *write_by_peft(tmp_path / "adapter", base, **options))
+
+
+# --- Adapters of other trainers -------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerFolder:
+    """What a trainer writes: `targets` as peft gets them, and as its file has them (None: the
+    same, in the names of `layout`), other values of its config, and files of its own."""
+
+    targets: str | list[str]
+    layout: str
+    in_file: str | None
+    values: dict
+    files: tuple[str, ...] = ()
+
+
+LANGUAGE_MODULES = [
+    f"model.language_model.layers.{layer}.{module}"
+    for layer in range(2)
+    for module in ("self_attn.q_proj", "mlp.down_proj")
+]
+UNSLOTH_TARGETS = (
+    r"(?:.*?(?:vision|image|visual|patch|language|text).*?(?:self_attn|attention|attn|mlp|"
+    r"feed_forward|ffn|dense).*?(?:q_proj|down_proj))|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|"
+    r"attention|attn|mlp|feed_forward|ffn|dense)\.(?:(?:q_proj|down_proj)))"
+)
+TRAINERS = {
+    "peft, older": TrainerFolder(
+        ["q_proj", "down_proj"],
+        "older",
+        None,
+        {"base_model_name_or_path": None, "peft_version": None, "exclude_modules": None},
+    ),
+    "unsloth": TrainerFolder(
+        UNSLOTH_TARGETS,
+        "newer",
+        None,
+        {
+            "base_model_name_or_path": "unsloth/paligemma2-3b-pt-224-unsloth-bnb-4bit",
+            "auto_mapping": {
+                "base_model_class": "PaliGemmaForConditionalGeneration",
+                "parent_library": "transformers.models.paligemma.modeling_paligemma",
+                "unsloth_fixed": True,
+            },
+            "ensure_weight_tying": False,
+        },
+        ("README.md", "tokenizer.json", "preprocessor_config.json", "chat_template.jinja"),
+    ),
+    "LLaMA-Factory": TrainerFolder(
+        LANGUAGE_MODULES,
+        "newer, inner vision_model",
+        None,
+        {"base_model_name_or_path": "google/paligemma-3b-mix-448", "task_type": "CAUSAL_LM"},
+        ("README.md", "all_results.json", "trainer_state.json", "training_args.bin"),
+    ),
+    "LLaMA-Factory, older": TrainerFolder(
+        r"^(?!.*vision_tower).*(?:q_proj|down_proj)",
+        "older",
+        r"^(?!.*vision_tower).*(?:q_proj|down_proj).*",
+        {"base_model_name_or_path": "google/paligemma-3b-mix-448", "task_type": "CAUSAL_LM"},
+    ),
+    "ms-swift": TrainerFolder(
+        r"^(model\.language_model(?=\.).*\.(q_proj|down_proj))$",
+        "older, as transformers 5 saves it",
+        r"^(language_model(?=\.).*\.(q_proj|down_proj))$",
+        {
+            "base_model_name_or_path": "/mnt/.cache/modelscope/hub/models/AI-ModelScope/paligemma",
+            "task_type": "CAUSAL_LM",
+        },
+        ("additional_config.json", "args.json", "configuration.json", "README.md"),
+    ),
+}
+RANKS = dict.fromkeys(LANGUAGE_MODULES[:2], 3)
+TRAINER_KINDS = {
+    name: options
+    for name, options in KINDS.items()
+    if name not in ("a pattern", "some layers", "ranks of modules")
+} | {"ranks of modules": {"rank_pattern": RANKS, "alpha_pattern": RANKS}}
+
+
+def rewrite(folder: Path, trainer: TrainerFolder, options: dict) -> None:
+    """The folder as if `trainer` had written it."""
+    layout = LAYOUTS[trainer.layout]
+
+    def in_layout(name: str) -> str:
+        ours = lora.from_hub_name(name)
+        return layout(ours) if "." in ours and not ours.startswith("lm_head") else ours
+
+    tensors = load_file(folder / lora.WEIGHTS)
+    renamed = {
+        lora.PREFIX + in_layout(name.removeprefix(lora.PREFIX)): value
+        for name, value in tensors.items()
+    }
+    save_file(renamed, folder / lora.WEIGHTS, metadata={"format": "pt"})
+    values = json.loads((folder / lora.CONFIG).read_text()) | trainer.values
+    if isinstance(values["target_modules"], list):
+        values["target_modules"] = [in_layout(name) for name in values["target_modules"]]
+    elif trainer.in_file and "target_modules" not in options:
+        values["target_modules"] = trainer.in_file
+    for field in "rank_pattern", "alpha_pattern":
+        values[field] = {in_layout(name): value for name, value in values[field].items()}
+    (folder / lora.CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True))
+    for name in trainer.files:
+        (folder / name).write_text("{}")
+
+
+@pytest.mark.parametrize("options", TRAINER_KINDS.values(), ids=TRAINER_KINDS)
+@pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
+def test_adapters_of_other_trainers(base, tmp_path, trainer, options):
+    folder = tmp_path / "adapter"
+    written = write_by_peft(folder, base, **{"target_modules": trainer.targets} | options)
+    rewrite(folder, trainer, options)
+    check_logits(folder, base, *written)
+
+
+@pytest.mark.parametrize("names", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
+def test_embeddings_apart_from_the_output_layer_are_refused(base, tmp_path, names):
+    write_by_peft(tmp_path / "adapter", base, modules_to_save=names)
+    change(tmp_path / "adapter", base_model_name_or_path=str(base))
+    assert "trains the embeddings apart from the output layer" in refused(tmp_path / "adapter")
+
+
+def test_an_adapter_without_a_base_needs_one(base, adapter):
+    expected = load(adapter).state_dict()
+    for missing in None, "":
+        change(adapter, base_model_name_or_path=missing)
+        assert refused(adapter).endswith(f"{lora.CONFIG} names no base; name one with --base.")
+    found = resolve(adapter, base=base).load_model().state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_a_quantized_base_is_explained(base, adapter, tmp_path):
+    quantized = shutil.copytree(base, tmp_path / "paligemma-unsloth-bnb-4bit")
+    values = json.loads((quantized / "config.json").read_text())
+    values["quantization_config"] = {"load_in_4bit": True, "quant_method": "bitsandbytes"}
+    (quantized / "config.json").write_text(json.dumps(values))
+    change(adapter, base_model_name_or_path=str(quantized))
+    words = refused(adapter)
+    assert "holds weights that are quantized already, which are not read" in words
+    assert words.endswith("Another base can be named with --base.")
+
+
+def test_a_config_of_the_base_may_lie_beside_an_adapter(base, adapter):
+    expected = load(adapter).state_dict()
+    shutil.copy(base / "config.json", adapter)
+    found = load(adapter).state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_of_two_patterns_that_fit_the_first_counts(base, adapter):
+    name = "language_model.layers.0.self_attn.q_proj"
+    before = load(adapter).state_dict()[f"{name}.weight"]
+    plain = load_model(base).state_dict()[f"{name}.weight"]
+    change(adapter, alpha_pattern={"q_proj": 8, f"model.{name}": 16})
+    torch.testing.assert_close(load(adapter).state_dict()[f"{name}.weight"], 2 * before - plain)
 
 
 def test_a_rank_and_an_alpha_of_one_module(base, adapter):
@@ -198,7 +366,7 @@ def test_no_pattern_is_run(base, adapter):
     [
         ({f"{MODULE}.lora_magnitude_vector": [64]}, "more than LoRA's A and B"),
         ({"base_model.model.lm_head.lora_embedding_A": [2, 9]}, "it adapts embeddings"),
-        ({"base_model.model.lm_head.weight": [2, 9]}, "more than LoRA's A and B"),
+        ({"base_model.model.lm_head.weight": [2, 9]}, "embeddings apart from the output layer"),
         ({f"{MODULE}.lora_A.weight": [2, 47]}, "has A [2, 47] and B [64, 2] instead of [2, 48]"),
         ({f"{MODULE}x.lora_A.weight": [2, 48]}, "has only half of the adapter"),
     ],
