@@ -17,7 +17,10 @@ UNFIT = "A value of this request does not fit its place: send what the page send
 
 
 def check_values(value: Any) -> None:
-    """Raise ValueError for text that is not Unicode, and for a file that is to be fetched."""
+    """Raise ValueError for text that is not Unicode, and for files that no page sends.
+
+    Those are files with a NUL in their names, and those that are to be fetched from an address.
+    """
     stack = [value]
     while stack:
         each = stack.pop()
@@ -30,7 +33,10 @@ def check_values(value: Any) -> None:
             stack.extend(each)
         elif isinstance(each, dict):
             stack.extend([*each, *each.values()])
-            if "meta" in each and is_http_url_like(each.get("path")):
+            path = each.get("path")
+            if isinstance(path, str) and "\0" in path:
+                raise ValueError("The name of a file has no NUL.")
+            if "meta" in each and is_http_url_like(path):
                 raise ValueError("Pictures are uploaded: this page fetches none from an address.")
 
 

@@ -8,6 +8,7 @@ import pytest
 from paligemma.ui.inputs import (
     check_click,
     check_values,
+    plain_address,
     read_choice,
     read_index,
     read_number,
@@ -30,6 +31,15 @@ def test_files_are_not_fetched():
     with pytest.raises(ValueError, match="none from an address"):
         check_values([None, [{"path": "https://example.com/a.png", "meta": META}]])
     check_values(["https://example.com/a.png", {"path": "a.png", "meta": META}, "é", 1, None])
+    file = {"path": "https://example.com/a.png", "meta": META}
+    assert plain_address(file) == "https://example.com/a.png"
+    for other in {"path": "a.png", "meta": META}, {"path": None}, "a.png", None, 5:
+        assert plain_address(other) == other
+
+
+def test_names_of_files_have_no_nul():
+    with pytest.raises(ValueError, match="has no NUL"):
+        check_values([{"path": "/a\0.png"}])
 
 
 @pytest.mark.parametrize(
