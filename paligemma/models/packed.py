@@ -64,7 +64,7 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         scales = (weight.abs().amax(1, keepdim=True).float() / 127).clamp(min=1e-12)
-        codes = torch.empty(weight.shape, dtype=torch.int8)
+        codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
         parts = (tensor.split(CHUNK) for tensor in (weight, codes, scales))
         for part, part_codes, scale in zip(*parts, strict=True):
             part_codes.copy_((part.float() / scale).round_())
@@ -112,7 +112,7 @@ class Int4Linear(nn.Module):
         if inputs % GROUP:
             raise ValueError(f"int4 needs layers of a multiple of {GROUP} inputs, not {inputs}.")
         weight = F.pad(weight, (0, 0, 0, -len(weight) % BLOCK))
-        parts = [_int4_codes(part) for part in weight.split(CHUNK)]
+        parts = [int4_codes(part) for part in weight.split(CHUNK)]
         pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
         packed = [pack(codes, 1) for codes, *_ in parts]
         scales, zeros = (torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:])
@@ -176,7 +176,7 @@ def _has_known_order() -> bool:
     return torch.equal(_unpack(packed, torch.empty(GROUP, BLOCK)), codes.T.float() - 8)
 
 
-def _int4_codes(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def int4_codes(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """[N, K] -> codes 0 to 15 [N, K] int32, scales and zero points [N, K / 32].
 
     Scales and zero points are rounded to the weight's dtype before the codes are chosen.
@@ -192,9 +192,9 @@ def _int4_codes(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class QuantizedEmbedding(nn.Module):
     """`TokenEmbedding` in int8."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, kind: type[Int8Linear] = Int8Linear) -> None:
         super().__init__()
-        self.linear = Int8Linear(weight)
+        self.linear = kind(weight)
 
     @property
     def device(self) -> torch.device:
@@ -203,6 +203,11 @@ class QuantizedEmbedding(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.linear.scales.dtype
+
+    @property
+    def weight(self) -> Tensor:
+        """[V, D], in a copy."""
+        return self.linear.weight
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.linear.rows(ids)

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 KEPT = 2  # newest states
 BEST = "best.state"
@@ -120,6 +121,10 @@ def write_tree(path: Path, tree: Any) -> None:
     tensors: dict[str, torch.Tensor] = {}
 
     def strip(node: Any) -> Any:
+        if is_traceable_wrapper_subclass(node):  # a state in 8 bits
+            names, context = node.__tensor_flatten__()
+            parts = [strip(getattr(node, name)) for name in names]
+            return {"state_8bit": parts, "signed": cast(Sequence[Any], context)[0]}
         if isinstance(node, torch.Tensor):
             tensors[str(len(tensors))] = node.detach().cpu().contiguous().clone()
             return {"tensor": str(len(tensors) - 1)}
@@ -143,6 +148,11 @@ def read_tree(path: Path) -> Any:
             match node:
                 case {"tensor": key}:
                     return file.get_tensor(key)
+                case {"state_8bit": parts, "signed": signed}:
+                    from torchao.optim.subclass_8bit import OptimState8bit
+
+                    codes, scale, qmap = map(fill, parts)
+                    return OptimState8bit(codes, scale, qmap, signed, torch.float32)
                 case {"dict": pairs}:
                     return {key: fill(value) for key, value in pairs}
                 case {"list": values}:

@@ -297,6 +297,12 @@ class AdamWOptions(Part):
     name: Literal["adamw"] = "adamw"
 
 
+class AdamW8bitOptions(Part):
+    """AdamW, its states in 8 bits, on every parameter. See `adamw8bit.py`."""
+
+    name: Literal["adamw8bit"]
+
+
 class MuonOptions(Part):
     """Muon on the matrices of the layers, AdamW on the rest. See `muon.py`."""
 
@@ -338,8 +344,9 @@ class Run(Part):
     AdamW has it: the 3e-7 that big_vision sets beside a rate of 1e-5 is 0.03 here. `loss_weights`
     are for the tokens of a task (default 1); with them the loss is a mean over tokens, without them
     over samples. `dtype` is what is computed in, over float32 weights ("auto": bfloat16 where the
-    device has it); with `lora` the base is in it too. `save_dtype` is that of the output (None: as
-    `dtype`; for "auto" float32).
+    device has it); with `lora` the base is in it too. `quantize` shrinks the decoder of the base
+    further: see `models.frozen`. `save_dtype` is that of the output (None: as `dtype`; for "auto"
+    float32).
     """
 
     stage: Literal[
@@ -376,7 +383,9 @@ class Run(Part):
     epochs: Above0 | None = None
     batch_size: Count = 32
     micro_batch_size: Count | None = None
-    optimizer: Annotated[AdamWOptions | MuonOptions, Field(discriminator="name")] = AdamWOptions()
+    optimizer: Annotated[
+        AdamWOptions | AdamW8bitOptions | MuonOptions, Field(discriminator="name")
+    ] = AdamWOptions()
     learning_rate: Above0 = 1e-5
     adam_beta2: Share = 0.999
     weight_decay: From0 = 0.0
@@ -386,6 +395,7 @@ class Run(Part):
     decay_during_warmup: bool = False
     param_groups: tuple[ParamGroup, ...] = ()
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    quantize: Literal["int8", "int4"] | None = None
     save_dtype: Literal["float32", "bfloat16"] | None = None
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -415,6 +425,13 @@ class Run(Part):
             )
         if self.lora and self.objective != "answers":
             raise ValueError("lora adapts a whole model; its objective is answers")
+        if self.quantize and not self.lora:
+            raise ValueError("quantize shrinks a frozen base, under an adapter: it needs lora")
+        if self.quantize and self.lora and self.lora.merge:
+            raise ValueError(
+                "lora.merge cannot add the adapter to a quantized base: leave it out, and merge "
+                "into the whole base with paligemma convert"
+            )
         if self.micro_batch_size and self.objective in ("siglip", "mask_codec"):
             raise ValueError(
                 f"{self.objective} compares all samples of a batch: leave micro_batch_size out"
@@ -510,6 +527,7 @@ PARTS: dict[str, type[Part]] = SOURCES | {
     "auxiliary": Auxiliary,
     "soft_loc_targets": SoftLocTargets,
     "adamw": AdamWOptions,
+    "adamw8bit": AdamW8bitOptions,
     "muon": MuonOptions,
     "param_groups": ParamGroup,
 }

@@ -13,6 +13,7 @@ from paligemma.checkpoints import hub
 from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.devices import best_device
 from paligemma.models import gemma, siglip
+from paligemma.models.frozen import quantize_frozen
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.training.config import (
     CocoData,
@@ -142,6 +143,8 @@ def make_job(run: Run) -> Job:
     model = make_model(run, found, start.config)
     if run.lora:
         attach_adapter(run, start, model)
+    if run.quantize:
+        quantize_frozen(model, run.quantize)
     if run.gradient_checkpointing:
         for block in (module for module in model.modules() if isinstance(module, BLOCKS)):
             block.forward = partial(recomputed, block.forward, use_reentrant=False)

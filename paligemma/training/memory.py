@@ -13,6 +13,7 @@ from paligemma.checkpoints import lora as adapters
 from paligemma.checkpoints.io import build_on_meta
 from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.devices import format_bytes, free_memory
+from paligemma.models.frozen import quantize_frozen
 from paligemma.training.config import Run
 from paligemma.training.initialize import base_dtype, run_adapter
 from paligemma.training.optimizer import state_bytes
@@ -41,19 +42,20 @@ class MemoryNeed:
 
 def needed_memory(run: Run, start: Checkpoint) -> MemoryNeed:
     """What a run of the objective `answers` holds, without its auxiliary heads."""
-    model = build_on_meta(start.config)
+    model = build_on_meta(start.config).to(base_dtype(run))
     if run.lora:
         adapters.attach(model, run_adapter(run, start))
-    weights = gradients = optimizer = 0
+    if run.quantize:
+        quantize_frozen(model, run.quantize)
+    weights = sum(buffer.nbytes for buffer in model.buffers())  # what is quantized
+    gradients = optimizer = 0
     for name, parameter in model.named_parameters():
+        weights += parameter.nbytes
         name = f"model.{name}"  # as the objective names it
         group = next((one for one in run.param_groups if re.search(one.match, name)), None)
         if parameter.requires_grad and (group is None or group.lr_mult):
-            weights += 4 * parameter.numel()
-            gradients += 4 * parameter.numel()
+            gradients += parameter.nbytes
             optimizer += state_bytes(name, parameter, run)
-        else:
-            weights += base_dtype(run).itemsize * parameter.numel()
     return MemoryNeed(weights, gradients, optimizer)
 
 
@@ -65,6 +67,8 @@ def check_memory(need: MemoryNeed, run: Run, device: torch.device) -> None:
     hint = "lora: {rank: 8} trains an adapter, which needs far less"
     if run.lora:
         hint = "a smaller model, or another device, would fit"
+        if run.quantize != "int4":
+            hint = "quantize: int8 or int4 shrinks the frozen decoder"
         if base_dtype(run) == torch.float32:
             hint = "dtype: bfloat16 halves the weights"
     raise ValueError(f"The run needs {need}, and {device} has {format_bytes(free)} free; {hint}.")

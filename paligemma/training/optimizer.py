@@ -1,13 +1,15 @@
-"""The optimizers of a run over named groups of parameters: AdamW, or Muon with AdamW."""
+"""The optimizers of a run over named groups of parameters: AdamW (in 32 or 8 bits), or Muon with
+AdamW."""
 
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from paligemma.training.config import MuonOptions, Run
+from paligemma.training.adamw8bit import bytes_of_states, make_adamw_8bit
+from paligemma.training.config import AdamW8bitOptions, MuonOptions, Run
 from paligemma.training.muon import Muon
 from paligemma.training.schedule import lr_factor
 
@@ -23,7 +25,10 @@ def make_optimizers(module: nn.Module, run: Run) -> list[Optimizer]:
         optimizers.append(Muon(groups[Muon], run.optimizer.momentum))
     if AdamW in groups:
         betas = (0.9, run.adam_beta2)
-        optimizers.append(AdamW(groups[AdamW], betas=betas, fused=True))
+        if isinstance(run.optimizer, AdamW8bitOptions):
+            optimizers.append(make_adamw_8bit(groups[AdamW], betas))
+        else:
+            optimizers.append(AdamW(groups[AdamW], betas=betas, fused=True))
     return optimizers
 
 
@@ -67,8 +72,11 @@ def _rule(name: str, parameter: nn.Parameter, run: Run) -> tuple[type[Optimizer]
 
 
 def state_bytes(name: str, parameter: nn.Parameter, run: Run) -> int:
-    """Bytes of the optimizer's float32 states of a parameter: two moments, or Muon's momentum."""
-    return (4 if _rule(name, parameter, run)[0] is Muon else 8) * parameter.numel()
+    """Bytes of the optimizer's states of a parameter: two moments, or Muon's momentum."""
+    count = parameter.numel()
+    if isinstance(run.optimizer, AdamW8bitOptions):
+        return bytes_of_states(count)
+    return (4 if _rule(name, parameter, run)[0] is Muon else 8) * count
 
 
 def set_learning_rates(optimizers: Sequence[Optimizer], step: int, steps: int, run: Run) -> None:
@@ -78,4 +86,8 @@ def set_learning_rates(optimizers: Sequence[Optimizer], step: int, steps: int, r
             factor = lr_factor(
                 step, steps, group["warmup"], run.min_lr_ratio, run.decay_during_warmup
             )
-            group["lr"] = group["peak"] * factor
+            rate = group["peak"] * factor
+            if isinstance(group["lr"], Tensor):  # of AdamW in 8 bits
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate

@@ -7,6 +7,7 @@ random, depend on nothing else. So a run that was killed goes on from its newest
 ends in the same weights. The recipe is that of big_vision's transfers (arXiv 2407.07726, J).
 """
 
+import logging
 import math
 import os
 import signal
@@ -20,6 +21,7 @@ from typing import NoReturn, cast
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
+    DistributedDataParallelKwargs,
     DistributedType,
     FullyShardedDataParallelPlugin,
     gather_object,
@@ -34,7 +36,7 @@ from paligemma.checkpoints.io import write_json
 from paligemma.devices import best_device
 from paligemma.evaluation.classes import draw_classes
 from paligemma.training import checkpoint
-from paligemma.training.config import MuonOptions, Run, parse_run
+from paligemma.training.config import AdamW8bitOptions, MuonOptions, Run, parse_run
 from paligemma.training.data import MixtureBatches
 from paligemma.training.initialize import compute_dtype
 from paligemma.training.job import BLOCKS, is_sharded, make_job
@@ -73,6 +75,8 @@ def train(run: Run) -> None:
     if run.objective == "tokenizer":
         write_tokenizer(run)
         return
+    for name in ("torchao", "torch.utils._pytree"):  # peft imports torchao, which warns as it loads
+        logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_flush_denormal(True)  # numbers too small to matter take many times as long
     accelerator = Accelerator(
         mixed_precision="bf16" if compute_dtype(run) == torch.bfloat16 else "no",
@@ -80,6 +84,8 @@ def train(run: Run) -> None:
         log_with=run.tracker,
         project_dir=run.output_dir,
         fsdp_plugin=_sharding(run),
+        # a quantized base is in buffers, which are the same in all processes and stay so
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=not run.quantize)],
     )
     trainer = Trainer(run, accelerator)
     try:
@@ -112,6 +118,11 @@ def _sharding(run: Run) -> FullyShardedDataParallelPlugin | None:
         return None
     if isinstance(run.optimizer, MuonOptions):
         raise ValueError("Muon needs whole matrices and cannot be sharded; launch without FSDP.")
+    if run.quantize or isinstance(run.optimizer, AdamW8bitOptions):
+        raise ValueError(
+            "A quantized base, and optimizer states in 8 bits, cannot be sharded; launch without "
+            "FSDP."
+        )
     return FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy=ModuleWrapPolicy(set(BLOCKS))
     )
@@ -204,7 +215,8 @@ class Trainer:
                 speed = {"samples_per_second": taken * run.batch_size / seconds}
                 if tokens:
                     speed["tokens_per_second"] = tokens / seconds
-                rate = max(group["lr"] for one in self.optimizers for group in one.param_groups)
+                groups = [group for one in self.optimizers for group in one.param_groups]
+                rate = max(float(group["lr"]) for group in groups)
                 accelerator.log(logged | speed | {"lr": rate}, step=self.step)
                 shown = {name: f"{value:.4f}" for name, value in logged.items()}
                 bar.set_postfix(

@@ -49,8 +49,9 @@ def config(**text) -> PaliGemmaConfig:
         "num_key_value_heads": 2,
         "head_dim": 16,
     }
+    sizes |= text
     image = words().token_to_id("<image>")
-    return PaliGemmaConfig(VISION, TextConfig(**sizes | text), 48, image)
+    return PaliGemmaConfig(VISION, TextConfig(**sizes), sizes["hidden_size"], image)
 
 
 def processor() -> PaliGemmaProcessor:

@@ -109,9 +109,10 @@ def test_bfloat16_computes_over_float32_weights(home, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_it_ends_in_the_same_weights():
+@pytest.mark.parametrize("options", [[], ["--adapter"]], ids=["everything", "an adapter"])
+def test_killed_at_random_it_ends_in_the_same_weights(options):
     """`python scripts/kill_training.py --kills 20` does it twenty times."""
-    command = [sys.executable, str(ROOT / "scripts" / "kill_training.py"), "--kills", "3"]
+    command = [sys.executable, str(ROOT / "scripts" / "kill_training.py"), "--kills", "3", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "3 kills, 4 starts: the weights are the same.\n"
