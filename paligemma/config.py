@@ -206,12 +206,7 @@ class PaliGemmaConfig:
             raise ValueError(
                 f"config.json is of a {_shorten(kind)} model; only 'paligemma' can be loaded."
             )
-        for key in _QUANTIZED:
-            if values.get(key) is not None:
-                raise ValueError(
-                    f"config.json says by {key!r} that the weights are quantised, which cannot be "
-                    "loaded; take the model that it was made from, in bfloat16 or float32."
-                )
+        read_quantization(values)
         text_values = values.get("text_config") or {}
         _require_object("text_config", text_values)
 
@@ -339,6 +334,28 @@ _TEXT_DEFAULTS = {
 }
 _QUANTIZED = ("quantization", "quantization_config")  # keys of mlx and of transformers
 _TEXT_MAY_BE_NULL = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
+
+
+def quantization_values(precision: str) -> dict[str, Any]:
+    """What a config.json says of weights that `quantize` int8 or int4 has made."""
+    return {"quantization_config": {"quant_method": "paligemma", "weights": precision}}
+
+
+def read_quantization(values: Mapping[str, Any]) -> str | None:
+    """How the weights beside a config.json are quantized: "int8" or "int4", or not at all.
+
+    Raises ValueError for the formats of other programs.
+    """
+    given = {key: values[key] for key in _QUANTIZED if values.get(key) is not None}
+    if not given:
+        return None
+    for precision in ("int8", "int4"):
+        if given == quantization_values(precision):
+            return precision
+    raise ValueError(
+        f"config.json says by {next(iter(given))!r} that the weights are quantised, in a way that "
+        "cannot be loaded; take the model that it was made from, in bfloat16 or float32."
+    )
 
 
 def _numbers(part: str, values: Mapping[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

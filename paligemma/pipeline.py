@@ -29,6 +29,7 @@ from paligemma.generation import SamplingOptions, Step, stream
 from paligemma.images import open_image
 from paligemma.interpret.capture import capture_attention, tower_attention
 from paligemma.interpret.explain import CHEAP_VIEWS, Explainer, Explanation
+from paligemma.models.frozen import pack_frozen
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.packed import can_pack, pack_weights, quantize_weights
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
@@ -94,8 +95,11 @@ class PaliGemma:
     ) -> "PaliGemma":
         """Load what `checkpoints.resolve` returned; the rest is as in `load`."""
         placement, dtype = checkpoint.plan(device, dtype, quantize=quantize)
-        model = checkpoint.load_model(placement, dtype)
-        if quantize is not None:
+        model = checkpoint.load_model(placement, dtype, quantized=True)
+        if checkpoint.quantization:
+            quantize = checkpoint.quantization
+            pack_frozen(model, forget_pages)
+        elif quantize is not None:
             quantize_weights(model, quantize, forget_pages)
         elif placement == torch.device("cpu") and can_pack(dtype):
             pack_weights(model, forget_pages)

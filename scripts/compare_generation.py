@@ -4,7 +4,8 @@
 
 Both have the same random weights, made in memory, and answer greedily. Rounds of the two alternate,
 so that other load on the machine slows both; the medians count. On a GPU, transformers is also
-timed with its compiled static cache by --compile.
+timed with its compiled static cache by --compile. The cosine is that of the logits after the
+prompt's tokens with those of the same weights as they are.
 """
 
 import argparse
@@ -19,11 +20,12 @@ from time import perf_counter
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+import torch.nn.functional as F
 import transformers
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
-from paligemma.bench import greedy_steps, random_inputs
+from paligemma.bench import TEXT_TOKENS, greedy_steps, random_inputs
 from paligemma.checkpoints.random_weights import random_model
 from paligemma.config import VARIANTS
 from paligemma.devices import weights_memory
@@ -61,6 +63,14 @@ def their_generate(model, given: dict[str, Tensor], compiled: bool) -> Generate:
     return generate
 
 
+def text_logits(model: PaliGemmaForConditionalGeneration, given: dict[str, Tensor]) -> Tensor:
+    """The logits after each token of the text, [B, T, V] in float32."""
+    with torch.inference_mode():
+        features = model.embed_image(given["pixel_values"])
+        hidden = model.forward_features(given["input_ids"], features, given["attention_mask"])
+        return model.logits(hidden[:, -TEXT_TOKENS:]).float()
+
+
 def seconds(generate: Generate, count: int, device: str) -> float:
     start = perf_counter()
     generate(count)
@@ -92,6 +102,7 @@ def main() -> None:
     generators = {"transformers": their_generate(twin, given, False)}
     if arguments.compile:
         generators["transformers, compiled"] = their_generate(twin, given, True)
+    expected, cosines = text_logits(plain, given), {}
     for precision in ("bfloat16", *arguments.quantize):
         with torch.device("meta"):
             model = PaliGemmaForConditionalGeneration(config)
@@ -102,6 +113,8 @@ def main() -> None:
         elif device == "cpu" and can_pack(torch.bfloat16):
             pack_weights(model)
         generators[precision] = our_generate(model, given)
+        logits = text_logits(model, given)
+        cosines[precision] = F.cosine_similarity(logits, expected, dim=-1).mean().item()
 
     first: dict[str, list[float]] = {name: [] for name in generators}
     rate: dict[str, list[float]] = {name: [] for name in generators}
@@ -119,8 +132,10 @@ def main() -> None:
         their = report["transformers"]
         line = f"{name:24} first token {ttft:7.3f} s ({ttft / their['first_token_s']:.2f}), "
         line += f"{speed:7.2f} tokens/s ({speed / their['tokens_per_second']:.2f})"
-        if name in ("bfloat16", "int8", "int4"):
+        if name in cosines:
             quantize = None if name == "bfloat16" else name
+            report[name]["cosine"] = cosines[name]
+            line += f", cosine of logits {cosines[name]:.4f}"
             line += f", weights {weights_memory(config, torch.bfloat16, quantize) / 1e9:.2f} GB"
         print(line)
     print(json.dumps(vars(arguments) | {"report": report}))

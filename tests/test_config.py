@@ -6,7 +6,14 @@ import pytest
 import torch
 from reference import CONFIGS
 
-from paligemma.config import VARIANTS, PaliGemmaConfig, TextConfig, VisionConfig
+from paligemma.config import (
+    VARIANTS,
+    PaliGemmaConfig,
+    TextConfig,
+    VisionConfig,
+    quantization_values,
+    read_quantization,
+)
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 # As published with google/paligemma-3b-pt-224: no image_size, no head_dim, no rope_theta.
@@ -223,3 +230,12 @@ def test_sizes_are_checked_for_every_caller():
 def test_quantised_weights_are_refused(key):
     with pytest.raises(ValueError, match=r"quantised.*take the model that it was made from"):
         PaliGemmaConfig.from_dict({**PUBLISHED_2, key: {"bits": 6, "group_size": 64}})
+
+
+@pytest.mark.parametrize("precision", [None, "int8", "int4"])
+def test_own_quantization_is_recognised(precision):
+    values = {**PUBLISHED_2, **(quantization_values(precision) if precision else {})}
+    assert read_quantization(values) == precision
+    assert PaliGemmaConfig.from_dict(values) == PaliGemmaConfig.from_dict(PUBLISHED_2)
+    with pytest.raises(ValueError, match="quantised"):
+        read_quantization(quantization_values("int2"))

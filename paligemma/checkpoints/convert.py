@@ -16,6 +16,7 @@ from paligemma.checkpoints.io import (
     write_json,
 )
 from paligemma.checkpoints.resolve import Checkpoint
+from paligemma.models.frozen import quantize_frozen
 from paligemma.processor import processor_files
 
 
@@ -24,12 +25,14 @@ def convert(
     destination: str | Path,
     dtype: torch.dtype | None = None,
     max_shard_size: int | str = MAX_SHARD_SIZE,
+    quantize: str | None = None,
 ) -> None:
     """Write a checkpoint as `destination`: an `.npz`, or else a folder that transformers loads.
 
     `dtype` None keeps that of the file. tokenizer.json, the mask codec and config.json are written
     too; the sizes that an `.npz` does not hold are in the config.json beside it. An adapter is
-    merged. `max_shard_size`: of each safetensors file. Raises ValueError if a file exists already
+    merged. `max_shard_size`: of each safetensors file. `quantize`: the decoder to "int8" or "int4",
+    which only this project loads. Raises ValueError if a file exists already
     or cannot be written.
     """
     destination = Path(destination)
@@ -39,12 +42,16 @@ def convert(
         for path in (destination, *(folder / name for name in names)):
             if path.is_file():
                 raise ValueError(f"{path} exists already; choose another place.")
+        if quantize and destination.suffix == ".npz":
+            raise ValueError("An .npz holds no quantized weights; name a folder.")
         model = checkpoint.load_model("cpu", dtype)
+        if quantize:
+            quantize_frozen(model.requires_grad_(False), quantize)
         if destination.suffix == ".npz":
             save_npz(model, destination)
             write_json(folder / CONFIG, config_values(model.config, checkpoint.initialization))
         else:
-            save_model(model, destination, max_shard_size, checkpoint.initialization)
+            save_model(model, destination, max_shard_size, checkpoint.initialization, quantize)
             for name, values in processor_files(checkpoint.config).items():
                 write_json(folder / name, values)
         tokenizer = checkpoint.processor.tokenizer.to_str(pretty=True)

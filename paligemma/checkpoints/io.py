@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from paligemma.checkpoints import big_vision
 from paligemma.checkpoints.big_vision import EMBEDDING
-from paligemma.config import PaliGemmaConfig
+from paligemma.config import PaliGemmaConfig, quantization_values
 from paligemma.devices import (
     DTYPES,
     DeviceMap,
@@ -33,10 +33,12 @@ from paligemma.devices import (
     format_bytes,
     free_disk_space,
 )
+from paligemma.models.frozen import quantize_frozen, quantized_tensors
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 INITIALIZATION = "initialization"  # a key of config.json; "random": the weights were never trained
+QUANTIZED_EMBEDDING = "language_model.embed_tokens.linear.scales"  # of its rows, not the table
 MAX_JSON_BYTES = 8_000_000  # the published indexes have 0.1 MB
 # Larger models are mapped into memory, not read: only norms, biases and samples are checked there.
 FULLY_CHECKED_PARAMETERS = 200_000_000
@@ -152,12 +154,14 @@ def load_model(
     device: torch.device | str | DeviceMap = "cpu",
     dtype: torch.dtype | None = None,
     config: PaliGemmaConfig | None = None,
+    quantization: str | None = None,
 ) -> PaliGemmaForConditionalGeneration:
     """Load the model of a folder or an `.npz`, for inference on `device` in `dtype`.
 
     device: a `DeviceMap` for all devices
     dtype: None for that of the file
     config: what the caller has read already; None to read it
+    quantization: of its config.json, see `config.read_quantization`; not on a `DeviceMap`
 
     Raises ValueError if files are missing, damaged or do not fit the config.
     """
@@ -169,11 +173,13 @@ def load_model(
         state = big_vision.read(path, config)
     else:
         state, files, lm_heads = _read_safetensors(path)
-    model = build_on_meta(config)
+    model = build_on_meta(config, quantization)
+    if quantization:  # nothing is tied to a table of codes
+        state |= lm_heads
     _check_fit(model, state, path)
-    for name, tensor in lm_heads.items():
+    for name, tensor in {} if quantization else lm_heads.items():
         _check_tied(path, name, tensor, state[EMBEDDING])
-    dtype = dtype or state[EMBEDDING].dtype
+    dtype = dtype or state[QUANTIZED_EMBEDDING if quantization else EMBEDDING].dtype
     if dtype not in DTYPES.values():
         raise ValueError(f"{path}: {dtype} is not a dtype to run in; choose {', '.join(DTYPES)}.")
     check_float16(config, dtype, path)
@@ -183,8 +189,16 @@ def load_model(
             _check_finite(path, name, tensor, everything)
         return dispatch(model.eval(), state, files, device, dtype)
     for name in state:  # one at a time, so that what was read is freed as it is converted
-        state[name] = state[name].to(device, dtype)
+        tensor = state[name]
+        if tensor.is_floating_point():
+            state[name] = tensor.to(device, dtype)
+        else:  # codes: PyTorch's kernel crashes where rows left over from fours are not aligned
+            state[name] = tensor.to(device, copy=True)
+            forget_pages(tensor)
         _check_finite(path, name, state[name], everything)
+    for name in quantized_tensors(model):
+        owner, _, leaf = name.rpartition(".")
+        model.get_submodule(owner).register_buffer(leaf, state.pop(name), persistent=False)
     model.load_state_dict(state, assign=True)
     return model.eval()
 
@@ -213,14 +227,19 @@ class _SkipInitialization(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def build_on_meta(config: PaliGemmaConfig) -> PaliGemmaForConditionalGeneration:
+def build_on_meta(
+    config: PaliGemmaConfig, quantization: str | None = None
+) -> PaliGemmaForConditionalGeneration:
     """A model without memory, to be filled by `load_state_dict(…, assign=True)` or `to_empty`.
 
     Its parameters are not initialised: on `meta`, `normal_` imports all of torch._dynamo, which
     takes longer than all else that loading the built-in model does.
     """
     with torch.device("meta"), _SkipInitialization():
-        return PaliGemmaForConditionalGeneration(config)
+        model = PaliGemmaForConditionalGeneration(config)
+        if quantization:
+            quantize_frozen(model.requires_grad_(False), quantization)
+    return model
 
 
 def _read_safetensors(
@@ -294,17 +313,19 @@ def _weight_files(folder: Path) -> dict[Path, set[str]]:
 def _check_fit(
     model: PaliGemmaForConditionalGeneration, state: dict[str, Tensor], source: Path | str
 ) -> None:
-    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = model.state_dict() | quantized_tensors(model)
+    shapes = {name: list(tensor.shape) for name, tensor in expected.items()}
     found = {name: list(tensor.shape) for name, tensor in state.items()}
     misshapen = [
         f"{name} {found[name]} instead of {shape}"
         for name, shape in shapes.items()
         if found.get(name, shape) != shape
     ]
+    codes = {name: one.dtype for name, one in expected.items() if not one.is_floating_point()}
     dtypes = [
         f"{name} ({tensor.dtype})"
         for name, tensor in state.items()
-        if tensor.dtype not in DTYPES.values()
+        if tensor.dtype not in ([codes[name]] if name in codes else DTYPES.values())
     ]
     problems = {
         "missing": sorted(shapes.keys() - found.keys()),
@@ -328,10 +349,14 @@ def _first(names: list[str], limit: int = 10) -> str:
 # --- Writing --------------------------------------------------------------------------------------
 
 
-def config_values(config: PaliGemmaConfig, initialization: str | None) -> dict[str, Any]:
+def config_values(
+    config: PaliGemmaConfig, initialization: str | None, quantization: str | None = None
+) -> dict[str, Any]:
     """The content of a config.json."""
     values = config.to_dict()
-    return values if initialization is None else values | {INITIALIZATION: initialization}
+    if initialization is not None:
+        values[INITIALIZATION] = initialization
+    return values if quantization is None else values | quantization_values(quantization)
 
 
 def save_model(
@@ -339,17 +364,19 @@ def save_model(
     folder: str | Path,
     max_shard_size: int | str = MAX_SHARD_SIZE,
     initialization: str | None = None,
+    quantization: str | None = None,
 ) -> None:
     """Write config.json and safetensors, with the hub's older names, into `folder`.
 
-    transformers loads the result too. A model of more than `max_shard_size`, in bytes or as "9MB",
+    transformers loads the result too, unless `quantize_frozen` made the model's weights
+    `quantization` "int8" or "int4". A model of more than `max_shard_size`, in bytes or as "9MB",
     becomes several files with an index. Existing files are replaced atomically, so a model may be
     saved over the folder that it is mapped from. `initialization` "random" marks weights that were
     never trained. Raises ValueError if the folder cannot be written or its disk lacks space.
     """
     folder = Path(folder)
-    state = model.state_dict()
-    _check_fit(build_on_meta(model.config), state, "the model")
+    state = model.state_dict() | quantized_tensors(model)
+    _check_fit(build_on_meta(model.config, quantization), state, "the model")
     hub_prefixes = {prefix: hub_prefix for hub_prefix, prefix in OLDER_NAMES.items()}
     renamed = {}
     for name, tensor in state.items():
@@ -358,8 +385,9 @@ def save_model(
     _make_folder(folder, sum(tensor.nbytes for tensor in renamed.values()))
 
     cut = split_torch_state_dict_into_shards(renamed, max_shard_size=max_shard_size)
-    dtype = str(state[EMBEDDING].dtype).removeprefix("torch.")
-    documents = {CONFIG: config_values(model.config, initialization) | {"torch_dtype": dtype}}
+    table = state[QUANTIZED_EMBEDDING if quantization else EMBEDDING]
+    values = config_values(model.config, initialization, quantization)
+    documents = {CONFIG: values | {"torch_dtype": str(table.dtype).removeprefix("torch.")}}
     if cut.is_sharded:
         documents[INDEX] = {"metadata": cut.metadata, "weight_map": cut.tensor_to_filename}
     parts = {name: folder / f".{name}.part" for name in (*cut.filename_to_tensors, *documents)}

@@ -16,7 +16,7 @@ from paligemma.checkpoints.io import (
     read_config,
     read_config_values,
 )
-from paligemma.config import PaliGemmaConfig
+from paligemma.config import PaliGemmaConfig, read_quantization
 from paligemma.devices import DeviceMap, plan_placement
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor
@@ -35,6 +35,7 @@ class Checkpoint:
     path: the folder or the `.npz` of the weights
     mask_codec: its `.npz`; None: the published one, fetched from the hub when it is needed
     initialization: of config.json; "random": the weights were never trained
+    quantization: of config.json; "int8" or "int4"
     adapter: the folder of a LoRA adapter to merge into the weights at `path`
     base: the name of the adapter's base
     """
@@ -45,6 +46,7 @@ class Checkpoint:
     processor: PaliGemmaProcessor
     mask_codec: Path | None
     initialization: str | None = None
+    quantization: str | None = None
     adapter: Path | None = None
     base: str | None = None
 
@@ -85,6 +87,9 @@ class Checkpoint:
         The built-in model is small, and float32 by default. Raises ValueError if the model cannot
         run as asked for.
         """
+        if self.quantization and quantize not in (None, self.quantization):
+            raise ValueError(f"{self.name} is in {self.quantization} already, not in {quantize}.")
+        quantize = quantize or self.quantization
         if dtype is None and self.is_built_in:
             dtype = torch.float32
         placement, dtype = plan_placement(self.config, device, dtype, freed, self.name, quantize)
@@ -93,10 +98,21 @@ class Checkpoint:
         return placement, dtype
 
     def load_model(
-        self, device: torch.device | str | DeviceMap = "cpu", dtype: torch.dtype | None = None
+        self,
+        device: torch.device | str | DeviceMap = "cpu",
+        dtype: torch.dtype | None = None,
+        quantized: bool = False,
     ) -> PaliGemmaForConditionalGeneration:
-        """Read the weights, with the adapter merged: see `io.load_model`."""
-        model = load_model(self.path, device, dtype, self.config)
+        """Read the weights, with the adapter merged: see `io.load_model`.
+
+        Raises ValueError also for quantized weights, unless the caller takes them.
+        """
+        if self.quantization and (self.adapter or not quantized):
+            raise ValueError(
+                f"{self.base or self.name} is in {self.quantization}, only to answer with: train, "
+                "convert and merge the weights that it was made from."
+            )
+        model = load_model(self.path, device, dtype, self.config, self.quantization)
         if self.adapter:
             lora.merge(model, self.adapter)
         return model
@@ -190,6 +206,7 @@ def _checkpoint(
         processor=processor,
         mask_codec=_find_mask_codec(path, mask_codec),
         initialization=values.get(INITIALIZATION),
+        quantization=read_quantization(values),
     )
 
 

@@ -21,6 +21,9 @@ def add_commands(commands) -> None:
         metavar="SIZE",
         help="of each safetensors file, such as 9MB (default: %(default)s)",
     )
+    parser.add_argument(
+        "--quantize", choices=("int8", "int4"), help="the decoder; only this project loads that"
+    )
     add_base_option(parser)
     parser.set_defaults(run=run_convert)
 
@@ -72,7 +75,7 @@ def run_convert(arguments: Namespace) -> None:
 
     checkpoint = resolve(arguments.source, arguments.tokenizer, base=arguments.base)
     dtype = None if arguments.dtype is None else parse_dtype(arguments.dtype)
-    convert(checkpoint, arguments.destination, dtype, arguments.max_shard_size)
+    convert(checkpoint, arguments.destination, dtype, arguments.max_shard_size, arguments.quantize)
     print(f"Wrote {arguments.destination}.")
 
 

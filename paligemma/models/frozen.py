@@ -2,6 +2,7 @@
 
     quantize_frozen(model, "int8")  # one scale for each output
     quantize_frozen(model, "int4")  # a scale and a zero point for each group of 32 inputs
+    pack_frozen(model)              # as `packed` lays them out, once nothing is trained
 
 Gradients pass through to the adapter. Weights are turned back into the activations' dtype for each
 use, a layer at a time: none is kept for the backward pass, which makes it again. That is plain
@@ -15,7 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paligemma.models.gemma import TokenEmbedding
-from paligemma.models.packed import CHUNK, GROUP, Int8Linear, QuantizedEmbedding, int4_codes
+from paligemma.models.packed import (
+    CHUNK,
+    GROUP,
+    Free,
+    Int4Linear,
+    Int8Linear,
+    QuantizedEmbedding,
+    int4_codes,
+    unpack_pairs,
+)
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 
@@ -70,8 +80,7 @@ class FrozenInt4(nn.Module):
     def weight(self) -> Tensor:
         """[N, K], in a copy."""
         scales, zeros = self.scales_and_zeros[..., None].unbind(2)
-        codes = torch.stack([self.codes & 15, self.codes >> 4], -1).flatten(1)
-        groups = codes.unflatten(1, (-1, GROUP)).to(scales.dtype) - 8
+        groups = unpack_pairs(self.codes).unflatten(1, (-1, GROUP)).to(scales.dtype) - 8
         return torch.addcmul(zeros, groups, scales).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,3 +104,21 @@ def quantize_frozen(model: PaliGemmaForConditionalGeneration, precision: str) ->
             decoder.set_submodule(name, LINEARS[precision](module.weight))
         if isinstance(module, TokenEmbedding) and not module.weight.requires_grad:
             decoder.set_submodule(name, QuantizedEmbedding(module.weight, FrozenInt8))
+
+
+def quantized_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers of quantized layers by name, in plain order: what `state_dict` leaves out."""
+    return {
+        f"{name}.{leaf}": buffer
+        for name, module in model.named_modules()
+        if isinstance(module, Int8Linear | FrozenInt4)
+        for leaf, buffer in module.named_buffers(recurse=False)
+    }
+
+
+def pack_frozen(model: PaliGemmaForConditionalGeneration, free: Free = lambda _: None) -> None:
+    """Lay int4 layers out for this processor's kernel, in place; `free` gets what was replaced."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, FrozenInt4):
+            model.set_submodule(name, Int4Linear.from_codes(module.codes, module.scales_and_zeros))
+            free(module.codes)

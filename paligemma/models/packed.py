@@ -15,7 +15,7 @@ kernels are PyTorch's own; they have no backward pass, so where a gradient is as
 are laid out as before for the moment.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import torch
@@ -112,13 +112,31 @@ class Int4Linear(nn.Module):
         if inputs % GROUP:
             raise ValueError(f"int4 needs layers of a multiple of {GROUP} inputs, not {inputs}.")
         weight = F.pad(weight, (0, 0, 0, -len(weight) % BLOCK))
-        parts = [int4_codes(part) for part in weight.split(CHUNK)]
-        pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
-        packed = [pack(codes, 1) for codes, *_ in parts]
-        scales, zeros = (torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:])
-        both = torch.stack([scales, zeros], -1).transpose(0, 1).to(weight.dtype).contiguous()
+        self._pack(int4_codes(part) for part in weight.split(CHUNK))
+
+    @classmethod
+    def from_codes(cls, codes: Tensor, scales_and_zeros: Tensor) -> "Int4Linear":
+        """Of codes [N, K / 2], two a byte with the first in its low half, and [N, K / 32, 2]."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.out_features, more = len(codes), -len(codes) % BLOCK
+        codes = F.pad(codes, (0, 0, 0, more))
+        numbers = F.pad(scales_and_zeros, (0, 0, 0, 0, 0, more))
+        layer._pack(
+            (unpack_pairs(part).int(), both[..., 0], both[..., 1])
+            for part, both in zip(codes.split(CHUNK), numbers.split(CHUNK), strict=True)
+        )
+        return layer
+
+    def _pack(self, parts: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Of outputs a part at a time, in whole blocks: codes, scales and zero points."""
+        packed, numbers = [], []
+        for codes, scales, zeros in parts:
+            packed.append(torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1))
+            numbers.append(torch.stack([scales, zeros], -1))
+        scales_and_zeros = torch.cat(numbers).transpose(0, 1).contiguous()
         self.register_buffer("packed", torch.cat(packed), persistent=False)
-        self.register_buffer("scales_and_zeros", both, persistent=False)
+        self.register_buffer("scales_and_zeros", scales_and_zeros, persistent=False)
 
     @property
     def weight(self) -> Tensor:
@@ -174,6 +192,11 @@ def _has_known_order() -> bool:
     codes = torch.arange(BLOCK * GROUP, dtype=torch.int32).view(BLOCK, GROUP) * 7 % 16
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
     return torch.equal(_unpack(packed, torch.empty(GROUP, BLOCK)), codes.T.float() - 8)
+
+
+def unpack_pairs(codes: Tensor) -> Tensor:
+    """Codes [N, K / 2], two a byte with the first in its low half -> [N, K] uint8."""
+    return torch.stack([codes & 15, codes >> 4], -1).flatten(1)
 
 
 def int4_codes(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
