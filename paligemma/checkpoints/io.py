@@ -117,17 +117,11 @@ def read_config_values(path: str | Path) -> dict[str, Any]:
     """The config.json of a folder, or beside an `.npz`.
 
     An `.npz` without one is of a published size: the values are those of that size. Raises
-    ValueError if there is no config, it is damaged, or it is of quantized weights.
+    ValueError if there is no config, or it is damaged.
     """
     path = Path(path)
     if path.suffix != ".npz":
-        values = read_json(path / CONFIG)
-        if values.get("quantization_config"):
-            raise ValueError(
-                f"{path} holds weights that are quantized already, which are not read; name the "
-                "model that they were made of."
-            )
-        return values
+        return read_json(path / CONFIG)
     if (path.parent / CONFIG).is_file():
         return read_json(path.parent / CONFIG)
     return big_vision.published_config(path).to_dict()

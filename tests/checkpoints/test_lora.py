@@ -285,7 +285,7 @@ def test_a_quantized_base_is_explained(base, adapter, tmp_path):
     (quantized / "config.json").write_text(json.dumps(values))
     change(adapter, base_model_name_or_path=str(quantized))
     words = refused(adapter)
-    assert "holds weights that are quantized already, which are not read" in words
+    assert "the weights are quantised" in words and "take the model that it was made from" in words
     assert words.endswith("Another base can be named with --base.")
 
 
