@@ -164,7 +164,7 @@ class Page:
     """The shared components, and the buttons and events of all runs: one run at a time.
 
     `last_request` is the State of a `LastRequest`, None while there is none; `last_prompt` has its
-    prompt where the browser can read it.
+    prompt, once the run has ended, where the browser can read it.
     """
 
     models: ModelManager
@@ -244,7 +244,11 @@ class Page:
         """
         status = controls.status
         buttons = [*self.run_buttons, *self.stop_buttons]
-        settle = {"fn": self._settle, "inputs": status, "outputs": [self.header, status, *buttons]}
+        settle = {
+            "fn": self._settle,
+            "inputs": [status, self.last_request],
+            "outputs": [self.header, status, self.last_prompt, *buttons],
+        }
         event = (button or controls.run).click(self._start, None, [status, *buttons], **UNQUEUED)
         if prepare:
             event = event.then(*prepare, preprocess=False, concurrency_limit=4, **PRIVATE)
@@ -318,11 +322,12 @@ class Page:
     def _start(self) -> list:
         return [WAITING, *self._button_states(running=True)]
 
-    def _settle(self, status: str | None) -> list:
+    def _settle(self, status: str | None, last: LastRequest | None) -> list:
         """After every run: a status that still ends in … is of a run that was stopped."""
         status = read_text(status, "The status").removeprefix(WAITING)
         status = f"Stopped. {status[:-1]}" if status.endswith("…") else status
-        return [header_html(self.models), status, *self._button_states(running=False)]
+        header, buttons = header_html(self.models), self._button_states(running=False)
+        return [header, status, last.prompt if last else "", *buttons]
 
     def _button_states(self, running: bool) -> list[gr.Button]:
         run, stop = gr.Button(interactive=not running), gr.Button(interactive=running)

@@ -451,6 +451,7 @@ def test_names_are_pressed(built_in):
     expect(tab(built_in)).to_have_text("Attention")
     expect(line(built_in)).to_contain_text("Done.")
     expect(panel(built_in).get_by_label("Raw prompt")).to_have_value("detect anchor")
+    at_rest(built_in)
     built_in.route("**/gradio_api/**", lambda _: None)  # the browser writes it, at once
     tab(built_in, "Compare").click()
     prompt = panel(built_in).get_by_label("Raw prompt")

@@ -157,7 +157,7 @@ class AttentionTab:
         used.then(None, js=f'() => pressRun("{self.key}")', **PRIVATE)
         display: dict[str, Component] = {"view": self.view, "opacity": self.opacity}
         asked = {"image": page.image, "prompt": self.prompt} | display
-        outputs = [*page.request_outputs, *self.outputs]
+        outputs = [page.last_request, *self.outputs]
         page.on_run(self.key, self.controls, partial(self.explain, page), asked, outputs)
         rest = partial(self.continue_answer, page)
         page.on_continue(self.key, self.controls, self.resume, rest, display, outputs)
@@ -249,7 +249,7 @@ class AttentionTab:
             self.tokens: gr.Radio(choices, value=0, visible=True),
             self.layer: layer_slider(answer, view),
             self.controls.status: status,
-            **page.show_request(LastRequest(prompt, texts)),
+            page.last_request: LastRequest(prompt, texts),
             **self.resume.show(ShownAnswer(upload.path, reply, ref(model))),
             **dict(zip(self._shown, shown, strict=True)),
         }

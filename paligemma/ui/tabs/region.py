@@ -139,7 +139,7 @@ class RegionTab:
             page.run_on_enter(text, self.key)
         inputs = {"image": page.image, "box": self.box, "mode": self.mode, "answer": self.text}
         inputs |= {"language": self.language}
-        outputs = [*page.request_outputs, *self.outputs]
+        outputs = [page.last_request, *self.outputs]
         page.on_run(self.key, self.controls, partial(self.run, page), inputs, outputs)
         resume, rest = self.answer_buttons.resume, partial(self.continue_answer, page)
         page.on_continue(self.key, self.controls, resume, rest, {}, outputs)
@@ -185,9 +185,11 @@ class RegionTab:
                 if not reply.finished:
                     yield {self.raw: reply.text, self.controls.status: f"{timing_text(reply)}…"}
                     continue
-                shown: Updates = {self.raw: reply.text, self.controls.status: text_status(reply)}
-                shown |= page.show_request(LastRequest.of(reply))
-                yield shown | self.answer_buttons.show(upload.path, reply, model)
+                yield {
+                    self.raw: reply.text,
+                    self.controls.status: text_status(reply),
+                    page.last_request: LastRequest.of(reply),
+                } | self.answer_buttons.show(upload.path, reply, model)
 
 
 def start_box(file: dict | None, text: str) -> tuple[Image.Image | None, None]:

@@ -147,7 +147,7 @@ class TaskTab:
         if self.history:
             inputs["history"] = self.history
         asked = {"image": page.image} | self.inputs | inputs
-        outputs = [*page.request_outputs, *self.outputs]
+        outputs = [page.last_request, *self.outputs]
         runs = [
             page.on_run(self.key, self.controls, partial(self.answer, page), asked, outputs),
             page.on_continue(
@@ -217,7 +217,7 @@ class TaskTab:
                     answer = self._show_answer(model, upload, reply, display)
                     notes = answer_notes(model, reply, note)
                     answer[self.controls.status] = with_notes(self._status(reply), notes)
-                    yield reply, page.show_request(LastRequest.of(reply)) | answer
+                    yield reply, {page.last_request: LastRequest.of(reply)} | answer
                     continue
                 started, complete = perf_counter(), reply.detections[:-1]
                 update: Updates = {
