@@ -35,6 +35,7 @@ LEFT_OUT = {
 SMALLER = [
     (r"--num-scenes \d+", "--num-scenes 2"),
     (r"^(python examples/new_pictogram.py)", r"\1 --examples 4 --scenes 2 --draw comets.png"),
+    (r"^(python examples/own_images.py)", r"\1 --images 6 --unseen 3"),
     (r"^(paligemma bench.*) --variant \S+ \S+ (.*)", r"\1 \2"),
     (r"^(paligemma bench.*)", r"\1 --num-tokens 3"),
     (r"^(paligemma explain.*)", r"\1 --max-new-tokens 4"),

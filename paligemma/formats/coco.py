@@ -52,6 +52,7 @@ class CocoImage(FileRecord):
 class CocoCategory(FileRecord):
     id: int
     name: str
+    supercategory: str | None = None
 
 
 def _check_bbox(value: Any) -> Any:
@@ -133,7 +134,7 @@ def read_instances(path: Path) -> CocoInstances:
         if str(error).startswith("it is a list"):
             hint = "; samples are written one a line in a .jsonl file"
         raise ValueError(f"{path} is not a COCO instances file: {error}{hint}.") from None
-    categories = {category.id: category.name for category in values.categories}
+    categories = {one.id: one.name for one in values.categories if not _only_groups(one, values)}
     images: dict[int, CocoImage] = {}
     invalid: list[InvalidRecord] = []
     for number, value in enumerate(values.images):
@@ -163,6 +164,14 @@ def read_instances(path: Path) -> CocoInstances:
         elif annotation.image_id not in invalid_images:
             unlisted.append(annotation)
     return CocoInstances(path, images, categories, annotations, unlisted, invalid)
+
+
+def _only_groups(category: CocoCategory, file: _InstancesFile) -> bool:
+    """Whether a category only groups the others, as Roboflow's first does: nothing is of it."""
+    groups = {one.supercategory for one in file.categories if one.id != category.id}
+    if category.supercategory != "none" or category.name not in groups:
+        return False
+    return all(_id(one, "category_id") != category.id for one in file.annotations)
 
 
 def find_instances(path: Path) -> Path:

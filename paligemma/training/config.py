@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from paligemma.checkpoints.lora import ALL_LINEAR
+from paligemma.checkpoints.resolve import BUILT_IN
 from paligemma.config import TextConfig, VisionConfig
 from paligemma.synthetic.world import WORLDS, World, open_world
 
@@ -281,7 +282,8 @@ class Auxiliary(Part):
 
 class SoftLocTargets(Part):
     """`<loc>` targets that share their weight with neighbors: a Gaussian of `sigma` pixels, cut
-    off at `reach`. A pixel is one of `grid` a side (None: of the model's image)."""
+    off at `reach`. A pixel is one of `grid` a side (None: of the model's image), and no box ends
+    between pixels."""
 
     sigma: Above0 = 1.0
     reach: Count = 3
@@ -410,7 +412,11 @@ class Run(Part):
     def _fill_from_stage(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        return STAGES.get(given.get("stage", "transfer"), {}) | {"stage": "transfer"} | given
+        stage = given.get("stage", "transfer")
+        defaults = STAGES.get(stage, {}) | {"stage": "transfer"}
+        if stage == "transfer" and given.get("model") == BUILT_IN:
+            defaults |= TRANSFER_OF_BUILT_IN
+        return defaults | given
 
     @model_validator(mode="after")
     def _hangs_together(self) -> "Run":
@@ -489,6 +495,9 @@ STAGES: dict[str, dict[str, Any]] = {
     "resolution": {"objective": "answers", "learning_rate": 3e-4, "max_text_tokens": 512},
     "transfer": {"objective": "answers", "learning_rate": 1e-5},
 }  # fmt: skip
+
+# A model of a thousandth of the size learns at a higher rate, and its boxes end at whole pixels.
+TRANSFER_OF_BUILT_IN: dict[str, Any] = {"learning_rate": 3e-4, "soft_loc_targets": {}}
 
 
 def read_run(path: str | Path) -> Run:

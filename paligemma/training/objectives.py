@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
 from paligemma.config import PaliGemmaConfig, TextConfig
-from paligemma.detections import LOC_TOKENS, value_to_loc
+from paligemma.detections import LOC_TOKENS, loc_to_value, value_to_loc
 from paligemma.models.gemma import GemmaDecoder, rope_table
 from paligemma.models.paligemma import (
     IGNORE_INDEX,
@@ -132,7 +132,7 @@ class Answers(Objective):
         parts: dict[str, Tensor] = {}
         if weights.patches:
             parts["patches"] = self.patch_heads(features, batch["patch_labels"], counts)
-        text = model.embed_tokens(batch["input_ids"][:, self.num_image_tokens :])
+        text = model.embed_tokens(self.on_grid(batch["input_ids"][:, self.num_image_tokens :]))
         images = model.multi_modal_projector(features)
         if weights.words:
             table = model.language_model.embed_tokens.weight
@@ -152,6 +152,13 @@ class Answers(Objective):
             loss = loss + getattr(weights, name) * part
         shown = {"answers": answers} | parts if parts else {}
         return {"loss": loss} | {name: part.detach() for name, part in shown.items()}
+
+    def on_grid(self, ids: Tensor) -> Tensor:
+        """The tokens with each `<loc>` moved to the grid of `soft_loc_targets`, if there is one.
+
+        A model answers on the grid, so it must go on from what it answers.
+        """
+        return self.target_ids[:, self.target_ids.shape[1] // 2][ids]
 
     def run_decoder(self, x: Tensor, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """The decoder over embeddings [B, T, D] of a batch, packed or not."""
@@ -204,21 +211,24 @@ def soft_targets(
 ) -> tuple[Tensor, Tensor]:
     """What counts as right for each token: `ids`, `shares` [V, n], rows summing to 1.
 
-    With `given`, a `<loc>` that lies on its grid shares its weight with its neighbors there.
+    With `given`, a `<loc>` shares its weight with its neighbors on the grid; the nearest is in the
+    middle of `ids`. One that lies between the lines is no target itself: a model whose boxes end at
+    whole pixels never learned it.
     """
     if given is None:
         return torch.arange(vocabulary)[:, None], torch.ones(vocabulary, 1)
     offsets = torch.arange(-given.reach, given.reach + 1)
     ids = torch.arange(vocabulary)[:, None].repeat(1, len(offsets))
     shares = torch.zeros(vocabulary, len(offsets))
-    shares[:, given.reach] = 1
+    shares[:, given.reach] = 1  # of other tokens
     grid = given.grid or processor.image_size
     locs = [processor.tokenizer.token_to_id(token) for token in LOC_TOKENS]
-    for pixel in range(grid + 1):
-        near = (pixel + offsets).clamp(0, grid).tolist()
-        row = locs[value_to_loc(pixel / grid)]
-        ids[row] = torch.tensor([locs[value_to_loc(n / grid)] for n in near])
-        shares[row] = torch.softmax(-0.5 * (offsets / given.sigma) ** 2, 0)
+    lines = {value_to_loc(pixel / grid): pixel for pixel in range(grid + 1)}
+    for loc, row in enumerate(locs):
+        place = lines.get(loc, loc_to_value(loc) * grid)
+        pixels = round(place) + offsets
+        ids[row] = torch.tensor([locs[value_to_loc(n / grid)] for n in pixels.tolist()])
+        shares[row] = torch.softmax(-0.5 * ((pixels - place) / given.sigma) ** 2, 0)
     return ids, shares
 
 

@@ -14,12 +14,15 @@ import yaml
 from PIL import Image
 
 from paligemma.__main__ import main
-from paligemma.detections import invalid_objects
+from paligemma.detections import invalid_objects, parse
+from paligemma.evaluation.datasets.coco import load_coco_detection
+from paligemma.formats.coco import find_instances, read_instances
 from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.synthetic import scenes
 from paligemma.training.config import STAGES, Run, Scenes, parse_run, read_run
 from paligemma.training.data import Mixture, SampleBatches
 from paligemma.training.sources import (
+    CocoSource,
     ImageFolder,
     InvalidSample,
     JsonLines,
@@ -149,6 +152,17 @@ def test_paths_of_the_home_folder_are_expanded(monkeypatch):
     made = parse_run(GOOD | {"output_dir": "~/runs", "data": [{"jsonl": "~/a.jsonl"}]})
     assert made.output_dir == Path("/home/ann/runs")
     assert made.data[0].jsonl == Path("/home/ann/a.jsonl")
+
+
+def test_a_transfer_of_the_built_in_model_has_defaults_of_its_own():
+    given = {"data": [{"jsonl": "a"}], "max_steps": 1, "output_dir": "b"}
+    made = parse_run({"model": "built-in"} | given)
+    assert made.learning_rate == 3e-4 and made.soft_loc_targets is not None
+    other = parse_run({"model": "google/paligemma2-3b-pt-224"} | given)
+    assert other.learning_rate == 1e-5 and other.soft_loc_targets is None
+    asked = {"model": "built-in", "learning_rate": 1e-4, "soft_loc_targets": None}
+    made = parse_run(asked | given)
+    assert made.learning_rate == 1e-4 and made.soft_loc_targets is None
 
 
 def test_a_stage_fills_what_the_file_leaves_out():
@@ -349,8 +363,8 @@ def write_newer_exports(folder: Path) -> None:
         "info": {"year": "2026", "url": "https://public.roboflow.com/object-detection"},
         "licenses": [{"id": 1, "url": "", "name": "MIT"}],
         "categories": [
-            {"id": 0, "name": "cats", "supercategory": "none"},
-            {"id": 1, "name": "cat", "supercategory": "cats"},
+            {"id": 0, "name": "cat", "supercategory": "none"},  # the name of the project
+            {"id": 1, "name": "cat", "supercategory": "cat"},
         ],
         "images": [{"id": 0, "license": 1, "file_name": "a.jpg", "height": 40, "width": 80,
                     "date_captured": "2026-01-01T00:00:00+00:00", "extra": {"name": "a.png"}}],
@@ -389,6 +403,9 @@ def test_a_run_trains_on_newer_exports(tmp_path, capsys):
     for name in "coco/train", "coco/train/studio.json", "a.parquet":
         assert main(["data", "check", str(tmp_path / name)]) == 0
         assert capsys.readouterr().out.endswith("1 samples, all valid.\n")
+    assert read_instances(split / "_annotations.coco.json").categories == {1: "cat"}
+    (example,) = load_coco_detection(split, "val").examples
+    assert example.text == "cat" and example.image == split / "a.jpg"
     (tmp_path / "coco" / "valid").mkdir()
     assert main(["data", "check", str(tmp_path / "coco")]) == 2
     assert "has the splits train and valid; name one" in capsys.readouterr().err
@@ -446,6 +463,17 @@ def test_synthetic_samples_are_of_the_tasks_asked_for_and_repeat():
     assert again.suffix == shown[4].suffix and again.image.tobytes() == shown[4].image.tobytes()
     other = SyntheticScenes(Scenes(scenes=6), tiny.codec(), seed=4)[4]
     assert other.image.tobytes() != again.image.tobytes()
+
+
+def test_the_example_writes_an_export_of_its_own_objects(tmp_path):
+    example = runpy.run_path(str(ROOT / "examples" / "own_images.py"))
+    known = dict(scenes.KINDS)
+    example["write_export"](tmp_path, 6)
+    assert known == scenes.KINDS
+    source = CocoSource(find_instances(tmp_path / "train"), None, "detect", None)
+    assert len(source) == 6 and not source.invalid and (tmp_path / "valid").is_dir()
+    names = {one.label for sample in source for one in parse(sample.suffix)}
+    assert names <= example["KINDS"].keys() and not names & known.keys()
 
 
 def test_the_example_writes_samples_about_its_comet(tmp_path, monkeypatch):

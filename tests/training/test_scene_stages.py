@@ -148,15 +148,34 @@ def test_soft_targets():
     ids, shares = soft_targets(processor, vocabulary, SoftLocTargets(grid=128))
     assert ids.shape == shares.shape == (vocabulary, 7)
     torch.testing.assert_close(shares.sum(1), torch.ones(vocabulary))
-    assert (ids[:, 3] == torch.arange(vocabulary)).all() and (shares.argmax(1) == 3).all()
+    assert (shares.argmax(1) == 3).all()
     loc = processor.tokenizer.token_to_id
     pixels = [loc(f"<loc{round(n / 128 * 1023):04d}>") for n in range(129)]
+    locs = [loc(f"<loc{n:04d}>") for n in range(1024)]
     soft = shares[:, 3] < 1
-    assert set(soft.nonzero()[:, 0].tolist()) == set(pixels)
+    assert set(soft.nonzero()[:, 0].tolist()) == set(locs)
+    others = ~soft | torch.isin(torch.arange(vocabulary), torch.tensor(pixels))
+    assert (ids[others, 3] == torch.arange(vocabulary)[others]).all()
     row = pixels[40]
     assert ids[row].tolist() == pixels[37:44]
     assert torch.equal(shares[row], shares[row].flip(0)) and shares[row, 3] == shares[row].max()
     assert ids[pixels[1]].tolist() == [pixels[n] for n in (0, 0, 0, 1, 2, 3, 4)]
     assert ids[pixels[128]].tolist() == [pixels[n] for n in (125, 126, 127, 128, 128, 128, 128)]
+    # between two lines both are right, the nearer one more; what lies there is no target
+    assert set(ids[locs].unique().tolist()) == set(pixels)
+    between = loc("<loc0322>")  # pixel 40.29
+    assert ids[between].tolist() == pixels[37:44]
+    expected = torch.softmax(-0.5 * (torch.arange(37, 44) - 322 / 1023 * 128) ** 2, 0)
+    torch.testing.assert_close(shares[between], expected)
     hard = soft_targets(processor, vocabulary, None)
     assert torch.equal(hard[0][:, 0], torch.arange(vocabulary)) and (hard[1] == 1).all()
+
+
+def test_boxes_between_the_lines_of_the_grid_are_moved_onto_them(tmp_path):
+    given = runs.values(tmp_path, soft_loc_targets={"grid": 128})
+    soft = runs.trainer(parse_run(given)).job.objective
+    hard = runs.trainer(parse_run(given | {"soft_loc_targets": None})).job.objective
+    tokens = ["<loc0322>", "<loc0320>", "<loc0000>", "<loc1023>", "<bos>", "<eos>"]
+    ids = torch.tensor([[tiny.words().token_to_id(token) for token in tokens]])
+    assert torch.equal(soft.on_grid(ids), ids[:, [1, 1, 2, 3, 4, 5]])
+    assert torch.equal(hard.on_grid(ids), ids)

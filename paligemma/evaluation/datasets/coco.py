@@ -16,6 +16,7 @@ from paligemma.evaluation.datasets.examples import (
     make_dataset,
 )
 from paligemma.formats.coco import (
+    ROBOFLOW_FILE,
     CocoImage,
     CocoInstances,
     Size,
@@ -58,12 +59,12 @@ def load_coco_captions(data: Path, split: str) -> EvaluationDataset:
 
 
 def load_coco_detection(data: Path, split: str) -> EvaluationDataset:
-    """COCO's `instances_val2017.json` and the like.
+    """COCO's `instances_val2017.json` and the like, or the folder of a Roboflow split.
 
     Every image gets the same prompts, which name all categories of the file, some at a time: so
     the prompts do not tell what is in the image.
     """
-    source = find_file(data, f"instances_{split}*.json")
+    source = find_file(data, f"instances_{split}*.json", ROBOFLOW_FILE)
     file = read_valid_instances(source)
     return make_dataset(
         _detection_examples(file, ImageFinder(data, source)),
