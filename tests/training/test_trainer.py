@@ -441,7 +441,10 @@ def test_an_adapter_for_another_model_is_refused(adapter, tmp_path):
     folder = tmp_path / "adapter"
     folder.mkdir()
     (folder / adapters.WEIGHTS).write_bytes((adapter[0] / adapters.WEIGHTS).read_bytes())
-    for base, problem in ((str(other), "does not fit its base"), (None, "names no base; name one with --base")):
+    for base, problem in (
+        (str(other), "does not fit its base"),
+        (None, "names no base; name one with --base"),
+    ):
         values["base_model_name_or_path"] = base
         (folder / adapters.CONFIG).write_text(json.dumps(values))
         with pytest.raises(ValueError, match=problem):
