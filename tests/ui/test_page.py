@@ -1160,5 +1160,5 @@ print(len(spaces.marked), "DuplicateButton" in kinds, pickers, seen["server_name
         timeout=120,
     )
     marked, duplicate, own, host = done.stdout.split()
-    assert int(marked) == len(ENDPOINTS) + 18, "nine tabs, three ways to look again, six to go on"
+    assert int(marked) == len(ENDPOINTS) + 20, "nine tabs, three ways to look again, eight to go on"
     assert (duplicate, own, host) == ("True", "{False}", "0.0.0.0")
