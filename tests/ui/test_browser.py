@@ -699,6 +699,7 @@ def test_a_picture_is_pasted_or_dropped_anywhere(page):
         page.evaluate(PUT, [address, event, where])
         expect(page.locator("#image img")).not_to_have_attribute("src", before)
         expect(page.locator("#image img")).to_have_attribute("src", re.compile("own.png$"))
+        expect(page.locator("#tabs button.primary:visible").first).to_be_enabled()  # it is taken
     tab(page, "Caption").click()
     press(page, "Caption")
     expect(line(page)).to_contain_text("Done.")

@@ -1,19 +1,29 @@
 // How a picture gets into the page: pasted or dropped anywhere, drawn, remembered over a reload.
 // Loaded once in the page's head, after page.js.
 
-/** Puts a file into the picture's field, in place of the picture that is there. */
-function putImage(file, retries = 300) {
+const shownImage = () => document.querySelector("#image img")?.src;
+
+/** Puts a file into the picture's field, in place of the picture `former` that is there. */
+function putImage(file, former = shownImage(), retries = 300) {
   const field = document.getElementById("image"), input = field?.querySelector("input[type=file]");
   if (input) {
     const files = new DataTransfer();
     files.items.add(file);
     input.files = files.files;
     input.dispatchEvent(new Event("change", {bubbles: true}));
+    if (former) confirmImage(file, former);
   } else if (retries) {
     if (!field) document.querySelector("#image-sources [role=tab]").click();
     field?.querySelector("button[aria-label='Remove Image']")?.click();
-    setTimeout(() => putImage(file, retries - 1), 50);
+    setTimeout(() => putImage(file, former, retries - 1), 50);
   }
+}
+
+/** A late answer about the former picture shows that one again, and ends the upload. */
+function confirmImage(file, former, checks = 100) {
+  const shown = shownImage();
+  if (shown === former) putImage(file, null);
+  else if (!shown && checks) setTimeout(() => confirmImage(file, former, checks - 1), 50);
 }
 
 function imageFile(transfer) {
