@@ -13,7 +13,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from paligemma.detections import Box, Detection, box_iou
-from paligemma.evaluation.metrics.detection import AveragePrecision, average_precisions
+from paligemma.evaluation.metrics.detection import (
+    AveragePrecision,
+    average_precisions,
+    match_best,
+)
 
 MIN_IOU = 0.5  # from here on a box is at an object's place
 MAX_NAMES = 40  # in a picture; the others are drawn as one
@@ -103,20 +107,12 @@ def _match_by_place(
 
     Those of the same label are matched first, then the best overlaps; each prediction once.
     """
-    candidates = sorted(
-        (
-            (target.label == prediction.label, iou, n, m)
-            for n, target in enumerate(targets)
-            for m, prediction in enumerate(predictions)
-            if (iou := box_iou(target.box, prediction.box)) >= MIN_IOU
-        ),
-        reverse=True,
+    return match_best(
+        ((target.label == prediction.label, iou), n, m)
+        for n, target in enumerate(targets)
+        for m, prediction in enumerate(predictions)
+        if (iou := box_iou(target.box, prediction.box)) >= MIN_IOU
     )
-    matches: dict[int, int] = {}
-    for *_, n, m in candidates:
-        if n not in matches and m not in matches.values():
-            matches[n] = m
-    return matches
 
 
 def _is_in_crowd(one: Detection, crowds: Sequence[Detection]) -> bool:

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -28,20 +28,22 @@ def match_detections(
 
     The best overlaps are matched first, each prediction once; None where none is left.
     """
-    overlaps = sorted(
-        (
-            (box_iou(target.box, prediction.box), n, m)
-            for n, target in enumerate(targets)
-            for m, prediction in enumerate(predictions)
-            if target.label == prediction.label
-        ),
-        reverse=True,
+    matches = match_best(
+        (box_iou(target.box, prediction.box), n, m)
+        for n, target in enumerate(targets)
+        for m, prediction in enumerate(predictions)
+        if target.label == prediction.label
     )
+    return [matches.get(n) for n in range(len(targets))]
+
+
+def match_best(candidates: Iterable[tuple[Any, int, int]]) -> dict[int, int]:
+    """{target: prediction} of (rank, target, prediction): the highest first, each of them once."""
     matches: dict[int, int] = {}
-    for _, n, m in overlaps:
+    for _, n, m in sorted(candidates, reverse=True):
         if n not in matches and m not in matches.values():
             matches[n] = m
-    return [matches.get(n) for n in range(len(targets))]
+    return matches
 
 
 def average_precision(
