@@ -125,16 +125,10 @@ class ImageInput:
         """What a new picture changes."""
         return [self.image, self.own_name, self.note, self.open_models]
 
-    def show_random_scene(self, path: str) -> Updates:
-        """A scene of the built-in model's world, whatever was open."""
-        name = "/".join(Path(path).parts[-2:])
-        opened = {self.image: path, self.own_name: name, self.tabs: gr.Tabs(selected="image")}
-        return self.reset_image() | opened
-
-    def show_own(self, models: ModelManager, path: str) -> Updates:
-        """A visitor's own picture, and whether the model can know it."""
+    def show_own(self, models: ModelManager, path: str, is_known: bool = False) -> Updates:
+        """A visitor's own picture, and whether the model can know it, where that is not known."""
         model = models.current
-        is_unknown = model is not None and model.is_built_in
+        is_unknown = not is_known and model is not None and model.is_built_in
         return {
             self.image: path,
             self.own_name: "/".join(Path(path).parts[-2:]),

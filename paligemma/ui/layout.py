@@ -284,9 +284,9 @@ class Layout:
 
     def take_random_scene(self) -> Updates:
         """A new scene as the image, and all tabs without an answer."""
-        path = draw_random_scene()
-        self.demo.upload_file_set.add(path)  # as in `show_own`
-        return self.page.allow_runs() | self.reset_tabs() | self.input.show_random_scene(path)
+        scene = self.show_own(draw_random_scene(), is_known=True)
+        scene[self.input.tabs] = gr.Tabs(selected="image")  # whatever was open
+        return self.page.allow_runs() | self.reset_tabs() | scene
 
     def return_to_drawing(self, canvas: dict | None, image: dict | None) -> Updates:
         """The same when the canvas is opened, unless it is empty or its drawing is the image."""
@@ -295,11 +295,11 @@ class Layout:
             return self.page.allow_runs()
         return self.page.allow_runs() | self.reset_tabs() | self.show_own(path)
 
-    def show_own(self, path: str) -> Updates:
+    def show_own(self, path: str, is_known: bool = False) -> Updates:
         """A visitor's own picture, whose file counts as an upload, whoever wrote it."""
         # of a component that a handler has updated, gradio forgets the files
         self.demo.upload_file_set.add(path)
-        return self.input.show_own(self.models, path)
+        return self.input.show_own(self.models, path, is_known)
 
     def clear_image(self) -> Updates:
         image = self.input.reset_image()
