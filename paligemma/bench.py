@@ -21,16 +21,16 @@ import psutil
 import torch
 from torch import Tensor
 
+from paligemma.checkpoints.needs import fastest
 from paligemma.checkpoints.random_weights import random_model
 from paligemma.config import VARIANTS, PaliGemmaConfig
-from paligemma.devices import DTYPES, best_dtype, parse_device, weights_memory
+from paligemma.devices import DeviceMap, plan_placement, synchronize, weights_memory
 from paligemma.generation import SamplingOptions, Step, stream
 from paligemma.interpret.capture import capture_attention
-from paligemma.models.packed import QUANTIZED, can_pack, pack_weights, quantize_weights
+from paligemma.models.packed import lay_out_weights
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.pipeline import PaliGemma
 
-PRECISIONS = (*DTYPES, *QUANTIZED)
 TEXT_TOKENS = 8
 ROUNDS = 3
 BANDWIDTH_BYTES = 1 << 29  # of what is read to measure the bandwidth: more than a cache holds
@@ -70,20 +70,22 @@ class LoadedModel:
         return weights_memory(config, self.dtype, self.quantize) - others * self.dtype.itemsize
 
 
-def load_random(variant: str, device: str | None, precision: str | None) -> LoadedModel:
-    """Random weights of a published size, made in memory. Raises ValueError for another name."""
+def load_random(
+    variant: str, device: str | None, dtype: str | None, quantize: str | None
+) -> LoadedModel:
+    """Random weights of a published size, made in memory; the rest is as in `PaliGemma.load`.
+
+    Raises ValueError for another name, and where they do not fit one device.
+    """
     if variant not in VARIANTS:
         raise ValueError(f"{variant!r} is no variant; choose {', '.join(VARIANTS)}.")
-    target = parse_device(device or "cpu")
-    quantize = precision if precision in QUANTIZED else None
-    if quantize and target.type != "cpu":
-        raise ValueError(f"{quantize} runs on the CPU, not on {target}.")
-    dtype = DTYPES.get(precision or "", best_dtype(target))
-    model = random_model(VARIANTS[variant], dtype).to(target).eval().requires_grad_(False)
-    if quantize:
-        quantize_weights(model, quantize)
-    elif target.type == "cpu" and can_pack(dtype):
-        pack_weights(model)
+    config = VARIANTS[variant]
+    target, precision = plan_placement(config, device, dtype, name=variant, quantize=quantize)
+    if isinstance(target, DeviceMap):
+        raise ValueError("Random weights are made on one device: choose one that has the memory.")
+    model = random_model(config, precision).to(target).eval().requires_grad_(False)
+    if target.type == "cpu":
+        lay_out_weights(model, quantize)
     return LoadedModel(f"{variant}, random weights", model, quantize, is_random=True)
 
 
@@ -120,13 +122,7 @@ def greedy_steps(
 def read_bandwidth(device: torch.device) -> float:
     """Bytes a second that `device` reads from its memory: the fastest of some sums."""
     data = torch.ones(BANDWIDTH_BYTES // 4, device=device)
-    seconds = []
-    for _ in range(ROUNDS + 1):
-        start = perf_counter()
-        data.sum()
-        _synchronize(device)
-        seconds.append(perf_counter() - start)
-    return BANDWIDTH_BYTES / min(seconds[1:])
+    return BANDWIDTH_BYTES / fastest(data.sum, device)
 
 
 def measure_generation(
@@ -149,7 +145,7 @@ def measure_generation(
     for _ in range(ROUNDS + 1):
         times = [perf_counter()]
         steps = greedy_steps(model, inputs, num_tokens)
-        _synchronize(device)
+        synchronize(device)
         times.append(perf_counter())
         for _ in steps:
             times.append(perf_counter())
@@ -194,7 +190,7 @@ def measure_attention(load: Callable[[], LoadedModel], num_tokens: int) -> Measu
         with recorder:
             for _ in greedy_steps(model, inputs, num_tokens):
                 pass
-        _synchronize(device)
+        synchronize(device)
         return clock() - start
 
     plain, peak, recorded = [generate(nullcontext())], _peak_memory(), []
@@ -285,8 +281,3 @@ def plot_comparison(results: Sequence[Measurements], path: Path) -> None:
 def _peak_memory() -> int:
     """The most bytes that this process has had in memory."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -31,7 +31,7 @@ from paligemma.interpret.capture import capture_attention, tower_attention
 from paligemma.interpret.explain import CHEAP_VIEWS, Explainer, Explanation
 from paligemma.models.frozen import pack_frozen
 from paligemma.models.mask_codec import MaskCodec
-from paligemma.models.packed import can_pack, pack_weights, quantize_weights
+from paligemma.models.packed import lay_out_weights
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.prompts import strip_image_tokens
@@ -99,10 +99,8 @@ class PaliGemma:
         if checkpoint.quantization:
             quantize = checkpoint.quantization
             pack_frozen(model, forget_pages)
-        elif quantize is not None:
-            quantize_weights(model, quantize, forget_pages)
-        elif placement == torch.device("cpu") and can_pack(dtype):
-            pack_weights(model, forget_pages)
+        elif placement == torch.device("cpu"):
+            lay_out_weights(model, quantize, forget_pages)
         return cls(checkpoint, model, quantize)
 
     @property

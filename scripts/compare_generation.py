@@ -29,7 +29,7 @@ from paligemma.bench import TEXT_TOKENS, greedy_steps, random_inputs
 from paligemma.checkpoints.random_weights import random_model
 from paligemma.config import VARIANTS
 from paligemma.devices import weights_memory
-from paligemma.models.packed import can_pack, pack_weights, quantize_weights
+from paligemma.models.packed import lay_out_weights
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 Generate = Callable[[int], object]  # that many tokens
@@ -108,10 +108,8 @@ def main() -> None:
             model = PaliGemmaForConditionalGeneration(config)
         model.load_state_dict(plain.state_dict(), assign=True)
         model.eval().requires_grad_(False)
-        if precision != "bfloat16":
-            quantize_weights(model, precision)
-        elif device == "cpu" and can_pack(torch.bfloat16):
-            pack_weights(model)
+        if device == "cpu":
+            lay_out_weights(model, None if precision == "bfloat16" else precision)
         generators[precision] = our_generate(model, given)
         logits = text_logits(model, given)
         cosines[precision] = F.cosine_similarity(logits, expected, dim=-1).mean().item()

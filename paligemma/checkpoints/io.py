@@ -169,9 +169,9 @@ def load_model(
         state, files, lm_heads = _read_safetensors(path)
     model = build_on_meta(config, quantization)
     if quantization:  # nothing is tied to a table of codes
-        state |= lm_heads
+        state, lm_heads = state | lm_heads, {}
     _check_fit(model, state, path)
-    for name, tensor in {} if quantization else lm_heads.items():
+    for name, tensor in lm_heads.items():
         _check_tied(path, name, tensor, state[EMBEDDING])
     dtype = dtype or state[QUANTIZED_EMBEDDING if quantization else EMBEDDING].dtype
     if dtype not in DTYPES.values():

@@ -18,6 +18,7 @@ from paligemma.devices import (
     parse_device,
     parse_dtype,
     required_memory,
+    synchronize,
     weights_memory,
 )
 from paligemma.models.packed import WEIGHT_BYTES
@@ -80,21 +81,18 @@ def machine_speed(device: torch.device, dtype: torch.dtype) -> tuple[float, floa
     """Additions and multiplications a second, and bytes of memory a second: measured once."""
     matrix = torch.ones(MATRIX_SIDE, MATRIX_SIDE, device=device, dtype=dtype)
     source = torch.zeros(COPY_BYTES, device=device, dtype=torch.uint8)
-    multiply_s = _fastest(lambda: matrix @ matrix, device)
-    copy_s = _fastest(source.clone, device)
+    multiply_s = fastest(lambda: matrix @ matrix, device)
+    copy_s = fastest(source.clone, device)
     return 2 * MATRIX_SIDE**3 / multiply_s, 2 * COPY_BYTES / copy_s
 
 
-def _fastest(run: Callable[[], torch.Tensor], device: torch.device) -> float:
+def fastest(run: Callable[[], torch.Tensor], device: torch.device) -> float:
     """Seconds of the fastest of some rounds, the first of which does not count."""
     seconds = []
     for _ in range(ROUNDS + 1):
         start = perf_counter()
         run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        elif device.type == "mps":
-            torch.mps.synchronize()
+        synchronize(device)
         seconds.append(perf_counter() - start)
     return min(seconds[1:])
 

@@ -144,7 +144,8 @@ def _measure_speed(arguments: Namespace) -> None:
 
     def load() -> LoadedModel:
         if arguments.variant:
-            return load_random(arguments.variant[0], arguments.device, precision)
+            variant, device = arguments.variant[0], arguments.device
+            return load_random(variant, device, arguments.dtype, arguments.quantize)
         return LoadedModel.of(load_pipeline(arguments))
 
     if arguments.attention:

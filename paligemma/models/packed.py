@@ -271,6 +271,21 @@ def quantize_weights(
     free(table.weight)
 
 
+def lay_out_weights(
+    model: PaliGemmaForConditionalGeneration,
+    quantize: str | None = None,
+    free: Free = lambda _: None,
+) -> None:
+    """Lay a model on the CPU out to answer: quantized, packed where it can be, or as it is.
+
+    Raises ValueError if a layer does not fit int4.
+    """
+    if quantize is not None:
+        quantize_weights(model, quantize, free)
+    elif can_pack(model.language_model.embed_tokens.dtype):
+        pack_weights(model, free)
+
+
 @torch.no_grad()
 def _replace_linears(
     decoder: GemmaDecoder, create: Callable[[Tensor], nn.Module], free: Free
