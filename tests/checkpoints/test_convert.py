@@ -875,7 +875,7 @@ NPZ = {
     ),
     "keys without values": (
         with_array("llm/layers/attn/kv_einsum/w", lambda array: array[:, :1]),
-        "k_proj\.weight and .*v_proj\.weight come as 1 arrays",
+        r"k_proj\.weight and .*v_proj\.weight come as 1 arrays",
     ),
     "whole numbers": (
         with_array("img/head/bias", lambda array: array.astype(np.int64)),
