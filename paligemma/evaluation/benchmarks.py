@@ -223,8 +223,7 @@ def _score_json_lines(
     ]
     targets = [reference.detections for reference in references]
     found = [prediction.detections for prediction in predictions]
-    scores: dict[str, float | int] = {}
-    scores |= score_answers(
+    scored = score_answers(
         [example.text for example in examples],
         [reference.texts[0] for reference in references],
         [prediction.text for prediction in predictions],
@@ -235,8 +234,7 @@ def _score_json_lines(
         mean_overlap(objects, predicted) if objects else float(same)
         for objects, predicted, same in zip(targets, found, exact, strict=True)
     ]
-    classes = report_classes(targets, found) if any(targets) else None
-    return BenchmarkScores(scores, per_example, classes)
+    return BenchmarkScores({**scored.scores}, per_example, scored.classes)
 
 
 # --- The table ------------------------------------------------------------------------------------

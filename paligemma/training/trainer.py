@@ -45,7 +45,7 @@ from paligemma.training.optimizer import make_optimizers, set_learning_rates
 from paligemma.training.plot import draw_curve
 from paligemma.training.sources import InvalidSample
 from paligemma.training.tokenizer import write_tokenizer
-from paligemma.training.validation import ScoredAnswers
+from paligemma.training.validation import ValidationScores
 
 SHOWN_PLACES = 8  # samples that a message names at most
 # What may differ when a run goes on.
@@ -339,8 +339,8 @@ class Trainer:
             return {}
         size = self.run.micro_batch_size or self.share
         model = cast(Answers, self.job.objective).model
-        answers = self.job.validation.measure(model, self.accelerator, size)
-        scores = answers.scores
+        validation = self.job.validation.measure(model, self.accelerator, size)
+        scores = validation.answers.scores
         wanted = self.run.metric_for_best_model
         if wanted not in (None, "loss", *scores):
             raise ValueError(
@@ -348,19 +348,19 @@ class Trainer:
             )
         self.eval_scores[self.step] = scores
         if self.accelerator.is_main_process:
-            self._draw_answers(answers)
+            self._draw_answers(validation)
         return scores
 
-    def _draw_answers(self, answers: ScoredAnswers) -> None:
+    def _draw_answers(self, validation: ValidationScores) -> None:
         """Samples with their answers, and detection by class where objects are detected."""
         name = f"step-{self.step:08d}"
         predictions, classes = (self.run.output_dir / one for one in ("predictions", "classes"))
         predictions.mkdir(parents=True, exist_ok=True)
-        answers.sheet.save(predictions / f"{name}.png")
-        if answers.classes:
+        validation.sheet.save(predictions / f"{name}.png")
+        if report := validation.answers.classes:
             classes.mkdir(parents=True, exist_ok=True)
-            draw_classes(answers.classes, classes / f"{name}.png")
-            write_json(classes / f"{name}.json", answers.classes.to_json())
+            draw_classes(report, classes / f"{name}.png")
+            write_json(classes / f"{name}.json", report.to_json())
 
     def _load(
         self, micro_batches: list[dict]

@@ -7,9 +7,7 @@ from accelerate.utils import gather_object
 from PIL import Image
 
 from paligemma.checkpoints.resolve import Checkpoint
-from paligemma.detections import parse
-from paligemma.evaluation.answers import score_answers
-from paligemma.evaluation.classes import ClassReport, report_classes
+from paligemma.evaluation.answers import AnswerScores, score_answers
 from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions
 from paligemma.images import open_image
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
@@ -25,15 +23,11 @@ ROOM = 8  # tokens that an answer may have beyond twice the longest reference
 
 
 @dataclass(frozen=True)
-class ScoredAnswers:
-    """The scores of answers, a sheet of samples with truth and answer, and detection by class.
+class ValidationScores:
+    """The scores of the answers, and a sheet of samples with truth and answer."""
 
-    `classes` is None where no reference has an object.
-    """
-
-    scores: dict[str, float]
+    answers: AnswerScores
     sheet: Image.Image
-    classes: ClassReport | None
 
 
 class Validation:
@@ -60,7 +54,7 @@ class Validation:
 
     def measure(
         self, model: PaliGemmaForConditionalGeneration, accelerator: Accelerator, batch_size: int
-    ) -> ScoredAnswers:
+    ) -> ValidationScores:
         """The scores of greedy answers.
 
         The samples are shared by the processes, and every one returns the same.
@@ -75,13 +69,11 @@ class Validation:
             replies += zip(numbers, pg.generate_batch(images, prompts, self.options), strict=True)
         ordered = [reply for _, reply in sorted(gather_object(replies), key=lambda pair: pair[0])]
         decode_masks = pg.masks if self.has_masks else lambda objects: [None] * len(objects)
-        references = [sample.suffix for sample in self.samples]
-        detections = [reply.detections for reply in ordered]
-        scores = score_answers(
+        scored = score_answers(
             [sample.prefix for sample in self.samples],
-            references,
+            [sample.suffix for sample in self.samples],
             [reply.text for reply in ordered],
-            detections,
+            [reply.detections for reply in ordered],
             decode_masks,
         )
         shown = [
@@ -90,6 +82,4 @@ class Validation:
             for one in (sample, replace(sample, suffix=reply.text))
         ]
         sheet = samples_sheet(shown, decode_masks, ("truth:", "answer:"))
-        targets = [parse(reference) for reference in references]
-        classes = report_classes(targets, detections) if any(targets) else None
-        return ScoredAnswers(scores, sheet, classes)
+        return ValidationScores(scored, sheet)

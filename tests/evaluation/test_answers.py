@@ -16,7 +16,7 @@ def scored(prompt: str, *pairs: tuple[str, str]) -> dict[str, float]:
     found = [[Detection(o.label, o.box, o.codes, 0.9) for o in parse(b)] for _, b in pairs]
     whole = lambda objects: [np.ones((64, 64)) for _ in objects]
     references, answers = zip(*pairs, strict=True)
-    return score_answers([prompt] * len(pairs), references, answers, found, whole)
+    return score_answers([prompt] * len(pairs), references, answers, found, whole).scores
 
 
 def test_text_is_compared_exactly():

@@ -13,7 +13,7 @@ from paligemma.detections import box_iou
 from paligemma.evaluation.metrics.anls import anls, edit_distance
 from paligemma.evaluation.metrics.caption_tokens import tokenize_caption
 from paligemma.evaluation.metrics.cider import cider_d
-from paligemma.evaluation.metrics.detection import coco_average_precision
+from paligemma.evaluation.metrics.detection import coco_average_precisions, mean_precision
 from paligemma.evaluation.metrics.multiple_choice import parse_choice
 from paligemma.evaluation.metrics.relaxed_accuracy import relaxed_match
 from paligemma.evaluation.metrics.segmentation import parse_referred_object, referring_iou
@@ -377,6 +377,10 @@ def test_parse_choice(answer, letter):
 # --- Average precision ----------------------------------------------------------------------------
 
 
+def coco_mean_precision(images, annotations, results):
+    return mean_precision(coco_average_precisions(images, annotations, results).values())
+
+
 def slow_average_precision(annotations: list[dict], results: list[dict]) -> tuple[float, float]:
     """COCO's protocol for areas of all sizes, without crowds: greedy matches, 101 recalls."""
     table = []
@@ -439,7 +443,7 @@ def test_average_precision_follows_the_protocol(seed):
         results.append(
             {"image_id": image, "category_id": 1, "bbox": lost, "score": float(next(scores))}
         )
-    found = coco_average_precision(range(1, 6), annotations, results)
+    found = coco_mean_precision(range(1, 6), annotations, results)
     assert found == pytest.approx(slow_average_precision(annotations, results), abs=1e-6)
     assert 0 < found[1] < 1
 
@@ -452,9 +456,9 @@ def test_predictions_inside_a_crowd_do_not_count():
     ]
     inside = {"image_id": 1, "category_id": 1, "bbox": [55, 55, 10, 10], "score": 0.9}
     right = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.5}
-    assert coco_average_precision([1], annotations, [inside, right]) == pytest.approx((1, 1))
+    assert coco_mean_precision([1], annotations, [inside, right]) == pytest.approx((1, 1))
     annotations[1]["iscrowd"] = 0
-    assert coco_average_precision([1], annotations, [inside, right])[0] < 0.5
+    assert coco_mean_precision([1], annotations, [inside, right])[0] < 0.5
 
 
 # --- Referring expressions ------------------------------------------------------------------------

@@ -75,21 +75,14 @@ def average_precisions(
     return {label: found[number] for label, number in category.items()}
 
 
-def coco_average_precision(
-    image_ids: Sequence[int], annotations: Sequence[dict], results: Sequence[dict]
-) -> AveragePrecision:
-    """AP50 and mAP of results over the images of these ids, by pycocotools.
-
-    annotations: COCO's image_id, category_id, bbox (x, y, width, height in pixels), area, iscrowd.
-    results: image_id, category_id, bbox, score. 0 if one of them is empty.
-    """
-    return mean_precision(coco_average_precisions(image_ids, annotations, results).values())
-
-
 def coco_average_precisions(
     image_ids: Sequence[int], annotations: Sequence[dict], results: Sequence[dict]
 ) -> dict[int, AveragePrecision]:
-    """The average precision of each category that has objects: see `coco_average_precision`."""
+    """AP50 and mAP of each category that has objects, by pycocotools.
+
+    annotations: COCO's image_id, category_id, bbox (x, y, width, height in pixels), area, iscrowd.
+    results: image_id, category_id, bbox, score. 0 of all categories without a result.
+    """
     if not results:
         numbers = {one["category_id"] for one in annotations if not one["iscrowd"]}
         return dict.fromkeys(numbers, AveragePrecision(0.0, 0.0))
