@@ -21,7 +21,8 @@ def add_commands(commands) -> None:
     parser.add_argument(
         "file",
         type=Path,
-        help="JSON lines, Parquet, JSON of COCO or Label Studio; or a folder of YOLO, VOC or texts",
+        help="JSON lines, Parquet, JSON of COCO or Label Studio; a folder of YOLO, VOC or texts; "
+        "or a run's YAML, which says all the rest",
     )
     parser.add_argument("--images", type=Path, help="folder of the images (default: the file's)")
     parser.add_argument(
@@ -51,11 +52,17 @@ def run_fetch_stickers(arguments: Namespace) -> None:
 
 
 def run_data_check(arguments: Namespace) -> None:
-    """List the invalid samples of a file or folder, and draw a contact sheet of valid ones."""
-    from paligemma.training.inspect import check_data
+    """List the invalid samples of a file, a folder or a run, and draw a sheet of valid ones."""
+    from paligemma.training.config import read_run
+    from paligemma.training.inspect import check_data, check_run
 
     path, images, task = arguments.file, arguments.images, arguments.task
-    report = check_data(path, images, task, arguments.prefix, arguments.model)
+    if path.suffix in (".yaml", ".yml"):
+        if images or arguments.model:
+            raise ValueError("A run's YAML names its images and its model itself.")
+        report = check_run(read_run(path))
+    else:
+        report = check_data(path, images, task, arguments.prefix, arguments.model)
     for reason in report.invalid:
         print(reason)
     for what, count in report.left_out.items():

@@ -338,8 +338,9 @@ class Run(Part):
     too, and scored by their task's metric: see `evaluation.answers`. With `metric_for_best_model`
     the output is that of the best evaluation, not the last; after `early_stopping_patience`
     evaluations without a better one the run ends. `on_invalid` samples are refused, or skipped and
-    counted. `max_text_tokens` is the most text that a sample may have. `flip` is the share of
-    `detect` samples that are mirrored, boxes too. `batch_size` is over all processes,
+    counted. `max_text_tokens` is the most text that a sample may have. `flip`, `crop` and
+    `color_jitter` are the shares of samples that are mirrored, cropped or scaled, and changed in
+    color, as far as `augment` can change the answer alike. `batch_size` is over all processes,
     `micro_batch_size` what one of them computes at once (None: its whole share). `warmup_ratio` is
     a share of the steps; the cosine decay to `min_lr_ratio` of the peak follows it, or with
     `decay_during_warmup` runs over all steps. `weight_decay` is multiplied by the learning rate, as
@@ -376,6 +377,8 @@ class Run(Part):
     on_invalid: Literal["refuse", "skip"] = "refuse"
     max_text_tokens: Count = 512
     flip: Share = 0.0
+    crop: Share = 0.0
+    color_jitter: Share = 0.0
     packing: Packing | None = None
     loss_weights: dict[TaskName, From0] = {}
     auxiliary: Auxiliary | None = None
@@ -454,8 +457,11 @@ class Run(Part):
             )
         if self.early_stopping_patience and not self.metric_for_best_model:
             raise ValueError("early_stopping_patience needs metric_for_best_model, such as loss")
-        if self.flip and (self.packing or self.objective != "answers"):
-            raise ValueError("flip mirrors single samples of the objective answers, none packed")
+        augmented = [name for name in ("flip", "crop", "color_jitter") if getattr(self, name)]
+        if augmented and (self.packing or self.objective != "answers"):
+            raise ValueError(
+                f"{augmented[0]} changes single samples of the objective answers, none packed"
+            )
         if self.auxiliary and not self.packing:
             raise ValueError("auxiliary heads need packing")
         if self.packing or self.objective in ("tokenizer", "mask_codec", "patches"):

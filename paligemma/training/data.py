@@ -3,7 +3,7 @@
 A micro-batch is a function of its step and the numbers of its samples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, cast
 
@@ -12,6 +12,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from paligemma.checkpoints import hub
+from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.formats.coco import find_instances, read_instances
 from paligemma.formats.label_studio import read_label_studio
 from paligemma.formats.voc import read_voc
@@ -20,7 +22,7 @@ from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.processor import Batch, PaliGemmaProcessor
-from paligemma.training.augment import mirror
+from paligemma.training.augment import Augmentation
 from paligemma.training.config import (
     CocoData,
     Data,
@@ -93,6 +95,18 @@ def open_data(
         case CocoData():
             path, images, read = find_instances(given.coco), given.images, read_instances
     return CocoSource(path, images, given.task, codec, given.negatives, seed, read)
+
+
+def open_mask_codec(run: Run, start: Checkpoint) -> MaskCodec | None:
+    """The mask codec of the checkpoint that a run starts from, where the data need it."""
+    if run.objective == "patches":
+        return None
+    for given in (*run.data, *run.eval_data):
+        if isinstance(given, SyntheticData) or (
+            isinstance(given, CocoData | YoloData | LabelStudioData) and given.task == "segment"
+        ):
+            return MaskCodec.load(start.mask_codec or hub.fetch_mask_codec())
+    return None
 
 
 class Mixture:
@@ -176,15 +190,15 @@ class SampleBatches(MixtureBatches):
     ) -> None:
         self.mixture, self.processor = mixture, processor
         self.max_text_tokens, self.loss_weights = max_text_tokens, loss_weights
-        self.flip = 0.0  # the share of samples to mirror
+        self.augmentation = Augmentation()
 
     def __getitem__(self, numbers: Numbers) -> dict[str, Any]:
         rows, places, skipped = [], [], []
         for number in numbers[1]:
             which, first = self.mixture.at(number)
             source = self.mixture.sources[which]
-            flip = np.random.default_rng((self.mixture.seed, 2, number)).random() < self.flip
-            if (found := self._first_good(source, first, skipped, flip)) is None:
+            augment = partial(self.augmentation, seed=self.mixture.seed, number=number)
+            if (found := self._first_good(source, first, skipped, augment)) is None:
                 return {"skipped": skipped}
             row, encoded = found
             rows.append(encoded)
@@ -209,12 +223,12 @@ class SampleBatches(MixtureBatches):
         return {**batch, "pixel_values": pixels, "places": places, "skipped": skipped}
 
     def _first_good(
-        self, source: Source, row: int, skipped: list[str], flip: bool
+        self, source: Source, row: int, skipped: list[str], augment: Callable[[Sample], Sample]
     ) -> tuple[int, tuple[Batch, Sample]] | None:
         """The first valid sample from `row` on: its row, and what `encode` returns."""
         for number in (*range(row, len(source)), *range(row)):
             try:
-                return number, encode(source, number, self.processor, self.max_text_tokens, flip)
+                return number, encode(source, number, self.processor, self.max_text_tokens, augment)
             except InvalidSample as error:
                 skipped.append(str(error))
         return None
@@ -225,14 +239,14 @@ def encode(
     row: int,
     processor: PaliGemmaProcessor,
     max_text_tokens: int,
-    flip: bool = False,
+    augment: Callable[[Sample], Sample] = lambda sample: sample,
 ) -> tuple[Batch, Sample]:
-    """Sample `row` as a `Batch` of one, and as it is; with `flip` it is mirrored if it can be.
+    """Sample `row` as a `Batch` of one, and as it is; `augment` changes it before.
 
     Raises InvalidSample where its image or its text is refused.
     """
     try:
-        sample = mirror(source[row]) if flip else source[row]
+        sample = augment(source[row])
         batch = processor([sample.prefix], [open_image(sample.image)], [sample.suffix])
         text = batch.input_ids.shape[1] - processor.num_image_tokens
         if text > max_text_tokens:

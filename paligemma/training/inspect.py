@@ -1,7 +1,8 @@
 """Check samples before training on them: the invalid ones with reasons, and a contact sheet."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import wrap
 from typing import Literal
@@ -20,6 +21,8 @@ from paligemma.formats.label_studio import is_label_studio
 from paligemma.formats.yolo import is_yolo
 from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
+from paligemma.processor import PaliGemmaProcessor
+from paligemma.training.augment import Augmentation
 from paligemma.training.config import (
     CocoData,
     Data,
@@ -31,8 +34,15 @@ from paligemma.training.config import (
     VocData,
     YoloData,
 )
-from paligemma.training.data import encode, open_data
-from paligemma.training.sources import InvalidSample, Sample
+from paligemma.training.data import (
+    Mixture,
+    encode,
+    open_data,
+    open_mask_codec,
+    open_sources,
+)
+from paligemma.training.initialize import find_checkpoint
+from paligemma.training.sources import InvalidSample, Sample, Source, SyntheticScenes
 from visualize import draw_objects
 from visualize.boxes import load_font, shorten
 
@@ -76,25 +86,83 @@ def check_data(
     if not len(source) and not source.invalid:
         reasons = "".join(f", only {count} {what}" for what, count in source.left_out.items())
         raise ValueError(f"{path} has no sample to train on{reasons}.")
-    max_text_tokens = Run.model_fields["max_text_tokens"].default
-    invalid, valid = [str(error) for error in source.invalid], []
-    count_negatives, unasked = 0, []
-    for row in tqdm(range(len(source)), desc=path.name, unit="sample", leave=False):
-        try:
-            _, sample = encode(source, row, found.processor, max_text_tokens)
-            valid.append(row)
-            asked, answered = _names(sample)
-            count_negatives += bool(asked - answered)
-            if asked and (more := sorted(answered - asked)):
-                unasked.append(f"{source.place(row)}: {more[0]!r} is answered, but not asked for.")
-        except InvalidSample as error:
-            invalid.append(str(error))
+    limit = Run.model_fields["max_text_tokens"].default
+    checked = _check_samples([source], found.processor, limit)
     room = COLUMNS * ROWS
-    shown = [source[row] for row in valid[:: max(len(valid) // room, 1)][:room]]
-    decode_masks = lambda objects: [_decode(codec, one) for one in objects]
-    sheet = samples_sheet(shown, decode_masks) if shown else None
-    count = len(source) + len(source.invalid)
-    return DataReport(count, invalid, source.left_out, count_negatives, unasked, sheet)
+    shown = [source[row] for _, row in checked.valid[:: max(len(checked.valid) // room, 1)][:room]]
+    return checked.report(shown, codec)
+
+
+def check_run(run: Run) -> DataReport:
+    """The same for the `data` and `eval_data` of a run, with its model and its limit of tokens.
+
+    The sheet shows the first samples of training, augmented as the run has them. Samples drawn by a
+    program are shown too, and not checked. Raises ValueError if a source is missing or empty, and
+    for a run that takes no samples.
+    """
+    if run.packing or run.objective != "answers":
+        raise ValueError("Only the samples of runs of the objective answers are checked, unpacked.")
+    start = find_checkpoint(run)
+    codec = open_mask_codec(run, start)
+    sources, more = (open_sources(run, field, codec) for field in ("data", "eval_data"))
+    files = [one for one in (*sources, *more) if not isinstance(one, SyntheticScenes)]
+    checked = _check_samples(files, start.processor, run.max_text_tokens)
+    mixture = Mixture(sources, [given.weight for given in run.data], run.seed)
+    augment = Augmentation(run.flip, run.crop, run.color_jitter)
+    valid, shown = set(checked.valid), []
+    for number in range(len(mixture)):
+        which, row = mixture.at(number)
+        source = sources[which]
+        if isinstance(source, SyntheticScenes) or (source, row) in valid:
+            shown.append(augment(source[row], run.seed, number))
+        if len(shown) == COLUMNS * ROWS:
+            break
+    if codec is None and start.mask_codec:
+        codec = MaskCodec.load(start.mask_codec)
+    return checked.report(shown, codec)
+
+
+@dataclass
+class _Checked:
+    """What was found in samples so far; `valid` has the source and the row of each good one."""
+
+    count: int = 0
+    invalid: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    negatives: int = 0
+    unasked: list[str] = field(default_factory=list)
+    valid: list[tuple[Source, int]] = field(default_factory=list)
+
+    def report(self, shown: Sequence[Sample], codec: MaskCodec | None) -> DataReport:
+        decode_masks = lambda objects: [_decode(codec, one) for one in objects]
+        sheet = samples_sheet(shown, decode_masks) if shown else None
+        return DataReport(
+            self.count, self.invalid, self.left_out, self.negatives, self.unasked, sheet
+        )
+
+
+def _check_samples(
+    sources: Sequence[Source], processor: PaliGemmaProcessor, max_text_tokens: int
+) -> _Checked:
+    """Open every image, and tokenize every text."""
+    found = _Checked()
+    for source in sources:
+        found.count += len(source) + len(source.invalid)
+        found.invalid += map(str, source.invalid)
+        found.left_out.update(source.left_out)
+        for row in tqdm(range(len(source)), unit="sample", leave=False):
+            try:
+                _, sample = encode(source, row, processor, max_text_tokens)
+            except InvalidSample as error:
+                found.invalid.append(str(error))
+                continue
+            found.valid.append((source, row))
+            asked, answered = _names(sample)
+            found.negatives += bool(asked - answered)
+            if asked and (more := sorted(answered - asked)):
+                reason = f"{more[0]!r} is answered, but not asked for."
+                found.unasked.append(f"{source.place(row)}: {reason}")
+    return found
 
 
 def describe_data(
@@ -129,8 +197,10 @@ def _names(sample: Sample) -> tuple[set[str], set[str]]:
     return {name.strip() for name in names}, {one.label for one in parse(sample.suffix)}
 
 
-def _decode(codec: MaskCodec, one: Detection) -> np.ndarray | None:
-    return None if one.codes is None else codec.decode(torch.tensor([one.codes]))[0].numpy()
+def _decode(codec: MaskCodec | None, one: Detection) -> np.ndarray | None:
+    if codec is None or one.codes is None:
+        return None
+    return codec.decode(torch.tensor([one.codes]))[0].numpy()
 
 
 def samples_sheet(

@@ -9,25 +9,19 @@ from typing import Protocol
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from paligemma.checkpoints import hub
 from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.devices import best_device
 from paligemma.models import gemma, siglip
 from paligemma.models.frozen import quantize_frozen
 from paligemma.models.mask_codec import MaskCodec
-from paligemma.training.config import (
-    CocoData,
-    LabelStudioData,
-    NewModel,
-    Run,
-    SyntheticData,
-    YoloData,
-)
+from paligemma.training.augment import Augmentation
+from paligemma.training.config import NewModel, Run
 from paligemma.training.data import (
     Mixture,
     MixtureBatches,
     SampleBatches,
     SceneBatches,
+    open_mask_codec,
     open_sources,
 )
 from paligemma.training.initialize import (
@@ -128,7 +122,7 @@ def make_job(run: Run) -> Job:
     found = find_checkpoint(run)
     start = at_resolution(found, run.resolution or found.config.vision_config.image_size)
     processor, grid = start.processor, start.config.vision_config.grid
-    codec = _codec(run, start)
+    codec = open_mask_codec(run, start)
     if run.packing or run.objective == "patches":
         make = lambda mixture: SceneBatches(mixture, processor, grid, run, codec)
     else:
@@ -136,7 +130,8 @@ def make_job(run: Run) -> Job:
         make = lambda mixture: SampleBatches(mixture, processor, limit, weights)
     batches = _batches(run, codec, make)
     if isinstance(batches[0], SampleBatches):
-        batches[0].flip = run.flip  # those to evaluate on stay as they are
+        # those to evaluate on stay as they are
+        batches[0].augmentation = Augmentation(run.flip, run.crop, run.color_jitter)
     memory = needed_memory(run, start) if run.objective == "answers" else None
     if memory and not is_sharded():
         check_memory(memory, run, best_device())
@@ -179,15 +174,3 @@ def make_mixture(run: Run, field: str, codec: MaskCodec | None) -> Mixture:
             "Mend them, or set on_invalid to skip."
         )
     return Mixture(sources, [given.weight for given in getattr(run, field)], run.seed)
-
-
-def _codec(run: Run, start: Checkpoint) -> MaskCodec | None:
-    """The mask codec, where the data need it."""
-    if run.objective == "patches":
-        return None
-    for given in (*run.data, *run.eval_data):
-        if isinstance(given, SyntheticData) or (
-            isinstance(given, CocoData | YoloData | LabelStudioData) and given.task == "segment"
-        ):
-            return MaskCodec.load(start.mask_codec or hub.fetch_mask_codec())
-    return None
