@@ -8,6 +8,7 @@ from reference import CONFIGS, IMAGE, SHARED, VISION, ours, prompts, theirs
 
 import paligemma.models.gemma
 import paligemma.models.paligemma
+import paligemma.models.siglip
 from paligemma.config import TextConfig
 from paligemma.models.gemma import GemmaDecoder, KVCache, attention_output, attention_weights
 from paligemma.models.paligemma import loss_mask, prefix_lm_mask, suffix_loss
@@ -385,6 +386,17 @@ def test_tower_compiles_whole():
     pixels = torch.rand(2, 3, 28, 28)
     compiled = torch.compile(model.vision_tower, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(pixels), model.vision_tower(pixels), rtol=0, atol=1e-4)
+
+
+def test_plain_and_fused_attention_of_the_tower_have_the_same_gradients(monkeypatch):
+    tower, gradients = ours(CONFIGS["gemma1"]).vision_tower, []
+    pixels = torch.rand(2, 3, 28, 28)
+    for few_patches in 0, 256:
+        monkeypatch.setattr(paligemma.models.siglip, "FEW_PATCHES", few_patches)
+        tower.zero_grad()
+        tower(pixels).square().sum().backward()
+        gradients.append([p.grad.clone() for p in tower.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("cap", [None, 2.0])
