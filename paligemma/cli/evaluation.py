@@ -68,7 +68,7 @@ def run_evaluate(arguments: Namespace) -> None:
 
 def _evaluate_stickers(arguments: Namespace) -> None:
     from paligemma.evaluation.world import evaluate_world, format_scores
-    from paligemma.synthetic.compose import SceneOptions
+    from paligemma.synthetic.scene_options import SceneOptions
     from paligemma.synthetic.sticker_world import Stickers
 
     artists = tuple(arguments.artists.split(",")) if arguments.artists else None

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paligemma.synthetic.compose import ComposedScene, Composer
+from paligemma.synthetic.compose import Composer
+from paligemma.synthetic.composed_scene import ComposedScene
 from paligemma.synthetic.grounds import GROUND_COLORS
 from paligemma.synthetic.restyle import COLORS
 from paligemma.synthetic.words import CHARACTERS

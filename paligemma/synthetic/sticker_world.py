@@ -15,13 +15,15 @@ from torch import Tensor
 
 from paligemma.detections import Box
 from paligemma.synthetic.atlas import load_atlas
-from paligemma.synthetic.compose import ComposedScene, Composer, SceneOptions
+from paligemma.synthetic.compose import Composer
+from paligemma.synthetic.composed_scene import ComposedScene
 from paligemma.synthetic.grounds import GROUND_COLORS
 from paligemma.synthetic.kinds import all_kinds
 from paligemma.synthetic.patches import label_patches
 from paligemma.synthetic.phrases.samples import samples
 from paligemma.synthetic.phrases.words import texts
 from paligemma.synthetic.restyle import COLORS
+from paligemma.synthetic.scene_options import SceneOptions
 from paligemma.synthetic.stickers import stickers_cache
 from paligemma.synthetic.words import CHARACTERS
 from paligemma.synthetic.world import PatchLabels, SceneSample

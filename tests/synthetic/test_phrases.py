@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from paligemma.detections import LAST_LOC, parse
-from paligemma.synthetic.compose import COUNTS, ComposedScene, SceneObject, SceneText
+from paligemma.synthetic.composed_scene import ComposedScene, SceneObject, SceneText
 from paligemma.synthetic.grounds import GROUND_COLORS
 from paligemma.synthetic.kinds import all_kinds, categories, kind_number
 from paligemma.synthetic.phrases.broader import BROADER
@@ -28,6 +28,7 @@ from paligemma.synthetic.phrases.search import new_word, vocabulary
 from paligemma.synthetic.phrases.unknown_words import unknown_words
 from paligemma.synthetic.phrases.words import texts, words
 from paligemma.synthetic.restyle import COLORS
+from paligemma.synthetic.scene_options import COUNTS
 
 KINDS = {kind.name: kind for kind in all_kinds()}
 LANGUAGES = list(GRAMMARS)

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from paligemma.detections import Box
-from paligemma.synthetic.compose import ComposedScene, SceneObject
+from paligemma.synthetic.composed_scene import ComposedScene, SceneObject
 from paligemma.synthetic.kinds import all_kinds
 from paligemma.synthetic.phrases.broader import BROADER
 from paligemma.synthetic.stickers import ARTISTS

@@ -9,7 +9,7 @@ what is here and what is not, come equally often of each kind.
 from collections.abc import Callable
 from random import Random
 
-from paligemma.synthetic.compose import SceneObject
+from paligemma.synthetic.composed_scene import SceneObject
 from paligemma.synthetic.phrases.facts import (
     APART,
     BACKGROUND,

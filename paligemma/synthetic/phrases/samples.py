@@ -5,7 +5,7 @@ from random import Random
 import numpy as np
 
 from paligemma.detections import Box, box_iou, format_box
-from paligemma.synthetic.compose import ComposedScene
+from paligemma.synthetic.composed_scene import ComposedScene
 from paligemma.synthetic.phrases.facts import (
     Fact,
     Group,

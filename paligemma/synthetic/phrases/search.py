@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from paligemma.detections import Detection
 from paligemma.detections import format as format_detections
-from paligemma.synthetic.compose import SceneObject
+from paligemma.synthetic.composed_scene import SceneObject
 from paligemma.synthetic.phrases.facts import (
     CATEGORY,
     NAMES,
