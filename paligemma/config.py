@@ -43,6 +43,7 @@ _TEXT_BOUNDS = _SHARED_BOUNDS | {
     "sliding_window": (1, 1_048_576),
 }
 _TOKEN_BOUNDS = (0, 1_048_576)
+_LOC_GRID_BOUNDS = (1, 1_023)
 MAX_IMAGE_TOKENS = 16_384  # of one image; 4096 is the most published
 MAX_PARAMETERS = 60_000_000_000  # twice those of the largest published model
 
@@ -122,7 +123,11 @@ class TextConfig:
 
 @dataclass(frozen=True, init=False)
 class PaliGemmaConfig:
-    """A whole model. `projection_dim`, the connector's output, is the decoder's width."""
+    """A whole model. `projection_dim`, the connector's output, is the decoder's width.
+
+    `loc_grid`: the model was trained on boxes that end at multiples of 1 / `loc_grid` of a side
+    alone; None: at every `<loc>`, as the published ones.
+    """
 
     vision_config: VisionConfig
     text_config: TextConfig
@@ -131,6 +136,7 @@ class PaliGemmaConfig:
     pad_token_id: int
     eos_token_id: int
     bos_token_id: int
+    loc_grid: int | None
 
     def __init__(
         self,
@@ -141,6 +147,7 @@ class PaliGemmaConfig:
         pad_token_id: int = 0,
         eos_token_id: int = 1,
         bos_token_id: int = 2,
+        loc_grid: int | None = None,
     ) -> None:
         """The two configs may be the dictionaries of a config.json: what they leave out is as in
         transformers, and so are the defaults here.
@@ -157,6 +164,8 @@ class PaliGemmaConfig:
         _check_number("pad_token_id", pad_token_id, _TOKEN_BOUNDS)
         _check_number("eos_token_id", eos_token_id, _TOKEN_BOUNDS)
         _check_number("bos_token_id", bos_token_id, _TOKEN_BOUNDS)
+        if loc_grid is not None:
+            _check_number("loc_grid", loc_grid, _LOC_GRID_BOUNDS)
         if projection_dim != text_config.hidden_size:
             raise ValueError(
                 f"projection_dim is {projection_dim}, but the decoder's hidden_size is "
@@ -170,6 +179,7 @@ class PaliGemmaConfig:
             pad_token_id=pad_token_id,
             eos_token_id=eos_token_id,
             bos_token_id=bos_token_id,
+            loc_grid=loc_grid,
         )
         if self.num_parameters > MAX_PARAMETERS:
             raise ValueError(
@@ -224,11 +234,13 @@ class PaliGemmaConfig:
             pad_token_id=token("pad_token_id", 0),
             eos_token_id=token("eos_token_id", 1),
             bos_token_id=token("bos_token_id", 2),
+            loc_grid=values.get("loc_grid"),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The dictionary of a config.json that transformers loads too."""
-        return {
+        optional = {} if self.loc_grid is None else {"loc_grid": self.loc_grid}
+        return optional | {
             "architectures": ["PaliGemmaForConditionalGeneration"],
             "model_type": "paligemma",
             "image_token_index": self.image_token_index,

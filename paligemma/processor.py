@@ -30,7 +30,14 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from paligemma.config import PaliGemmaConfig
-from paligemma.detections import LOC_PATTERN, LOC_TOKENS, SEG_PATTERN, SEG_TOKENS
+from paligemma.detections import (
+    LOC_PATTERN,
+    LOC_TOKENS,
+    SEG_PATTERN,
+    SEG_TOKENS,
+    loc_to_value,
+    value_to_loc,
+)
 from paligemma.images import full_size, open_image
 from paligemma.tokenizer_file import read_tokenizer, tokenizer_errors
 
@@ -67,13 +74,21 @@ class Batch:
 class PaliGemmaProcessor:
     """Images and text <-> tensors, for one tokenizer and one resolution.
 
+    `loc_grid` is that of a config: the locations of a region move to the nearest that the model was
+    trained on.
     `tokenizer` is a `tokenizers.Tokenizer`, or one of transformers' fast tokenizers, which wrap
     one. Raises ValueError if it lacks a token that PaliGemma needs. The ids are looked up
     (`image_token_id`, `pad_token_id`, `bos_token_id`, `eos_token_id`); the tokenizer's own padding
     and truncation are switched off.
     """
 
-    def __init__(self, tokenizer: Tokenizer | Any, num_image_tokens: int, image_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | Any,
+        num_image_tokens: int,
+        image_size: int,
+        loc_grid: int | None = None,
+    ) -> None:
         tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
         needed = [IMAGE, PAD, BOS, EOS, "\n", *LOC_TOKENS, *SEG_TOKENS]
         ids: dict[str, Any] = {token: tokenizer.token_to_id(token) for token in needed}
@@ -90,6 +105,11 @@ class PaliGemmaProcessor:
         self.pad_token_id: int = ids[PAD]
         self.bos_token_id: int = ids[BOS]
         self.eos_token_id: int = ids[EOS]
+        self._trained_loc: dict[int, int] = {}  # each location's id to that of the nearest
+        if loc_grid is not None:
+            for loc, token in enumerate(LOC_TOKENS):
+                nearest = value_to_loc(round(loc_to_value(loc) * loc_grid) / loc_grid)
+                self._trained_loc[ids[token]] = ids[LOC_TOKENS[nearest]]
 
         added = tokenizer.get_added_tokens_decoder().values()
         special = {token.content for token in added if token.special and token.content.strip()}
@@ -114,7 +134,7 @@ class PaliGemmaProcessor:
             raise ValueError(f"There is no tokenizer.json in {str(folder)!r}.")
         tokenizer = read_tokenizer(path)
         vision, rows = config.vision_config, config.text_config.vocab_size
-        processor = cls(tokenizer, vision.num_image_tokens, vision.image_size)
+        processor = cls(tokenizer, vision.num_image_tokens, vision.image_size, config.loc_grid)
         if processor.image_token_id != config.image_token_index:
             raise ValueError(
                 f"{str(path)!r} has {IMAGE} at id {processor.image_token_id}, but the config says "
@@ -181,6 +201,7 @@ class PaliGemmaProcessor:
                 f"allowed, and at most {MAX_PROMPT_TOKENS} tokens."
             )
         ids = self._encode(text, "\n", self._in_prompt, "prompt")
+        ids = [self._trained_loc.get(i, i) for i in ids]
         if len(ids) > MAX_PROMPT_TOKENS:
             raise ValueError(
                 f"The prompt has {len(ids)} tokens; at most {MAX_PROMPT_TOKENS} are allowed."

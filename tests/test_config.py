@@ -216,6 +216,17 @@ def test_every_id_has_bounds(name, value):
         PaliGemmaConfig.from_dict({**PUBLISHED_2, name: value})
 
 
+def test_a_grid_of_locations_is_kept_and_has_bounds():
+    assert PaliGemmaConfig.from_dict(PUBLISHED_2).loc_grid is None
+    assert "loc_grid" not in PaliGemmaConfig.from_dict(PUBLISHED_2).to_dict()
+    config = PaliGemmaConfig.from_dict({**PUBLISHED_2, "loc_grid": 128})
+    assert config.loc_grid == 128 and PaliGemmaConfig.from_dict(config.to_dict()) == config
+    assert transformers_config(config.to_dict()) == config
+    for value in 0, 1024, 1.5, True, "128":
+        with pytest.raises(ValueError, match=r"^loc_grid is "):
+            PaliGemmaConfig.from_dict({**PUBLISHED_2, "loc_grid": value})
+
+
 def test_sizes_are_checked_for_every_caller():
     with pytest.raises(ValueError, match=r"vision_config\.num_hidden_layers is 10000000000"):
         VisionConfig(8, 8, 10**10, 1, image_size=8, patch_size=4)

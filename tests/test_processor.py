@@ -239,6 +239,22 @@ def loc_ids(processor, ids):
     return [i for i in ids if processor.tokenizer.id_to_token(i).startswith("<loc")]
 
 
+def test_locations_of_a_region_move_to_those_that_the_model_was_trained_on(processor):
+    text = "caption en <loc0322><loc0000><loc0515><loc1022>"
+    snapped = PaliGemmaProcessor(make_tokenizer(), P, R, loc_grid=128)
+    moved = snapped.decode(snapped.encode_prompt(text))
+    assert moved == "caption en <loc0320><loc0000><loc0512><loc1023>\n"
+    assert processor.decode(processor.encode_prompt(text)) == text + "\n"
+    assert snapped.prompt_texts(text)[-5:-1] == ["<loc0320>", "<loc0000>", "<loc0512>", "<loc1023>"]
+    answer = "<loc0322><loc0000><loc0515><loc1022> cat"
+    assert snapped.encode_suffix(answer) == processor.encode_suffix(answer)
+    grid = [round(n / 128 * 1023) for n in range(129)]
+    for loc in range(1024):
+        (nearest,) = {snapped.encode_prompt(f"<loc{loc:04d}>" * 4)[n + P + 1] for n in range(4)}
+        number = int(snapped.tokenizer.id_to_token(nearest)[4:8])
+        assert number in grid and abs(number - loc) <= 4 and (loc not in grid or number == loc)
+
+
 def test_a_region_is_exactly_four_locations(processor):
     four = "".join(LOCS[i] for i in (7, 1023, 0, 512))
     expected = [processor.tokenizer.token_to_id(LOCS[i]) for i in (7, 1023, 0, 512)]

@@ -15,12 +15,13 @@ from paligemma.checkpoints.io import save_model, write_json, write_text
 from paligemma.checkpoints.lora import Adapter
 from paligemma.checkpoints.resolve import Checkpoint, resolve
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
+from paligemma.detections import LAST_LOC
 from paligemma.devices import best_device, best_dtype
 from paligemma.models.init import initialize, order_locations
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.processor import PaliGemmaProcessor, processor_files
 from paligemma.tokenizer_file import read_tokenizer
-from paligemma.training.config import NewModel, Run
+from paligemma.training.config import NewModel, Run, SoftLocTargets
 
 POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 AUXILIARY = "auxiliary.safetensors"  # heads that a next stage can go on with
@@ -51,8 +52,23 @@ def find_checkpoint(run: Run) -> Checkpoint:
 def at_resolution(found: Checkpoint, side: int) -> Checkpoint:
     """The checkpoint for images of `side` pixels. Raises ValueError if patches do not fill them."""
     vision = replace(found.config.vision_config, image_size=side)
-    processor = PaliGemmaProcessor(found.processor.tokenizer, vision.num_image_tokens, side)
-    return replace(found, config=replace(found.config, vision_config=vision), processor=processor)
+    return _with_config(found, replace(found.config, vision_config=vision))
+
+
+def on_loc_grid(found: Checkpoint, given: SoftLocTargets | None) -> Checkpoint:
+    """The checkpoint of a model that is trained on the grid of `given`, if there is one."""
+    if given is None:
+        return found
+    grid = given.grid or found.config.vision_config.image_size
+    return _with_config(found, replace(found.config, loc_grid=None if grid == LAST_LOC else grid))
+
+
+def _with_config(found: Checkpoint, config: PaliGemmaConfig) -> Checkpoint:
+    vision = config.vision_config
+    processor = PaliGemmaProcessor(
+        found.processor.tokenizer, vision.num_image_tokens, vision.image_size, config.loc_grid
+    )
+    return replace(found, config=config, processor=processor)
 
 
 def _new_checkpoint(given: NewModel) -> Checkpoint:
@@ -107,7 +123,7 @@ def make_model(
     if not run.lora:  # what was mapped from the file could not be trained in place
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
-    if found.config != config:
+    if found.config.vision_config != config.vision_config:
         state = model.state_dict()
         state[POSITIONS] = resample(state[POSITIONS], config.vision_config.grid)
         with torch.device("meta"):

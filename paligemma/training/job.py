@@ -30,6 +30,7 @@ from paligemma.training.initialize import (
     find_checkpoint,
     load_auxiliary,
     make_model,
+    on_loc_grid,
     write_output,
 )
 from paligemma.training.mask_codec import MaskReconstruction, SilhouetteBatches
@@ -121,6 +122,7 @@ def make_job(run: Run) -> Job:
         return MaskCodecJob(run, MaskReconstruction(run.seed), *_batches(run, None, make))
     found = find_checkpoint(run)
     start = at_resolution(found, run.resolution or found.config.vision_config.image_size)
+    start = on_loc_grid(start, run.soft_loc_targets)
     processor, grid = start.processor, start.config.vision_config.grid
     codec = open_mask_codec(run, start)
     if run.packing or run.objective == "patches":

@@ -13,7 +13,7 @@ from gradio.data_classes import FileData
 from gradio.events import api
 from PIL import Image
 
-from paligemma.detections import format_box, snap
+from paligemma.detections import format_box
 from paligemma.fetch import is_address, read_address
 from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions
 from paligemma.images import full_size
@@ -76,8 +76,7 @@ def add_endpoints(page: Page) -> None:
         is_number = all(isinstance(edge, int | float) for edge in (x1, y1, x2, y2))
         if not (is_number and 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
             raise ValueError("A box has 0 ≤ x1 < x2 ≤ 1 and 0 ≤ y1 < y2 ≤ 1.")
-        box = snap((x1, y1, x2, y2), page.model.resolution)
-        prompt = REGION.prompt(format_box(box), language)
+        prompt = REGION.prompt(format_box((x1, y1, x2, y2)), language)
         return answer(image, prompt, max_new_tokens)
 
     def generate(image: FileData, prompt: str, max_new_tokens: int = DEFAULT_LIMIT) -> dict:

@@ -1,5 +1,6 @@
 """The stages that make the built-in model, tiny: tower and whole model, with all their options."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import runs
 import tiny
 import torch
 
+from paligemma.checkpoints.io import read_config
+from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
 from paligemma.training import checkpoint
 from paligemma.training.config import SoftLocTargets, parse_run
 from paligemma.training.objectives import soft_targets
@@ -179,3 +182,21 @@ def test_boxes_between_the_lines_of_the_grid_are_moved_onto_them(tmp_path):
     ids = torch.tensor([[tiny.words().token_to_id(token) for token in tokens]])
     assert torch.equal(soft.on_grid(ids), ids[:, [1, 1, 2, 3, 4, 5]])
     assert torch.equal(hard.on_grid(ids), ids)
+
+
+def test_the_output_says_on_which_grid_it_was_trained(tmp_path):
+    def written(**changes) -> int | None:
+        one = runs.trainer(parse_run(runs.values(tmp_path, max_steps=1, **changes)))
+        one.loop()
+        one.finish()
+        shutil.rmtree(one.run.output_dir / "states")
+        return read_config(one.run.output_dir).loc_grid
+
+    assert written() is None
+    assert written(soft_loc_targets={"grid": 64}) == 64
+    (tmp_path / "out").rename(tmp_path / "on_grid")
+    start = str(tmp_path / "on_grid")
+    assert written(model=start) == 64
+    assert written(model=start, soft_loc_targets={}) == tiny.VISION.image_size
+    assert written(model=start, soft_loc_targets={"grid": 1023, "reach": 1}) is None
+    assert read_config(BUILT_IN_FOLDER).loc_grid == 128

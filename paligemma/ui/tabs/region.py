@@ -12,7 +12,7 @@ from functools import partial
 import gradio as gr
 from PIL import Image, ImageDraw
 
-from paligemma.detections import Box, Detection, format_box, snap
+from paligemma.detections import Box, Detection, format_box
 from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Token
@@ -158,8 +158,7 @@ class RegionTab:
         yield self.reset() | {self.controls.status: WAITING}
         upload, options = open_upload(image), sampling_options(**settings)
         if mode == "region":
-            edges = snap(read_box(box), page.model.resolution)
-            prompt = REGION.prompt(format_box(edges), language)
+            prompt = REGION.prompt(format_box(read_box(box)), language)
         else:
             prompt = QUESTION.prompt(str(answer or ""), language)
         yield from self._stream(page, upload, prompt, options)
