@@ -34,7 +34,8 @@ class Detection:
     """One object of an answer.
 
     box: (x1, y1, x2, y2), fractions 0..1 of the image's width and height, x1 <= x2, y1 <= y2.
-    codes: the 16 mask codes, 0..127, of a segmented object. score: mean probability of its tokens.
+    codes: the 16 mask codes, 0..127, of a segmented object. score, 0..1: the mean probability of
+        its tokens, or the chance that its box is right where a calibration tells.
     """
 
     label: str

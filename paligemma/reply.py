@@ -80,9 +80,10 @@ class Reply:
 
         text, prompt: strings; prompt may be null.
         width, height: pixels of the upright image, or null.
-        detections: a list, each object with its label; score, 0..1 or null; box, [x1, y1, x2, y2]
-            in pixels (null without the image's size), and box_normalized, the same in 0..1;
-            mask_codes, 16 numbers 0..127, or null for an object without a mask.
+        detections: a list, each object with its label; score, 0..1 or null, of which
+            `PaliGemma.score_meaning` tells the meaning; box, [x1, y1, x2, y2] in pixels (null
+            without the image's size), and box_normalized, the same in 0..1; mask_codes, 16 numbers
+            0..127, or null for an object without a mask.
         num_tokens: of the answer. tokens (left out with `tokens` False): each token's id, text and
             logprob.
         timings: seconds image_s, prefill_s, decode_s and their sum total_s; decoding steps.

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from paligemma.checkpoints import hub, lora
+from paligemma.checkpoints.calibration import CALIBRATION_FILE, ScoreCalibration
 from paligemma.checkpoints.hub import ProgressCallback
 from paligemma.checkpoints.io import (
     CONFIG,
@@ -69,6 +70,15 @@ class Checkpoint:
         if self.adapter or not listed.is_file():
             return ()
         return tuple(listed.read_text(encoding="utf-8").split("\n")[:-1])
+
+    @property
+    def score_calibration(self) -> ScoreCalibration | None:
+        """How often a box of a score is right, if a file beside it says so.
+
+        Raises ValueError if the file is damaged.
+        """
+        path = self.path / CALIBRATION_FILE
+        return None if self.adapter or not path.is_file() else ScoreCalibration.read(path)
 
     @property
     def is_random(self) -> bool:

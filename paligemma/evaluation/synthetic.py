@@ -101,11 +101,18 @@ def measure_answers(pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Gener
     return {"ask_accuracy": _mean(correct), "ask_examples": len(correct)}
 
 
-def measure_detection(pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Generator) -> Scores:
+def find_objects(
+    pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Generator
+) -> tuple[list[list[Detection]], list[tuple[Detection, ...]]]:
+    """What there is, and what was found, of the one to four kinds that each scene is asked for."""
     examples = [search(scene, "detect", rng) for scene in scenes]
     prompts = [(scene, one.prefix) for scene, one in zip(scenes, examples, strict=True)]
     found = [reply.detections for reply in _replies(pg, prompts, "detect")]
-    targets = [[Detection(item.kind, item.box) for item in one.objects] for one in examples]
+    return [[Detection(item.kind, item.box) for item in one.objects] for one in examples], found
+
+
+def measure_detection(pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Generator) -> Scores:
+    targets, found = find_objects(pg, scenes, rng)
     ap50, mean_ap = average_precision(targets, found)
     return {"detect_ap50": ap50, "detect_map": mean_ap, "detect_examples": len(targets)}
 

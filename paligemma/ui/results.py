@@ -35,10 +35,6 @@ from visualize.export import AnnotatedImage, cutouts, mask_images, to_coco, to_c
 from visualize.masks import MASK_OPACITY
 
 MAX_CUTOUTS = 24  # shown on the page; the download has all
-CONFIDENCE = (
-    "Confidence is the mean probability of an object's tokens. Use it to compare objects: it is "
-    "not the chance that a box is right."
-)
 
 
 @dataclass(frozen=True)
@@ -69,11 +65,15 @@ class DisplayOptions:
 
 @dataclass(frozen=True)
 class AnswerObjects:
-    """The objects of a whole answer, the path of its image, and how they were drawn first."""
+    """The objects of a whole answer, the path of its image, and how they were drawn first.
+
+    `score_meaning` says what their scores are.
+    """
 
     path: str
     detections: Sequence[Detection]
     masks: Sequence[np.ndarray | None]
+    score_meaning: str
     display: DisplayOptions = DisplayOptions()
 
     def filtered(self, size: tuple[int, int], display: DisplayOptions) -> AnnotatedImage:
@@ -191,7 +191,7 @@ class ObjectsPanel:
         hidden = len(answer.detections) - len(objects.detections)
         note = f"<p>The sliders hide {hidden} of {len(answer.detections)}.</p>" if hidden else ""
         button = gr.Button(interactive=bool(objects.detections))
-        shown = [drawing, objects_table(objects) + note, button, button]
+        shown = [drawing, objects_table(objects, answer.score_meaning) + note, button, button]
         if self.cutouts:
             reduced = answer.filtered(image.size, display)
             cuts = [
@@ -219,8 +219,8 @@ def annotated_image(
     return gr.AnnotatedImage((image, list(zip(layers, names, strict=True))), color_map=legend)
 
 
-def objects_table(objects: AnnotatedImage) -> str:
-    """The objects as an HTML table, boxes in pixels of the image."""
+def objects_table(objects: AnnotatedImage, score_meaning: str) -> str:
+    """The objects as an HTML table, boxes in pixels of the image, and what their scores are."""
     colors = color_map(each.label for each in objects.detections)
     rows = [
         f'<tr><td><i style="background:{colors[each.label]}"></i>{_label(each)}</td>'
@@ -233,7 +233,7 @@ def objects_table(objects: AnnotatedImage) -> str:
     heads = "".join(f"<th>{name}</th>" for name in names)
     if not rows:
         return ""
-    caption = f"<caption>{CONFIDENCE}</caption>"
+    caption = f"<caption>{escape(score_meaning, quote=False)}</caption>"
     return f'<table class="objects">{caption}<tr>{heads}</tr>{"".join(rows)}</table>'
 
 

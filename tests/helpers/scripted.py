@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from paligemma.detections import parse
+from paligemma.detections import parse, parse_tokens
 from paligemma.generation import SamplingOptions
 from paligemma.images import open_image
 from paligemma.interpret.explain import CHEAP_VIEWS, Explanation
@@ -27,6 +27,7 @@ class Scripted:
     checkpoint = SimpleNamespace(source="scripted")
     memory, is_built_in, resolution = 0, False, 128
     known_names: tuple[str, ...] = ()
+    score_meaning = "Confidence is what a test wrote down."
 
     def __init__(
         self,
@@ -60,6 +61,9 @@ class Scripted:
     def generate(self, image, prompt: str, options: SamplingOptions) -> Reply:
         *_, reply = self.stream(image, prompt, options)
         return reply
+
+    def parse_detections(self, tokens):
+        return parse_tokens(tokens)
 
     def masks(self, detections) -> list[np.ndarray | None]:
         y, x = np.mgrid[-1:1:64j, -1:1:64j]

@@ -230,7 +230,7 @@ def test_model_text_stays_text(client, picture):
     assert ask(client, "ask", picture, "evil")[0] == EVIL
     raw, *_, line = ask(client, "detect", picture, "evil")
     assert EVIL in raw
-    shown = objects_table(AnnotatedImage("", 9, 9, parse(raw), [None]))
+    shown = objects_table(AnnotatedImage("", 9, 9, parse(raw), [None]), "")
     assert "&lt;img" in shown and "<img" not in shown
     assert EVIL not in line, "the line is Markdown"
 

@@ -1107,7 +1107,7 @@ def test_a_reload_shows_the_own_picture_or_says_that_it_is_gone(layout, tmp_path
 def test_exported_masks_equal_the_drawn_ones(pg, path):
     detections = parse("".join(ANSWERS["segment cat"]))
     masks = pg.masks(detections)
-    zipped = b64decode(results.objects_zip(results.AnswerObjects(str(path), detections, masks)))
+    zipped = b64decode(results.objects_zip(results.AnswerObjects(str(path), detections, masks, "")))
     with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
         coco = json.loads(archive.read("coco.json"))
         drawn = np.asarray(Image.open(archive.open("masks/01-cat.png"))) > 0

@@ -7,6 +7,7 @@ import pytest
 from scripted import Scripted
 
 from paligemma.detections import Detection
+from paligemma.pipeline import UNCALIBRATED_SCORE
 from paligemma.tasks import TASKS
 from paligemma.ui.layout import build_app
 from paligemma.ui.model_manager import ModelManager
@@ -51,7 +52,7 @@ def test_labels_and_ids(demo):
 def test_what_is_written_below_answers():
     history = history_html([("how many?", "two")])
     cat = Detection("cat", (0.1, 0.2, 0.5, 0.6), score=0.4)
-    table = objects_table(AnnotatedImage("", 100, 50, [cat], [None]))
+    table = objects_table(AnnotatedImage("", 100, 50, [cat], [None]), UNCALIBRATED_SCORE)
     for html in history, table:
         assert not REPLACED.search(html), html
     assert "Question history" in history

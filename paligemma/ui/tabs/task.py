@@ -9,7 +9,7 @@ from time import perf_counter
 import gradio as gr
 import numpy as np
 
-from paligemma.detections import Detection, parse_tokens
+from paligemma.detections import Detection
 from paligemma.generation import SamplingOptions
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply, Token
@@ -238,8 +238,8 @@ class TaskTab:
         status = SAVED_ANSWER.format(label=self.task.label)
         updates: Updates = {self.raw: text, self.controls.status: status}
         if self.objects:
-            detections = parse_tokens(example.tokens)
-            objects = AnswerObjects(example.image, detections, self._masks(model, detections))
+            detections = model.parse_detections(example.tokens)
+            objects = self._answer_objects(model, example.image, detections, DisplayOptions())
             updates |= self.objects.reset_display()
             updates |= self.objects.show(open_for_page(example.image), objects)
         return updates
@@ -261,8 +261,7 @@ class TaskTab:
         shown: Updates = {self.raw: reply.text}
         shown |= self.answer_buttons.show(upload.path, reply, model)
         if self.objects:
-            masks = self._masks(model, reply.detections)
-            objects = AnswerObjects(upload.path, reply.detections, masks, display)
+            objects = self._answer_objects(model, upload.path, reply.detections, display)
             shown |= self.objects.show(upload.image, objects)
         return shown
 
@@ -270,6 +269,12 @@ class TaskTab:
         assert self.history and self.history_list
         history = history[-MAX_HISTORY:]
         return {self.history: history, self.history_list: history_html(history[:-1])}
+
+    def _answer_objects(
+        self, model: PaliGemma, path: str, detections: Sequence[Detection], display: DisplayOptions
+    ) -> AnswerObjects:
+        masks = self._masks(model, detections)
+        return AnswerObjects(path, detections, masks, model.score_meaning, display)
 
     def _masks(
         self, model: PaliGemma, detections: Sequence[Detection]
