@@ -45,6 +45,23 @@ def ask(page: Page) -> None:
     finish(page, "Done")
 
 
+def draw(page: Page) -> None:
+    page.get_by_role("tab", name="Draw", exact=True).click()
+    canvas, stamps = page.locator("#canvas"), page.locator("#stamps")
+    for color, name, x, y in (
+        ("red", "anchor", 0.3, 0.3),
+        ("blue", "wheel", 0.7, 0.65),
+        ("green", "umbrella", 0.75, 0.2),
+    ):
+        canvas.get_by_role("button", name=color, exact=True).click()
+        stamps.get_by_role("button", name=name, exact=True).click()
+        side = canvas.locator("canvas").bounding_box()["width"]
+        canvas.locator("canvas").click(position={"x": x * side, "y": y * side})
+    open_tab(page, "Detect").get_by_role("textbox").first.fill("anchor ; wheel ; umbrella")
+    page.locator("#run-detect").click()
+    finish(page, "Found")
+
+
 def region(page: Page) -> None:
     press_example(page, 0, "Detect")
     area = open_tab(page, "Region").locator("#region-image img")
@@ -83,6 +100,7 @@ def batch(page: Page) -> None:
 
 
 TABS: dict[str, tuple[Callable[[Page], object], tuple]] = {
+    "draw": (draw, DEFAULT),
     "caption": (lambda page: press_example(page, 2, "Caption"), DEFAULT),
     "ask": (ask, DEFAULT),
     "read": (lambda page: press_example(page, 3, "Read"), DEFAULT),

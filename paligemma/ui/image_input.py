@@ -4,32 +4,21 @@ import json
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 
 import gradio as gr
 from gradio.components import Component
-from gradio.components.base import server
-from gradio.components.image_editor import AcceptBlobs
 from gradio.utils import get_upload_folder
 
 from paligemma.images import open_image
 from paligemma.synthetic.scenes import render, sample
 from paligemma.tasks import TASKS
-from paligemma.ui.common import (
-    FULL_SIZE,
-    drop_oldest,
-    open_for_page,
-    upload_path,
-)
+from paligemma.ui.common import FULL_SIZE, open_for_page, upload_path
+from paligemma.ui.drawing import canvas_html
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.page import Updates
 from paligemma.ui.temp_files import save_pil_to_cache
 
 BROWSER_FORMATS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"}
-BRUSH_COLORS: list[str | tuple[str, float]] = [
-    *("#e23636", "#f08c1e", "#f5cf27", "#3aa655", "#2f66d0"),
-    *("#8a45b5", "#ef7fb0", "#7a4a21", "#111111", "#ffffff"),
-]
 WORLD_NOTE = (
     "The built-in model knows drawn scenes only, such as the examples: its answers about other "
     "pictures will be wrong. For photographs, load a published PaliGemma."
@@ -37,8 +26,6 @@ WORLD_NOTE = (
 GONE_NOTE = "The picture that was here is gone: upload it again, or choose another one."
 SCENE_SIDE = 512  # pixels of a random scene
 FIRST_SEED = 2_000_000  # those below are trained and evaluated on
-MAX_DRAWING_BYTES = 8 * 2**20  # of the file of one drawing
-MAX_DRAWINGS_BYTES = 64 * 2**20  # of all pages' drawings that wait to be used
 
 
 @dataclass(frozen=True)
@@ -94,17 +81,13 @@ class ImageInput:
                     elem_id="image",
                 )
             with gr.Tab("Draw", id="draw") as self.draw_tab:
-                self.drawings = Drawings()
-                self.canvas = gr.Sketchpad(
-                    label="Canvas",
-                    height=380,
-                    canvas_size=(512, 512),
-                    brush=gr.Brush(default_size=16, colors=BRUSH_COLORS, color_mode="fixed"),
-                    layers=False,
-                    transforms=(),
+                self.canvas = gr.HTML(
+                    html_template=canvas_html(),
+                    js_on_load="createCanvas(element, props, trigger, upload)",
+                    apply_default_css=False,
                     elem_id="canvas",
                 )
-                self.canvas.accept_blobs = self.drawings.accept
+                self.stamps = gr.HTML(apply_default_css=False, elem_id="stamps")
                 gr.Markdown(
                     "Your drawing is the picture. Until you draw, it is the one under **Picture**.",
                     elem_classes="note",
@@ -161,48 +144,3 @@ def draw_random_scene() -> str:
     while len(scene.items) < 2:
         scene = sample(scene.seed + 1)
     return save_pil_to_cache(render(scene, SCENE_SIDE), get_upload_folder(), format="png")
-
-
-class Drawings:
-    """What the canvas of each page has sent, as the bytes of image files; the oldest give way.
-
-    In place of gradio's own storage, which has no bounds and is decoded without `open_image`.
-    """
-
-    def __init__(self) -> None:
-        self._files: dict[str, bytes] = {}
-        self._lock = Lock()
-
-    @server
-    def accept(self, data: AcceptBlobs) -> None:
-        """Take a drawing from a page, under the id that it will be asked for by."""
-        name, files = str(data.data.get("id")), data.files
-        if data.data.get("type") != "composite" or len(files) != 1 or len(name) > 100:
-            return  # background and layers are not needed
-        if len(files[0][1]) > MAX_DRAWING_BYTES:
-            return
-        with self._lock:
-            self._files.pop(name, None)
-            self._files[name] = files[0][1]
-            drop_oldest(self._files, MAX_DRAWINGS_BYTES, len)
-
-    def pop(self, name: str) -> bytes | None:
-        with self._lock:
-            return self._files.pop(name, None)
-
-
-def read_drawing(drawings: Drawings, canvas: dict | None) -> str | None:
-    """The path of the drawing on white; None if nothing is drawn.
-
-    `canvas` is the component's raw value: a file, or the id of one of the `drawings`. Raises
-    ValueError for a file that cannot be read.
-    """
-    canvas = canvas if isinstance(canvas, dict) else {}
-    if canvas.get("id") is not None:
-        drawing = drawings.pop(str(canvas["id"]))
-    else:
-        drawing = canvas.get("composite") and upload_path(canvas["composite"])
-    image = open_for_page(drawing) if drawing else None
-    if image is None or len(image.getcolors(2) or "many") == 1:
-        return None
-    return save_pil_to_cache(image, get_upload_folder(), format="png")

@@ -11,6 +11,7 @@ from paligemma.images import remove_other_decoders
 from paligemma.tasks import TASKS
 from paligemma.ui.api import add_endpoints
 from paligemma.ui.common import LATEST, PARALLEL, PRIVATE, UNQUEUED
+from paligemma.ui.drawing import stamps_html
 from paligemma.ui.errors import AppBlocks
 from paligemma.ui.image_input import (
     GONE_NOTE,
@@ -18,7 +19,6 @@ from paligemma.ui.image_input import (
     ImageInput,
     draw_random_scene,
     load_examples,
-    read_drawing,
     readable_path,
 )
 from paligemma.ui.inputs import read_text
@@ -135,7 +135,8 @@ class Layout:
     @property
     def restored(self) -> list[Component]:
         """What an example or the address fills."""
-        components = [*self.input.outputs, self.tab_bar, self.key_to_run, *self.model_outputs]
+        components = [*self.input.outputs, self.input.tabs, self.tab_bar, self.key_to_run]
+        components += self.model_outputs
         components += [self.picker.source, *self.url_state.params.values(), *self.tab_outputs]
         components += [part for tab in self.task_tabs.values() for part in tab.saved_outputs]
         return list(dict.fromkeys(components))
@@ -171,7 +172,6 @@ class Layout:
         for event, handler, value in (
             (image.upload, self.take_upload, image),
             (source.canvas.input, self.take_drawing, source.canvas),
-            (source.draw_tab.select, self.return_to_drawing, [source.canvas, image]),
             (source.random_scene.click, self.take_random_scene, None),
         ):
             page.hold_runs(event)
@@ -179,7 +179,7 @@ class Layout:
             taken.failure(page.allow_runs, None, page.run_buttons, **UNQUEUED)
             js = "(name) => rememberImage(name)"
             taken.success(None, source.own_name, None, js=js, **PRIVATE)
-        source.draw_tab.select(None, js="() => selectBrush()", **PRIVATE)
+        source.draw_tab.select(None, js="() => returnToDrawing()", **PRIVATE)
         image.clear(None, js="() => rememberImage('')", cancels=page.run_events, **PRIVATE)
         image.clear(self.clear_image, None, shown[1:], **UNQUEUED)  # another may be there by then
         new_picture = [image.upload, source.canvas.input, image.clear, source.random_scene.click]
@@ -246,7 +246,8 @@ class Layout:
     @property
     def model_outputs(self) -> list[Component]:
         parts = [part for tab in self.model_tabs for part in tab.model_outputs]
-        return [self.page.header, self.model_version, self.input.random_scene, *parts]
+        shown = [self.page.header, self.model_version, self.input.random_scene, self.input.stamps]
+        return [*shown, *parts]
 
     def show_model(self) -> Updates:
         """What the page says of the model."""
@@ -256,6 +257,7 @@ class Layout:
         }
         if (model := self.models.current) is not None:
             updates[self.input.random_scene] = gr.Button(visible=model.is_built_in)
+            updates[self.input.stamps] = stamps_html(tuple(model.known_names))
             for tab in self.model_tabs:
                 updates |= tab.show_model(model)
         return updates
@@ -268,32 +270,33 @@ class Layout:
         return updates
 
     def take_upload(self, file: dict | None) -> Updates:
-        """An upload as the image, and all tabs without an answer."""
+        """An upload as the image, where it is seen, and all tabs without an answer."""
+        return self._take_file(file) | {self.input.tabs: gr.Tabs(selected="image")}
+
+    def _take_file(self, file: dict | None, is_known: bool = False) -> Updates:
         updates = self.page.allow_runs() | self.reset_tabs()
         try:
-            return updates | self.show_own(readable_path(file))
+            return updates | self.show_own(readable_path(file), is_known)
         except ValueError as error:
             gr.Warning(escape(str(error), quote=False))
             return updates | self.input.reset_image()
 
-    def take_drawing(self, canvas: dict | None) -> Updates:
-        """What is drawn as the image, and all tabs without an answer."""
-        path = read_drawing(self.input.drawings, canvas)
-        image = self.show_own(path) if path else self.input.reset_image()
-        return self.page.allow_runs() | self.reset_tabs() | image
+    def take_drawing(self, drawing: dict | None) -> Updates:
+        """What is drawn as the image, and all tabs without an answer.
+
+        `drawing`: the path of its file, empty for an empty canvas, and whether it has only what
+        the built-in model knows.
+        """
+        drawing = drawing if isinstance(drawing, dict) else {}
+        if drawing.get("path"):
+            return self._take_file(drawing, drawing.get("is_known") is True)
+        return self.page.allow_runs() | self.reset_tabs() | self.input.reset_image()
 
     def take_random_scene(self) -> Updates:
         """A new scene as the image, and all tabs without an answer."""
         scene = self.show_own(draw_random_scene(), is_known=True)
         scene[self.input.tabs] = gr.Tabs(selected="image")  # whatever was open
         return self.page.allow_runs() | self.reset_tabs() | scene
-
-    def return_to_drawing(self, canvas: dict | None, image: dict | None) -> Updates:
-        """The same when the canvas is opened, unless it is empty or its drawing is the image."""
-        path = read_drawing(self.input.drawings, canvas)
-        if path is None or (isinstance(image, dict) and image.get("path") == path):
-            return self.page.allow_runs()
-        return self.page.allow_runs() | self.reset_tabs() | self.show_own(path)
 
     def show_own(self, path: str, is_known: bool = False) -> Updates:
         """A visitor's own picture, whose file counts as an upload, whoever wrote it."""
@@ -324,6 +327,7 @@ class Layout:
             | self.input.reset_image()
             | {
                 self.input.image: example.image,
+                self.input.tabs: gr.Tabs(selected="image"),
                 self.tab_bar: gr.Tabs(selected=example.task),
                 self.key_to_run: example.task,
             }
@@ -356,7 +360,8 @@ class Layout:
         params = {name: value for name, value in query.items() if name in known}
         if first and params.items() <= {first.task: first.text}.items():
             updates = self.show_example(first)
-            updates.pop(self.tab_bar)  # it is open already; the visitor may have gone on
+            for tabs in self.tab_bar, self.input.tabs:  # open already; the visitor may have gone on
+                updates.pop(tabs)
             return updates | {self.key_to_run: ""} | self.url_state.restore(query)
         updates = self._restore_image(query) | {self.key_to_run: ""} | self.url_state.restore(query)
         key = query.get("tab")

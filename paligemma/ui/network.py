@@ -24,15 +24,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 # Any port: tunnels forward other ones than the app listens on.
 LOCAL_HOST = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 UPLOAD = f"{API_PREFIX}/upload"
-# MCP clients send pictures in base64, and the canvas sends its drawing to its component. The
-# limit is that of the MCP SDK.
-WITH_PICTURES = (f"{API_PREFIX}/mcp", f"{API_PREFIX}/component_server")
+# MCP clients send pictures in base64. The limit is that of the MCP SDK.
+WITH_PICTURES = f"{API_PREFIX}/mcp"
 MAX_JSON_BYTES = 2 * 2**20  # no function of the page or the API needs more
 MAX_UPLOAD_BYTES = 320 * 2**20  # of one request: the Batch tab takes 300 MB
 MAX_PICTURE_BYTES = 4 * 2**20
 # Routes of gradio 6.31 that the app has no use for.
 CLOSED = (
-    *("/monitoring", f"{API_PREFIX}/deep_link", f"{API_PREFIX}/dev", f"{API_PREFIX}/proxy="),
+    *(
+        "/monitoring",
+        f"{API_PREFIX}/component_server",
+        f"{API_PREFIX}/deep_link",
+        f"{API_PREFIX}/dev",
+        f"{API_PREFIX}/proxy=",
+    ),
     *(f"{API_PREFIX}/vibe-", f"{API_PREFIX}/undo-vibe-", f"{API_PREFIX}/process_recording"),
 )
 PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")

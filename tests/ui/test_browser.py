@@ -627,7 +627,6 @@ def test_what_is_on_the_canvas_is_what_is_asked_about(built_in):
     tab(built_in, "Ask").click()
     built_in.get_by_role("tab", name="Draw", exact=True).click()
     expect(built_in.locator("#canvas canvas").first).to_be_visible()
-    built_in.wait_for_function("window.brushSelected")
     draw_a_line(built_in)
     expect(built_in.get_by_text("knows drawn scenes only, such as")).to_be_visible()
     built_in.get_by_role("button", name="what color is the background?").click()

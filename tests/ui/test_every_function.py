@@ -252,8 +252,8 @@ def valid_value(part: Component, name: str, image: dict) -> Any:
             return image
         case gr.File():
             return [image]
-        case gr.Sketchpad():
-            return {"background": image, "layers": [], "composite": image}
+        case gr.HTML():
+            return {"path": image["path"], "is_known": False}  # a drawing
         case gr.Textbox():
             return TEXTS.get(str(part.label), "cat")
         case gr.Markdown():

@@ -948,50 +948,43 @@ def test_an_address_names_uploads_and_nothing_else(path, tmp_path, monkeypatch):
 # --------------------------------------------------------------------------------------- image
 
 
-def test_a_drawing_becomes_the_image():
-    drawings, blank = image_input.Drawings(), Image.new("RGBA", (64, 64))
-    drawn = blank.copy()
-    drawn.paste("red", (10, 10, 30, 30))
-    for number, sketch in enumerate((blank, drawn)):
-        send_drawing(drawings, str(number), encoded(sketch))
-    path = image_input.read_drawing(drawings, {"id": "1", "composite": None})
-    assert Image.open(path).getpixel((20, 20)) == (255, 0, 0)
-    for nothing in {"id": "0"}, {"id": "1"}, {"id": []}, None, {"composite": None}, {}, "x", [1]:
-        assert image_input.read_drawing(drawings, nothing) is None
+def test_a_drawing_becomes_the_image(layout, tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "drawing.png")
+    path = str(tmp_path / "drawing.png")
+    drawn = layout.take_drawing({"path": path, "is_known": False})
+    assert drawn[layout.input.image] == path
+    assert layout.input.tabs not in drawn, "the canvas stays on the screen"
+    for nothing in {"path": ""}, {"path": None}, {}, None, "x", [1], 5, {"is_known": True}:
+        assert layout.take_drawing(nothing)[layout.input.image] is None
 
 
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind)
-    return file.getvalue()
+def test_a_drawing_of_stamps_alone_is_known_to_the_built_in_model(layout, tmp_path, monkeypatch):
+    monkeypatch.setattr(Scripted, "is_built_in", True)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "drawing.png")
+    for is_known, note in (
+        (True, ""),
+        (False, image_input.WORLD_NOTE),
+        ("yes", image_input.WORLD_NOTE),
+    ):
+        drawing = {"path": str(tmp_path / "drawing.png"), "is_known": is_known}
+        assert layout.take_drawing(drawing)[layout.input.note] == note
 
 
-def send_drawing(drawings, name, content, **values):
-    data = {"type": "composite", "index": None, "id": name, "file": b""} | values
-    drawings.accept(SimpleNamespace(data=data, files=[("blob", content)]))
-
-
-def test_drawings_are_held_within_their_bounds(monkeypatch):
-    monkeypatch.setattr(image_input, "MAX_DRAWING_BYTES", 10)
-    monkeypatch.setattr(image_input, "MAX_DRAWINGS_BYTES", 25)
-    drawings = image_input.Drawings()
-    send_drawing(drawings, "large", bytes(11))
-    send_drawing(drawings, "x" * 101, bytes(5))
-    send_drawing(drawings, "layer", bytes(5), type="layer", index=10**9)
-    for name in "abc":
-        send_drawing(drawings, name, bytes(10))
-    held = [name for name in ("large", "x" * 101, "layer", *"abc") if drawings.pop(name)]
-    assert held == ["b", "c"] and drawings.pop("c") is None
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../drawing.png", str(ROOT / "README.md"), "http://127.0.0.1/a.png", 5]
+)
+def test_a_drawing_is_an_upload(layout, path):
+    assert layout.take_drawing({"path": path, "is_known": True})[layout.input.image] is None
 
 
 @pytest.mark.parametrize("kind", ["EPS", "ICNS", "DDS", "SPIDER", "ICO", "JPEG2000"])
-def test_the_canvas_opens_only_the_formats_of_the_guard(kind):
+def test_the_canvas_opens_only_the_formats_of_the_guard(layout, kind, tmp_path):
     mode = "F" if kind == "SPIDER" else "RGB"
-    data = encoded(Image.linear_gradient("L").convert(mode), kind)
-    drawings = image_input.Drawings()
-    send_drawing(drawings, "1", data)
-    with pytest.raises(ValueError, match="not an image, or a damaged one"):
-        image_input.read_drawing(drawings, {"id": "1"})
+    file = io.BytesIO()  # of a path, the writer of SPIDER takes the extension for its own
+    Image.linear_gradient("L").convert(mode).save(file, kind)
+    (tmp_path / "drawing.png").write_bytes(file.getvalue())
+    taken = layout.take_drawing({"path": str(tmp_path / "drawing.png")})
+    assert taken[layout.input.image] is None
 
 
 OPEN_EVERYTHING = """
@@ -1058,12 +1051,11 @@ def test_the_built_in_model_is_noted_with_every_own_picture(tmp_path, monkeypatc
 def test_a_new_picture_resets_every_tab_and_lets_runs_begin(layout, tmp_path):
     Image.new("L", (9, 9)).save(tmp_path / "own.tif")
     (tmp_path / "text.png").write_text("no picture")
-    drawn = Image.new("RGBA", (64, 64))
-    drawn.paste("red", (10, 10, 30, 30))
-    send_drawing(layout.input.drawings, "1", encoded(drawn))
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "drawing.png")
     converted = layout.take_upload({"path": str(tmp_path / "own.tif")})
     unreadable = layout.take_upload({"path": str(tmp_path / "text.png")})
-    drawing, blank = layout.take_drawing({"id": "1"}), layout.take_drawing({"id": "2"})
+    drawing = layout.take_drawing({"path": str(tmp_path / "drawing.png")})
+    blank = layout.take_drawing({"path": ""})
     assert converted[layout.input.image].endswith(".png")
     assert Image.open(drawing[layout.input.image]).size == (64, 64)
     assert blank[layout.input.image] is unreadable[layout.input.image] is None
@@ -1072,12 +1064,9 @@ def test_a_new_picture_resets_every_tab_and_lets_runs_begin(layout, tmp_path):
     for updates in converted, unreadable, drawing, blank, layout.clear_image():
         assert set(layout.tab_outputs) <= updates.keys()
         assert all(updates[button].interactive for button in layout.page.run_buttons)
-    send_drawing(layout.input.drawings, "3", encoded(drawn))
-    send_drawing(layout.input.drawings, "4", encoded(drawn))
-    same = layout.return_to_drawing({"id": "3"}, {"path": drawing[layout.input.image]})
-    other = layout.return_to_drawing({"id": "4"}, {"path": converted[layout.input.image]})
-    assert set(same) == set(layout.page.run_buttons), "answers about the drawing stay"
-    assert other[layout.input.image] == drawing[layout.input.image]
+    example = layout.show_example(layout.examples[0])
+    for updates in converted, unreadable, example:
+        assert updates[layout.input.tabs].selected == "image", "it is seen, whatever was open"
 
 
 def test_a_reload_shows_the_own_picture_or_says_that_it_is_gone(layout, tmp_path, monkeypatch):

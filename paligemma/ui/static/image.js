@@ -1,4 +1,4 @@
-// How a picture gets into the page: pasted or dropped anywhere, drawn, remembered over a reload.
+// How a picture gets into the page: pasted or dropped anywhere, remembered over a reload.
 // Loaded once in the page's head, after page.js.
 
 const shownImage = () => document.querySelector("#image img")?.src;
@@ -69,31 +69,9 @@ addEventListener("drop", (event) => {
   if (file) putImage(file);
 });
 
-// A stroke reaches the server with a delay: a run that is asked for meanwhile waits for it.
-const MAX_STROKE_MS = 3000;
-let strokeEnd = -Infinity;
-
-addEventListener("pointerup", (event) => {
-  if (event.target.closest?.("#canvas")?.querySelector("canvas")) strokeEnd = performance.now();
-}, true);
-
-const isStrokePending = () => performance.now() < strokeEnd + MAX_STROKE_MS;
-
-function clickAfterStroke(button, retries = 200) {
-  if (!isStrokePending() && !button.disabled) button.click();
-  else if (retries) setTimeout(() => clickAfterStroke(button, retries - 1), 50);
-}
-
-addEventListener("click", (event) => {
-  const button = event.target.closest?.("[id^=run-]");
-  if (!button || !isStrokePending()) return;
-  event.stopImmediatePropagation();
-  clickAfterStroke(button);
-}, true);
-
 /** The name of the visitor's own picture, so that a reload of this browser tab shows it again. */
 function rememberImage(name) {
-  strokeEnd = -Infinity;
+  endWait(name ?? "");
   sessionStorage.setItem("image", name ?? "");
   return [];
 }
@@ -105,17 +83,6 @@ function rememberedImage() {
 /** Updates that disable `count` buttons until the server has taken a new picture. */
 function disableButtons(count) {
   return Array(count).fill({__type__: "update", interactive: false});
-}
-
-/** Selects the brush when the canvas is shown for the first time. */
-function selectBrush(retries = 60) {
-  const brush = document.querySelector("#canvas button[aria-label='Brush']");
-  if (!brush && retries) setTimeout(() => selectBrush(retries - 1), 50);
-  else if (brush && !window.brushSelected) {
-    window.brushSelected = true;
-    brush.click();
-  }
-  return [];
 }
 
 /** A point of the window as shares of an image's width and height; the image fits its element. */
