@@ -2,7 +2,8 @@
 
     python scripts/training_memory.py
 
-Prints a table in Markdown. Nothing is loaded.
+Prints two tables in Markdown, the second for models that FSDP shards over processes. Nothing is
+loaded, and nothing is measured.
 """
 
 import sys
@@ -14,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from paligemma.checkpoints.resolve import resolve
 from paligemma.config import VARIANTS
 from paligemma.devices import format_bytes
-from paligemma.training.config import parse_run
-from paligemma.training.memory import needed_memory
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
+from paligemma.training.config import Run, parse_run
+from paligemma.training.memory import gathered_memory, needed_memory, planned_model
 
 SIZES = {
     "3B": "paligemma-3b-224",
@@ -35,15 +37,40 @@ RUNS = {
 }
 
 
+SHARDED = {"everything trained": {}, "`lora: {rank: 8}`": LORA}
+SHARDS = (2, 4, 8)
+
+
+def print_row(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |")
+
+
 def main() -> None:
     start = resolve(None)
     given = {"model": "built-in", "data": [{"jsonl": "-"}], "max_steps": 1, "output_dir": "-"}
-    print(f"| besides activations | {' | '.join(SIZES)} |")
+    checkpoints = [replace(start, config=VARIANTS[key]) for key in SIZES.values()]
+
+    def plan(changes: dict) -> tuple[Run, list[PaliGemmaForConditionalGeneration]]:
+        run = parse_run(given | changes)
+        return run, [planned_model(run, checkpoint) for checkpoint in checkpoints]
+
+    def print_need(name: str, run: Run, models: list, shards: int = 1) -> None:
+        needs = [needed_memory(model, run, shards) for model in models]
+        print_row(name, *(format_bytes(need.total) for need in needs))
+
+    print_row("besides activations", *SIZES)
     print("|---|" + "---|" * len(SIZES))
     for name, changes in RUNS.items():
-        run = parse_run(given | changes)
-        needs = [needed_memory(run, replace(start, config=VARIANTS[key])) for key in SIZES.values()]
-        print(f"| {name} | {' | '.join(format_bytes(need.total) for need in needs)} |")
+        print_need(name, *plan(changes))
+    print()
+    print_row("each process holds", *SIZES)
+    print("|---|" + "---|" * len(SIZES))
+    for name, changes in SHARDED.items():
+        run, models = plan(changes)
+        for shards in SHARDS:
+            print_need(f"{name}, {shards} processes", run, models, shards)
+    gathered = [gathered_memory(model) for model in models]
+    print_row("and, gathered at a time", *map(format_bytes, gathered))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.devices import best_device
-from paligemma.models import gemma, siglip
 from paligemma.models.frozen import quantize_frozen
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.training.augment import Augmentation
@@ -34,12 +33,15 @@ from paligemma.training.initialize import (
     write_output,
 )
 from paligemma.training.mask_codec import MaskReconstruction, SilhouetteBatches
-from paligemma.training.memory import MemoryNeed, check_memory, needed_memory
+from paligemma.training.memory import (
+    BLOCKS,
+    MemoryNeed,
+    check_memory,
+    needed_memory,
+    planned_model,
+)
 from paligemma.training.objectives import Objective, make_objective
 from paligemma.training.validation import Validation
-
-# What is recomputed, and sharded, as a unit.
-BLOCKS = (siglip.SiglipEncoderLayer, gemma.GemmaDecoderLayer)
 
 
 def is_sharded() -> bool:
@@ -134,7 +136,10 @@ def make_job(run: Run) -> Job:
     if isinstance(batches[0], SampleBatches):
         # those to evaluate on stay as they are
         batches[0].augmentation = Augmentation(run.flip, run.crop, run.color_jitter)
-    memory = needed_memory(run, start) if run.objective == "answers" else None
+    shards = int(os.environ.get("WORLD_SIZE", 1)) if is_sharded() else 1
+    memory = None
+    if run.objective == "answers":
+        memory = needed_memory(planned_model(run, start), run, shards)
     if memory and not is_sharded():
         check_memory(memory, run, best_device())
     model = make_model(run, found, start.config)

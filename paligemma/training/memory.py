@@ -13,15 +13,20 @@ from paligemma.checkpoints import lora as adapters
 from paligemma.checkpoints.io import build_on_meta
 from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.devices import format_bytes, free_memory
+from paligemma.models import gemma, siglip
 from paligemma.models.frozen import quantize_frozen
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.training.config import Run
 from paligemma.training.initialize import base_dtype, run_adapter
 from paligemma.training.optimizer import state_bytes
 
+# What is recomputed, and sharded, as a unit.
+BLOCKS = (siglip.SiglipEncoderLayer, gemma.GemmaDecoderLayer)
+
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Bytes of what a run holds all along."""
+    """Bytes of what a run holds all along, in each of its processes."""
 
     weights: int
     gradients: int
@@ -40,23 +45,50 @@ class MemoryNeed:
         )
 
 
-def needed_memory(run: Run, start: Checkpoint) -> MemoryNeed:
-    """What a run of the objective `answers` holds, without its auxiliary heads."""
+def planned_model(run: Run, start: Checkpoint) -> PaliGemmaForConditionalGeneration:
+    """The model of a run of the objective `answers`, on the meta device."""
     model = build_on_meta(start.config).to(base_dtype(run))
     if run.lora:
         adapters.attach(model, run_adapter(run, start))
     if run.quantize:
         quantize_frozen(model, run.quantize)
+    return model
+
+
+def needed_memory(
+    model: PaliGemmaForConditionalGeneration, run: Run, shards: int = 1
+) -> MemoryNeed:
+    """What a run of `planned_model` holds, without its auxiliary heads.
+
+    Of a model in several `shards`, one a process, that is what the first one holds: FSDP cuts each
+    parameter along its first dimension, and buffers stay whole. What is gathered while a layer is
+    computed comes on top: see `gathered_memory`.
+    """
     weights = sum(buffer.nbytes for buffer in model.buffers())  # what is quantized
     gradients = optimizer = 0
-    for name, parameter in model.named_parameters():
+    for name, whole in model.named_parameters():
+        parameter = whole[: -(-len(whole) // shards)]
         weights += parameter.nbytes
         name = f"model.{name}"  # as the objective names it
         group = next((one for one in run.param_groups if re.search(one.match, name)), None)
-        if parameter.requires_grad and (group is None or group.lr_mult):
+        if whole.requires_grad and (group is None or group.lr_mult):
             gradients += parameter.nbytes
             optimizer += state_bytes(name, parameter, run)
     return MemoryNeed(weights, gradients, optimizer)
+
+
+def gathered_memory(model: PaliGemmaForConditionalGeneration) -> int:
+    """Bytes of the weights that a process of FSDP has whole at a time, at most.
+
+    A layer, and what belongs to no layer: above all the table of embeddings.
+    """
+    layers = [
+        sum(parameter.nbytes for parameter in block.parameters())
+        for block in model.modules()
+        if isinstance(block, BLOCKS)
+    ]
+    whole = sum(parameter.nbytes for parameter in model.parameters())
+    return whole - sum(layers) + max(layers)
 
 
 def check_memory(need: MemoryNeed, run: Run, device: torch.device) -> None:

@@ -63,7 +63,7 @@ def param_groups(module: nn.Module, run: Run) -> dict[type[Optimizer], list[dict
     return groups
 
 
-def _rule(name: str, parameter: nn.Parameter, run: Run) -> tuple[type[Optimizer], float, float]:
+def _rule(name: str, parameter: Tensor, run: Run) -> tuple[type[Optimizer], float, float]:
     """The optimizer of a parameter, its peak rate and its weight decay."""
     is_matrix = parameter.ndim == 2 and ".layers." in f".{name}"
     if isinstance(run.optimizer, MuonOptions) and is_matrix:
@@ -71,7 +71,7 @@ def _rule(name: str, parameter: nn.Parameter, run: Run) -> tuple[type[Optimizer]
     return AdamW, run.learning_rate, run.weight_decay if parameter.ndim > 1 else 0.0
 
 
-def state_bytes(name: str, parameter: nn.Parameter, run: Run) -> int:
+def state_bytes(name: str, parameter: Tensor, run: Run) -> int:
     """Bytes of the optimizer's states of a parameter: two moments, or Muon's momentum."""
     count = parameter.numel()
     if isinstance(run.optimizer, AdamW8bitOptions):

@@ -39,7 +39,8 @@ from paligemma.training import checkpoint
 from paligemma.training.config import AdamW8bitOptions, MuonOptions, Run, parse_run
 from paligemma.training.data import MixtureBatches
 from paligemma.training.initialize import compute_dtype
-from paligemma.training.job import BLOCKS, is_sharded, make_job
+from paligemma.training.job import is_sharded, make_job
+from paligemma.training.memory import BLOCKS
 from paligemma.training.objectives import Answers
 from paligemma.training.optimizer import make_optimizers, set_learning_rates
 from paligemma.training.plot import draw_curve
@@ -142,7 +143,8 @@ class Trainer:
         torch.manual_seed(run.seed)
         self.job = make_job(run)
         if self.job.memory:
-            accelerator.print(f"The run needs {self.job.memory}.", file=sys.stderr)
+            who = "Each process" if is_sharded() else "The run"
+            accelerator.print(f"{who} needs {self.job.memory}.", file=sys.stderr)
         sources = self.job.batches.mixture.sources
         self.invalid = {str(one) for source in sources for one in source.invalid}
         for source in sources:

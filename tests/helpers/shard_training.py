@@ -18,7 +18,9 @@ from accelerate.state import DistributedType
 from torch.distributed.tensor import DTensor
 
 from paligemma.training import checkpoint, trainer
-from paligemma.training.config import read_run
+from paligemma.training.config import parse_run, read_run
+from paligemma.training.initialize import find_checkpoint
+from paligemma.training.memory import needed_memory, planned_model
 
 
 class Sharding(Accelerator):
@@ -28,8 +30,18 @@ class Sharding(Accelerator):
         self.state.distributed_type = DistributedType.FSDP
 
 
+def held(tensors) -> int:
+    return sum(tensor.to_local().nbytes for tensor in tensors)
+
+
 def save_sharded(output_dir, values, module, optimizers, is_main) -> None:
     assert all(isinstance(parameter, DTensor) for parameter in module.parameters())
+    if is_main:  # what was computed is what is held
+        states = [s for o in optimizers for each in o.state.values() for s in each.values()]
+        run = parse_run(values["run"])
+        need = needed_memory(planned_model(run, find_checkpoint(run)), run, shards=2)
+        assert need.weights == held(module.parameters()), need
+        assert need.optimizer == held(state for state in states if state.ndim), need
     save_state(output_dir, values, module, optimizers, is_main)
 
 

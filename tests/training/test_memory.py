@@ -12,7 +12,7 @@ from torchao.optim.subclass_8bit import OptimState8bit
 from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.config import VARIANTS
 from paligemma.training import memory
-from paligemma.training.memory import needed_memory
+from paligemma.training.memory import gathered_memory, needed_memory, planned_model
 
 ROOT = Path(__file__).parents[2]
 LORA = {"rank": 3, "target_modules": ["q_proj", "fc1"]}
@@ -85,14 +85,28 @@ def test_the_published_sizes(home):
         half | {"quantize": "int4"},
     )
     for changes, total in zip(cases, expected, strict=True):
-        need = needed_memory(runs.run(home, param_groups=[], **changes), start)
+        run = runs.run(home, param_groups=[], **changes)
+        need = needed_memory(planned_model(run, start), run)
         assert round(need.total / 1e9, 1) == total
 
 
 def test_the_table_of_the_docs_is_what_the_script_prints(capsys):
     runpy.run_path(str(ROOT / "scripts" / "training_memory.py"))["main"]()
-    table = capsys.readouterr().out
-    assert table.count("\n") == 8 and table in (ROOT / "docs" / "training.md").read_text("utf-8")
+    tables = capsys.readouterr().out.rstrip().split("\n\n")
+    page = (ROOT / "docs" / "training.md").read_text("utf-8")
+    assert [table.count("\n") for table in tables] == [7, 8]
+    assert all(f"\n{table}\n" in page for table in tables)
+
+
+def test_what_processes_hold_of_a_sharded_model(home):
+    run = runs.run(home, param_groups=[])
+    model = planned_model(run, Checkpoint("a", home, tiny.config(), tiny.processor(), None))
+    whole, half, many = (needed_memory(model, run, shards) for shards in (1, 2, 10**6))
+    assert whole.weights / 2 <= half.weights < 0.51 * whole.weights
+    assert half.gradients == half.weights and half.optimizer == 2 * half.weights
+    assert many.weights == sum(4 * parameter[0].numel() for parameter in model.parameters())
+    layer = size(model.language_model.layers[0].parameters())
+    assert layer < gathered_memory(model) < whole.weights
 
 
 def test_a_run_that_does_not_fit_is_refused_before_it_loads(home, tmp_path, monkeypatch):
