@@ -88,6 +88,21 @@ def test_region_and_batch_show_their_pictures_once(page):
     expect(page.locator("#image img")).to_be_visible()
 
 
+@on_both_screens
+def test_the_drawing_of_a_batch_of_one_is_whole(page):
+    batch = VISITS.open_tab(page, "Batch")
+    batch.locator("input[type=file]").first.set_input_files(ROOT / "examples" / "harbour.png")
+    expect(batch).to_contain_text("harbour")
+    batch.get_by_role("textbox").first.fill("detect anchor")
+    run(page, "batch", "Done")
+    expect(page.locator("#drawings img")).not_to_have_js_property("naturalWidth", 0)
+    hidden = page.locator("#drawings .grid-wrap").evaluate("e => e.scrollHeight - e.clientHeight")
+    assert hidden <= 0
+    whole, image = (page.locator(f"#drawings{part}").bounding_box() for part in ("", " img"))
+    assert image["y"] + image["height"] <= whole["y"] + whole["height"]
+    assert min(image["width"], image["height"]) > 250
+
+
 def test_cutouts_are_whole(page):
     VISITS.press_example(page, 1, "Segment")
     cutouts = VISITS.panel(page).locator(".cutouts .thumbnail-item img")
