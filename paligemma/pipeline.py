@@ -190,7 +190,7 @@ class PaliGemma:
         options: SamplingOptions = SamplingOptions(),
         answer: Sequence[Token] = (),
     ) -> Reply:
-        """The complete answer about one image; for `answer` see `stream`."""
+        """The complete answer about an image, or a list of several; for `answer` see `stream`."""
         *_, reply = self.stream(image, prompt, options, answer)
         return reply
 

@@ -43,6 +43,7 @@ from paligemma.tokenizer_file import read_tokenizer, tokenizer_errors
 
 IMAGE, PAD, EOS, BOS = "<image>", "<pad>", "<eos>", "<bos>"
 MAX_PROMPT_TOKENS = 512  # text tokens of the longest stage of pretraining (arXiv 2407.07726, 3.2)
+MAX_PROMPT_IMAGES = 16  # frames of a video; one image is what pretraining had
 MAX_PROMPT_CHARACTERS = 64 * MAX_PROMPT_TOKENS  # refused before tokenising
 
 _REGION = rf"(?<!{LOC_PATTERN})(?:{LOC_PATTERN}){{4}}(?!{LOC_PATTERN})"
@@ -57,10 +58,10 @@ class Batch:
 
     input_ids: torch.Tensor  # [B, T] int64
     attention_mask: torch.Tensor  # [B, T] int64, 0 on padding
-    pixel_values: torch.Tensor  # [B, 3, R, R] float32 in -1..1
+    pixel_values: torch.Tensor  # [images, 3, R, R] float32 in -1..1; B of them, or more
     token_type_ids: torch.Tensor  # [B, T] int64, 1 on suffix and EOS
     labels: torch.Tensor | None = None  # [B, T] int64, -100 outside suffix and EOS
-    image_sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of the upright images
+    image_sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of each upright first image
 
     def keys(self) -> list[str]:
         return [name for name, value in vars(self).items() if isinstance(value, torch.Tensor)]
@@ -153,11 +154,21 @@ class PaliGemmaProcessor:
     ) -> Batch:
         """Prompts and as many images (whatever `open_image` takes) -> `Batch`.
 
-        With `suffix`, one answer for each prompt, the batch is for training.
+        A list of images is several for one prompt, as transformers' processor has it: their tokens
+        come one after another. With `suffix`, one answer for each prompt, the batch is for
+        training.
         Raises ValueError for lists of different lengths, and for a text or image that is refused.
         """
         _check_lists(text, images, suffix)
-        prefixes = [self.encode_prompt(prompt) for prompt in text]
+        each = [image if isinstance(image, list | tuple) else [image] for image in images]
+        for number, several in enumerate(each):
+            if not 0 < len(several) <= MAX_PROMPT_IMAGES:
+                raise ValueError(
+                    f"A prompt has 1 to {MAX_PROMPT_IMAGES} images; prompt {number} has "
+                    f"{len(several)}."
+                )
+        pairs = zip(text, each, strict=True)
+        prefixes = [self.encode_prompt(prompt, len(several)) for prompt, several in pairs]
         suffixes = [self.encode_suffix(each) for each in suffix or ()] or [[]] * len(text)
         pairs = list(zip(prefixes, suffixes, strict=True))
         length = max(len(p) + len(s) for p, s in pairs)
@@ -166,17 +177,17 @@ class PaliGemmaProcessor:
             padding = [value] * (length - len(ids))
             return padding + ids if suffix is None else ids + padding
 
-        opened = [open_image(image) for image in images]
+        opened = [[open_image(image) for image in several] for several in each]
         input_ids = torch.tensor([pad(p + s, self.pad_token_id) for p, s in pairs])
         attention_mask = torch.tensor([pad([1] * len(p + s), 0) for p, s in pairs])
         token_type_ids = torch.tensor([pad([0] * len(p) + [1] * len(s), 0) for p, s in pairs])
         return Batch(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            pixel_values=self._pixels(opened),
+            pixel_values=self._pixels([image for several in opened for image in several]),
             token_type_ids=token_type_ids,
             labels=None if suffix is None else input_ids.masked_fill(token_type_ids == 0, -100),
-            image_sizes=tuple(full_size(image) for image in opened),
+            image_sizes=tuple(full_size(several[0]) for several in opened),
         )
 
     def pixel_values(self, images: Sequence) -> torch.Tensor:
@@ -189,8 +200,8 @@ class PaliGemmaProcessor:
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in resized]))
         return (pixels.float() / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """A prompt -> the ids `[<image> x P][BOS][text]["\\n"]`; "" is a prompt too.
+    def encode_prompt(self, text: str, images: int = 1) -> list[int]:
+        """A prompt -> the ids `[<image> x P][BOS][text]["\\n"]`, P for each image; "" is one too.
 
         Raises ValueError for what is not a str, for NUL and lone surrogates, and for more than
         `MAX_PROMPT_TOKENS` tokens of text.
@@ -206,7 +217,8 @@ class PaliGemmaProcessor:
             raise ValueError(
                 f"The prompt has {len(ids)} tokens; at most {MAX_PROMPT_TOKENS} are allowed."
             )
-        return [self.image_token_id] * self.num_image_tokens + [self.bos_token_id] + ids
+        image_ids = [self.image_token_id] * (self.num_image_tokens * images)
+        return [*image_ids, self.bos_token_id, *ids]
 
     def prompt_texts(self, text: str) -> list[str]:
         """The text of each token of a prompt after the image tokens: BOS first, newline last."""

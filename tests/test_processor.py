@@ -255,6 +255,25 @@ def test_locations_of_a_region_move_to_those_that_the_model_was_trained_on(proce
         assert number in grid and abs(number - loc) <= 4 and (loc not in grid or number == loc)
 
 
+def test_several_images_of_a_prompt(processor):
+    red, blue = (Image.new("RGB", (40, 30), color) for color in ("red", "blue"))
+    batch = processor(text=["a", "a b"], images=[[red, blue], blue], suffix=["x", "x"])
+    assert batch.pixel_values.shape[0] == 3 and batch.image_sizes == ((40, 30), (40, 30))
+    counts = (batch.input_ids == processor.image_token_id).sum(1)
+    assert counts.tolist() == [2 * P, P]
+    alone = processor(text=["a"], images=[blue], suffix=["x"])
+    assert torch.equal(batch.pixel_values[1:2], alone.pixel_values)
+    assert (
+        batch.input_ids[0, P:].tolist()[: alone.input_ids.shape[1]] == alone.input_ids[0].tolist()
+    )
+    assert torch.equal(
+        processor(text=["a"], images=[[blue]], suffix=["x"]).input_ids, alone.input_ids
+    )
+    for images, count in ([[]], 0), ([[red] * 17], 17):
+        with pytest.raises(ValueError, match=f"A prompt has 1 to 16 images; prompt 0 has {count}"):
+            processor(text=["a"], images=images)
+
+
 def test_a_region_is_exactly_four_locations(processor):
     four = "".join(LOCS[i] for i in (7, 1023, 0, 512))
     expected = [processor.tokenizer.token_to_id(LOCS[i]) for i in (7, 1023, 0, 512)]

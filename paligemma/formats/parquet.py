@@ -51,7 +51,7 @@ def read_parquet(
 ) -> Iterator[tuple[RowPlace, list[SampleRecord] | str]]:
     """The place of each row of a file, and its samples, or the reason why it has none.
 
-    No image is read: `SampleRecord.image` is its path, "" where the file has bytes without one.
+    No image is read: names in a `SampleRecord` are paths, "" where the file has bytes without one.
     `prefix` is the prompt where the file has none. Raises ValueError for a file that cannot be
     read or has no image column.
     """
@@ -69,23 +69,21 @@ def read_parquet(
             number += 1
 
 
-def read_parquet_image(place: RowPlace) -> bytes | str:
-    """The bytes of a row's image, or its path where the file does not hold them."""
+def read_parquet_images(place: RowPlace) -> list[bytes | str]:
+    """The bytes of each of a row's images, or its path where the file does not hold them."""
     value = _images(place.path, place.group)[place.row]
-    if isinstance(value, list):
-        (value,) = value
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    return value or ""
+    values = value if isinstance(value, list) else [value]
+    found = [
+        one.get("bytes") or one.get("path") if isinstance(one, dict) else one for one in values
+    ]
+    return [one or "" for one in found]
 
 
 def _samples(values: dict[str, Any], names: list[str], prefix: str | None) -> list[SampleRecord]:
     turns = next((values[name] for name in CONVERSATIONS if values.get(name)), None)
     if turns is not None and values.get("prefix") is None:
         return read_conversation(turns, names)
-    if len(names) != 1:
-        raise ValueError(f"it has {len(names)} images; a sample has one")
-    return [read_columns(values, names[0], prefix)]
+    return [read_columns(values, names, prefix)]
 
 
 def _names(value: Any) -> list[str]:

@@ -10,7 +10,7 @@ conversations, as LLaMA-Factory, ms-swift and LLaVA have them.
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from paligemma.detections import invalid_objects
 from paligemma.formats.files import FileRecord, check_record, parse_record
@@ -23,12 +23,27 @@ TEXTS = ("suffix", "text", "caption")  # names of the answer, where it is a colu
 class SampleRecord(FileRecord):
     """One line: an image file's name, a prompt, and the answer to it.
 
-    Invalid if the objects in the answer could not be read back.
+    A prompt about several images has a list of them, in `image` or in `images`: `more_images` are
+    those after the first. Invalid if the objects in the answer could not be read back.
     """
 
     image: str
     prefix: str
     suffix: str
+    more_images: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_images(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        images = values.get("image", values.get("images"))
+        if not isinstance(images, list):
+            return values
+        if not images:
+            raise ValueError("it has no image")
+        names = [_image_name(one) for one in images]
+        return values | {"image": names[0], "more_images": tuple(names[1:])}
 
     @field_validator("suffix")
     @classmethod
@@ -54,7 +69,9 @@ def parse_samples(line: bytes) -> list[SampleRecord]:
     return [parse_record(SampleRecord, line)]
 
 
-def read_columns(values: dict[str, Any], image: str, prefix: str | None) -> SampleRecord:
+def read_columns(
+    values: dict[str, Any], image: str | Sequence[str], prefix: str | None
+) -> SampleRecord:
     """The sample of a table's line: its answer in a column of `TEXTS`, its prompt in `prefix`.
 
     `prefix` is the prompt of a line that has none. Raises ValueError with a reason.
@@ -69,9 +86,9 @@ def read_columns(values: dict[str, Any], image: str, prefix: str | None) -> Samp
 
 
 def read_conversation(turns: Any, images: Sequence[str]) -> list[SampleRecord]:
-    """A sample for each answer of a conversation about `images`, of which there must be one.
+    """A sample for each answer of a conversation about `images`, each about all of them.
 
-    Messages may name images too. Raises ValueError with a reason.
+    The first message may name images too. Raises ValueError with a reason.
     """
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise ValueError("its messages are no list of objects")
@@ -85,26 +102,29 @@ def read_conversation(turns: Any, images: Sequence[str]) -> list[SampleRecord]:
                 "knows a user's prompt and the answer, in turn"
             )
         text, more = _read_content(turn.get("content", turn.get("value")))
-        texts.append(text)
+        if texts and (more or "<image>" in text):
+            raise ValueError(
+                f"message {len(texts) + 1} brings an image: each prompt stands alone here, so that "
+                "all images belong into the first"
+            )
+        texts.append(text.replace("<image>", "").strip())
         names += more
     if len(texts) % 2 or not texts:
         raise ValueError("its last message is no answer")
-    if len(names) != 1:
-        raise ValueError(f"it has {len(names)} images; a sample has one")
     return [
-        check_record(SampleRecord, {"image": names[0], "prefix": prefix, "suffix": suffix})
+        check_record(SampleRecord, {"image": names, "prefix": prefix, "suffix": suffix})
         for prefix, suffix in zip(texts[::2], texts[1::2], strict=True)
     ]
 
 
 def _read_content(content: Any) -> tuple[str, list[str]]:
-    """The text of a message, without the place of the image in it, and the images it names."""
+    """The text of a message, with the `<image>` in it, and the images that it names."""
     parts = [{"text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise ValueError(f"the content of a message is {content!r:.40}, not text")
     texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
     images = [_image_name(part["image"]) for part in parts if part.get("image")]
-    return "".join(texts).replace("<image>", "").strip(), images
+    return "".join(texts), images
 
 
 def _image_name(value: Any) -> str:

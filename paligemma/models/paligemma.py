@@ -109,10 +109,10 @@ class PaliGemmaForConditionalGeneration(nn.Module):
     ) -> Tensor:
         """Read images and prompts; return the logits [B, V] of the first token of each answer.
 
-        `input_ids` [B, T] with the image token P times in each row, `image_features` [B, P, D],
-        `attention_mask` [B, T]. Shorter prompts are padded on the left; raises ValueError if one
-        ends in padding. With `answer_ids` [B, A], first tokens of the answers, the logits are those
-        of the next token.
+        `input_ids` [B, T] with the image token P times for each image of a row, `image_features`
+        [images, P, D] in the order of rows, `attention_mask` [B, T]. Shorter prompts are padded on
+        the left; raises ValueError if one ends in padding. With `answer_ids` [B, A], first tokens
+        of the answers, the logits are those of the next token.
         """
         token_type_ids = None
         if answer_ids is not None and answer_ids.shape[1]:
@@ -167,13 +167,15 @@ class PaliGemmaForConditionalGeneration(nn.Module):
     def _embed(self, input_ids: Tensor, image_features: Tensor | None) -> Tensor:
         """Scaled text embeddings [B, T, D], with the image features, unscaled, in their places."""
         is_image = input_ids == self.config.image_token_index
-        expected = 0 if image_features is None else image_features.shape[1]
+        images, each = (0, 0) if image_features is None else image_features.shape[:2]
         if not torch.compiler.is_compiling():
             counts = is_image.sum(1).tolist()
-            if counts != [expected] * len(counts):
+            fits = all(count and count % each == 0 for count in counts) if each else True
+            if not fits or sum(counts) != images * each:
                 raise ValueError(
                     f"rows of input_ids hold {counts} image tokens (id "
-                    f"{self.config.image_token_index}); each must hold {expected}."
+                    f"{self.config.image_token_index}); each must hold {each}"
+                    f"{f' for each of its images, of which there are {images}' if each else ''}."
                 )
         # The table may end before the image token's id, so its own row is never looked up.
         x = self.embed_tokens(input_ids.masked_fill(is_image, self.config.pad_token_id))
@@ -193,7 +195,7 @@ class PaliGemmaForConditionalGeneration(nn.Module):
     ) -> Tensor:
         """Run the decoder over whole sequences, from their first token: [B, T, D].
 
-        `image_features` [B, P, D] are those of `embed_image`; the rest is as in `forward`.
+        `image_features` [images, P, D] are those of `embed_image`; the rest is as in `forward`.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)

@@ -50,7 +50,8 @@ COLORS = _words(
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The shares of samples that are cropped, mirrored and changed in color."""
+    """The shares of samples that are mirrored, cropped and changed in color, those about several
+    images excepted."""
 
     flip: float = 0.0
     crop: float = 0.0
@@ -58,6 +59,8 @@ class Augmentation:
 
     def __call__(self, sample: Sample, seed: int, number: int) -> Sample:
         """Sample `number` of a run: what happens to it is a function of `seed` and `number`."""
+        if sample.more_images:
+            return sample
         rng = np.random.default_rng((seed, 2, number))
         flipped, cropped, jittered = rng.random(3) < (self.flip, self.crop, self.color_jitter)
         if cropped:

@@ -18,10 +18,9 @@ from paligemma.formats.coco import find_instances, read_instances
 from paligemma.formats.label_studio import read_label_studio
 from paligemma.formats.voc import read_voc
 from paligemma.formats.yolo import read_yolo
-from paligemma.images import open_image
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.models.paligemma import IGNORE_INDEX
-from paligemma.processor import Batch, PaliGemmaProcessor
+from paligemma.processor import MAX_PROMPT_IMAGES, Batch, PaliGemmaProcessor
 from paligemma.training.augment import Augmentation
 from paligemma.training.config import (
     CocoData,
@@ -191,6 +190,7 @@ class SampleBatches(MixtureBatches):
         self.mixture, self.processor = mixture, processor
         self.max_text_tokens, self.loss_weights = max_text_tokens, loss_weights
         self.augmentation = Augmentation()
+        self.max_images = MAX_PROMPT_IMAGES
 
     def __getitem__(self, numbers: Numbers) -> dict[str, Any]:
         rows, places, skipped = [], [], []
@@ -228,7 +228,13 @@ class SampleBatches(MixtureBatches):
         """The first valid sample from `row` on: its row, and what `encode` returns."""
         for number in (*range(row, len(source)), *range(row)):
             try:
-                return number, encode(source, number, self.processor, self.max_text_tokens, augment)
+                found = encode(source, number, self.processor, self.max_text_tokens, augment)
+                if (count := len(found[1].images)) > self.max_images:
+                    raise InvalidSample(
+                        f"{source.place(number)}: it has {count} images; this objective takes "
+                        f"{self.max_images}."
+                    )
+                return number, found
             except InvalidSample as error:
                 skipped.append(str(error))
         return None
@@ -247,8 +253,8 @@ def encode(
     """
     try:
         sample = augment(source[row])
-        batch = processor([sample.prefix], [open_image(sample.image)], [sample.suffix])
-        text = batch.input_ids.shape[1] - processor.num_image_tokens
+        batch = processor([sample.prefix], [sample.images], [sample.suffix])
+        text = batch.input_ids.shape[1] - processor.num_image_tokens * len(sample.images)
         if text > max_text_tokens:
             raise ValueError(f"it has {text} tokens of text; max_text_tokens is {max_text_tokens}.")
     except InvalidSample:

@@ -1,5 +1,6 @@
 """Check samples before training on them: the invalid ones with reasons, and a contact sheet."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -232,7 +233,17 @@ def samples_sheet(
 
 
 def _annotated(sample: Sample, decode_masks: DecodeMasks) -> Image.Image:
-    """The image as the model sees it, stretched to a square, with its boxes and masks."""
+    """The image as the model sees it, stretched to a square, with its boxes and masks.
+
+    Several images are small squares in rows, without any.
+    """
+    if sample.more_images:
+        columns = math.ceil(math.sqrt(len(sample.images)))
+        side, tiles = SIDE // columns, Image.new("RGB", (SIDE, SIDE), "white")
+        for number, one in enumerate(sample.images):
+            small = open_image(one).resize((side, side), Image.Resampling.BICUBIC)
+            tiles.paste(small, (number % columns * side, number // columns * side))
+        return tiles
     image = open_image(sample.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     has_region = "<loc" in sample.prefix
     objects = parse(f"{sample.prefix} ; {sample.suffix}" if has_region else sample.suffix)

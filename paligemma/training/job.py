@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
@@ -136,6 +136,9 @@ def make_job(run: Run) -> Job:
     if isinstance(batches[0], SampleBatches):
         # those to evaluate on stay as they are
         batches[0].augmentation = Augmentation(run.flip, run.crop, run.color_jitter)
+        if run.objective != "answers":  # those compare one image with a text, or have none
+            for one in filter(None, batches):
+                cast(SampleBatches, one).max_images = 1
     shards = int(os.environ.get("WORLD_SIZE", 1)) if is_sharded() else 1
     memory = None
     if run.objective == "answers":

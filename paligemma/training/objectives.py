@@ -132,13 +132,12 @@ class Answers(Objective):
         parts: dict[str, Tensor] = {}
         if weights.patches:
             parts["patches"] = self.patch_heads(features, batch["patch_labels"], counts)
-        text = model.embed_tokens(self.on_grid(batch["input_ids"][:, self.num_image_tokens :]))
         images = model.multi_modal_projector(features)
         if weights.words:
             table = model.language_model.embed_tokens.weight
             words = [self.get_buffer(f"words_{number}") for number in range(4)]
             parts["words"] = word_loss(images, table, words, batch["patch_labels"], counts)
-        hidden, states = self.run_decoder(torch.cat([images.to(text.dtype), text], 1), batch)
+        hidden, states = self.run_decoder(self.embed(batch["input_ids"], images), batch)
         if weights.grounding:
             parts["grounding"] = self.grounding_head(
                 states[GROUNDING_LAYER], batch["names"], batch["grounding"], counts
@@ -152,6 +151,19 @@ class Answers(Objective):
             loss = loss + getattr(weights, name) * part
         shown = {"answers": answers} | parts if parts else {}
         return {"loss": loss} | {name: part.detach() for name, part in shown.items()}
+
+    def embed(self, ids: Tensor, images: Tensor) -> Tensor:
+        """Embeddings [B, T, D] of `ids` [B, T], which begin with the tokens of their images.
+
+        `images` [images, P, D]: one for each sample, or more where samples have several.
+        """
+        if len(images) == len(ids):
+            text = self.model.embed_tokens(self.on_grid(ids[:, self.num_image_tokens :]))
+            return torch.cat([images.to(text.dtype), text], 1)
+        config = self.model.config
+        is_image = ids == config.image_token_index
+        x = self.model.embed_tokens(self.on_grid(ids.masked_fill(is_image, config.pad_token_id)))
+        return x.masked_scatter(is_image[..., None], images.to(x.dtype))
 
     def on_grid(self, ids: Tensor) -> Tensor:
         """The tokens with each `<loc>` moved to the grid of `soft_loc_targets`, if there is one.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from paligemma.formats.image_files import image_path
-from paligemma.formats.parquet import RowPlace, find_parquet, read_parquet, read_parquet_image
+from paligemma.formats.parquet import RowPlace, find_parquet, read_parquet, read_parquet_images
 from paligemma.formats.samples import SampleRecord
 from paligemma.images import open_image
 from paligemma.tasks import task_of
@@ -36,12 +36,16 @@ class ParquetRows:
 
     def __getitem__(self, row: int) -> Sample:
         place, record = self.rows[row]
-        image = read_parquet_image(place)
         try:
-            source = image_path(self.images, image) if isinstance(image, str) else image
+            found = [
+                image_path(self.images, image) if isinstance(image, str) else image
+                for image in read_parquet_images(place)
+            ]
         except ValueError as error:
             raise InvalidSample(f"{_name(place)}: {error}.") from None
-        return Sample(open_image(source), record.prefix, record.suffix, task_of(record.prefix))
+        image, *more = map(open_image, found)
+        task = task_of(record.prefix)
+        return Sample(image, record.prefix, record.suffix, task, tuple(more))
 
     def place(self, row: int) -> str:
         return _name(self.rows[row][0])

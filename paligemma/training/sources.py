@@ -51,12 +51,18 @@ class InvalidSample(ValueError):
 @dataclass(frozen=True)
 class Sample:
     """An image (or its path), a prompt and the answer. `task` is a key of `tasks.TASKS`, "region"
-    for the caption of a box, or "" for a prompt of none of them."""
+    for the caption of a box, or "" for a prompt of none of them. `more_images` follow the first,
+    where the prompt is about several."""
 
     image: Path | Image.Image
     prefix: str
     suffix: str
     task: str
+    more_images: tuple[Path | Image.Image, ...] = ()
+
+    @property
+    def images(self) -> list[Path | Image.Image]:
+        return [self.image, *self.more_images]
 
 
 class Source(Protocol):
@@ -125,8 +131,8 @@ class JsonLines:
 
 def _sample_of(record: SampleRecord, images: Path) -> Sample:
     """Raises ValueError with a reason if there is no such image."""
-    image = image_path(images, record.image)
-    return Sample(image, record.prefix, record.suffix, task_of(record.prefix))
+    image, *more = (image_path(images, name) for name in (record.image, *record.more_images))
+    return Sample(image, record.prefix, record.suffix, task_of(record.prefix), tuple(more))
 
 
 # --- folders --------------------------------------------------------------------------------------

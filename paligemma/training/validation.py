@@ -1,6 +1,7 @@
 """Answers while training: the model is asked what `eval_data` asks, and its answers are scored."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -40,7 +41,8 @@ class Validation:
             source, row = mixture.at(number)
             try:
                 sample = mixture.sources[source][row]
-                self.samples.append(replace(sample, image=self._square(sample)))
+                image, *more = map(self._square, sample.images)
+                self.samples.append(replace(sample, image=image, more_images=tuple(more)))
             except InvalidSample:
                 if run.on_invalid == "refuse":
                     raise
@@ -48,9 +50,9 @@ class Validation:
         longest = max(map(len, references), default=1)
         self.options = SamplingOptions(max_new_tokens=min(2 * longest + ROOM, MAX_NEW_TOKENS))
 
-    def _square(self, sample: Sample) -> Image.Image:
+    def _square(self, image: Path | Image.Image) -> Image.Image:
         side = self.start.processor.image_size
-        return open_image(sample.image).resize((side, side), Image.Resampling.BICUBIC)
+        return open_image(image).resize((side, side), Image.Resampling.BICUBIC)
 
     def measure(
         self, model: PaliGemmaForConditionalGeneration, accelerator: Accelerator, batch_size: int
@@ -64,7 +66,7 @@ class Validation:
         replies: list[tuple[int, Reply]] = []
         for first in range(0, len(own), batch_size):
             numbers = own[first : first + batch_size]
-            images = [self.samples[number].image for number in numbers]
+            images = [self.samples[number].images for number in numbers]
             prompts = [self.samples[number].prefix for number in numbers]
             replies += zip(numbers, pg.generate_batch(images, prompts, self.options), strict=True)
         ordered = [reply for _, reply in sorted(gather_object(replies), key=lambda pair: pair[0])]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from paligemma.formats.parquet import find_parquet, read_parquet, read_parquet_image
+from paligemma.formats.parquet import find_parquet, read_parquet, read_parquet_images
 from paligemma.formats.samples import SampleRecord
 
 pa = pytest.importorskip("pyarrow")
@@ -46,7 +46,7 @@ def test_images_and_texts_of_each_form(tmp_path, images):
     assert [record.prefix for record in second[1]] == ["caption en"]
     assert third[1] == "it has none of suffix, text, caption"
     assert [place.number for place, _ in (first, second, third)] == [0, 1, 2]
-    found = [read_parquet_image(place) for place, _ in (first, second, third)]
+    found = [one for place, _ in (first, second, third) for one in read_parquet_images(place)]
     values = (list(one.values()) if isinstance(one, dict) else [one] for one in images)
     assert found == [next(filter(None, value)) for value in values]
 
@@ -62,17 +62,22 @@ def test_prompts_and_answers(tmp_path):
 @pytest.mark.parametrize("name", ["messages", "conversations"])
 def test_conversations(tmp_path, name):
     images = [[IMAGES["structs"][0]], IMAGES["structs"][:2]]
-    path = write(tmp_path / "a.parquet", images=images, **{name: [TURNS * 2, TURNS]})
-    (place, first), (_, second) = read_parquet(path, None)
-    assert first == [SampleRecord(image="0.png", prefix="caption en", suffix="a cat")] * 2
-    assert second == "it has 2 images; a sample has one"
-    assert read_parquet_image(place) == RED
+    more = [{"role": "user", "content": "ocr"}, {"role": "assistant", "content": ""}]
+    path = write(tmp_path / "a.parquet", images=images, **{name: [TURNS + more, TURNS]})
+    (place, first), (other, second) = read_parquet(path, None)
+    one = SampleRecord(image="0.png", prefix="caption en", suffix="a cat")
+    assert first == [one, SampleRecord(image="0.png", prefix="ocr", suffix="")]
+    assert second == [one.model_copy(update={"more_images": ("1.png",)})]
+    assert read_parquet_images(place) == [RED] and len(read_parquet_images(other)) == 2
 
 
 BAD = {
     "half a box": ({"suffix": ["<loc0001> cat"]}, "it has 1 <loc>"),
     "a number": ({"suffix": [7]}, "suffix is 7, not text"),
-    "two images": ({"suffix": ["a"], "image": [["a.png", "b.png"]]}, "it has 2 images; a sample"),
+    "no images": (
+        {"suffix": ["a"], "image": pa.array([[]], pa.list_(pa.string()))},
+        "it has no image",
+    ),
 }
 
 

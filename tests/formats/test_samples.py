@@ -55,10 +55,38 @@ def test_a_conversation_that_is_no_sample(messages, reason):
         parse_samples(json.dumps({"messages": messages, "images": ["a.jpg"]}).encode())
 
 
-@pytest.mark.parametrize("images", [[], ["a.jpg", "b.jpg"]])
-def test_a_sample_has_one_image(images):
-    with pytest.raises(ValueError, match=f"it has {len(images)} images; a sample has one"):
-        parse_samples(json.dumps({"messages": TURNS, "images": images}).encode())
+BOTH = SampleRecord(image="a.jpg", prefix="caption en", suffix="a cat", more_images=("b.jpg",))
+TEXTS = {"prefix": "caption en", "suffix": "a cat"}
+SEVERAL = {
+    "image": TEXTS | {"image": ["a.jpg", "b.jpg"]},
+    "images": TEXTS | {"images": ["a.jpg", {"path": "b.jpg"}]},
+    "messages": {"messages": TURNS, "images": ["a.jpg", "b.jpg"]},
+    "parts": {
+        "messages": [
+            {"role": "user", "content": [PARTS[0], PARTS[0] | {"image": "b.jpg"}, PARTS[1]]},
+            TURNS[1],
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("values", SEVERAL.values(), ids=SEVERAL)
+def test_a_prompt_about_several_images(values):
+    assert parse_samples(json.dumps(values).encode()) == [BOTH]
+
+
+@pytest.mark.parametrize("values", [{"messages": TURNS}, TEXTS], ids=["messages", "lines"])
+def test_a_sample_has_an_image(values):
+    with pytest.raises(ValueError, match="it has no image"):
+        parse_samples(json.dumps(values | {"images": []}).encode())
+    with pytest.raises(ValueError, match=r"the image is 7, not a file's name"):
+        parse_samples(json.dumps(values | {"images": ["a.jpg", 7]}).encode())
+
+
+def test_all_images_belong_into_the_first_message():
+    line = json.dumps({"messages": TURNS * 2, "images": ["a.jpg", "b.jpg"]}).encode()
+    with pytest.raises(ValueError, match="message 3 brings an image: each prompt stands alone"):
+        parse_samples(line)
 
 
 def test_a_folder_with_metadata(tmp_path):

@@ -13,9 +13,11 @@ import torch
 import yaml
 from PIL import Image
 
+from paligemma import PaliGemma, SamplingOptions
 from paligemma.__main__ import main
 from paligemma.detections import invalid_objects, parse
 from paligemma.evaluation.datasets.coco import load_coco_detection
+from paligemma.evaluation.datasets.questions import load_json_lines
 from paligemma.formats.coco import find_instances, read_instances
 from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.synthetic import scenes
@@ -288,6 +290,62 @@ def test_an_image_found_broken_during_a_run_is_refused(mixed_file, tmp_path):
     mixed_file.write_text(line + "\n" + line.replace("broken", "a") + "\n")
     with pytest.raises(InvalidSample, match=r"'broken.png' is .*Mend it, or set on_invalid"):
         runs.trainer(parse_run(given)).loop()
+
+
+# --- Several images a prompt ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def pairs(tmp_path) -> Path:
+    """Two questions about two images, one about one."""
+    for color in ("red", "blue"):
+        Image.new("RGB", (20, 10), color).save(tmp_path / f"{color}.png")
+    both = {"image": ["red.png", "blue.png"], "prefix": "answer en the same?", "suffix": "no"}
+    one = {"image": "red.png", "prefix": "caption en", "suffix": "a red cat"}
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, [both, one, both | {"image": ["blue.png"] * 2}])))
+    return path
+
+
+def test_a_run_trains_on_prompts_about_several_images(pairs, tmp_path, capsys):
+    data = [{"jsonl": str(pairs)}]
+    given = runs.values(tmp_path, data=data, max_steps=1, batch_size=3, flip=0.9)
+    given |= {"eval_data": data, "eval_metrics": True, "max_text_tokens": 24}
+    one = runs.trainer(parse_run(given))
+    batch = one.job.batches[0, range(3)]
+    assert batch["pixel_values"].shape[0] == 5 and batch["input_ids"].shape[0] == 3
+    model, names = one.job.objective.model, ("input_ids", "pixel_values", "attention_mask")
+    inputs = {name: batch[name] for name in (*names, "token_type_ids", "labels")}
+    counts = one.job.objective.counts(batch)
+    loss = one.job.objective(batch, counts)["loss"]
+    torch.testing.assert_close(loss, model(**inputs)["loss"])
+    one.loop()
+    assert one.eval_scores[1].keys() == {"exact", "accuracy", "cider"}
+    assert main(["data", "check", str(pairs), "--out", str(tmp_path / "sheet.png")]) == 0
+    assert capsys.readouterr().out.endswith("3 samples, all valid.\n")
+
+
+def test_answers_about_several_images_are_those_of_each_prompt_alone(tmp_path):
+    pg = PaliGemma.load(tiny.write(tmp_path / "model"), dtype="float32")
+    red, blue = (Image.new("RGB", (20, 10), color) for color in ("red", "blue"))
+    options = SamplingOptions(max_new_tokens=6)
+    images, prompts = [[red, blue], blue, [blue, red]], ["ocr", "caption en", "ocr"]
+    replies = pg.generate_batch(images, prompts, options)
+    for image, prompt, reply in zip(images, prompts, replies, strict=True):
+        alone = pg.generate(image, prompt, options)
+        assert alone.text == reply.text
+        expected = [token.logprob for token in alone.tokens]
+        assert [token.logprob for token in reply.tokens] == pytest.approx(expected, abs=1e-4)
+    first, last = (reply.tokens[0].logprob for reply in (replies[0], replies[2]))
+    assert first != pytest.approx(last, abs=1e-6)  # the order of images counts
+
+
+def test_other_objectives_and_evaluations_take_one_image(pairs, tmp_path):
+    given = runs.values(tmp_path, data=[{"jsonl": str(pairs)}], stage="siglip", max_steps=1)
+    with pytest.raises(InvalidSample, match="it has 2 images; this objective takes 1"):
+        runs.trainer(parse_run(given | {"random_init": False, "batch_size": 3})).loop()
+    with pytest.raises(ValueError, match="sample 1: it has 2 images; an evaluation asks about one"):
+        load_json_lines(tmp_path, "pairs")
 
 
 # --- Folders --------------------------------------------------------------------------------------

@@ -229,6 +229,12 @@ def load_json_lines(data: Path, split: str) -> EvaluationDataset:
     """JSON lines of {"image": …, "prefix": …, "suffix": …}, the trainer's own format."""
     source = find_file(data, f"*{split}*.jsonl")
     records, find_image = read_record_lines(SampleRecord, source), ImageFinder(data, source)
+    for number, one in enumerate(records, 1):
+        if one.more_images:
+            raise ValueError(
+                f"{source}, sample {number}: it has {1 + len(one.more_images)} images; an "
+                "evaluation asks about one. Training scores answers about several: eval_data."
+            )
     return make_dataset(
         (
             EvaluationExample(
