@@ -70,8 +70,12 @@ def prompt_note(prompt: str) -> str:
 
 
 def plain_words(prompt: str) -> str:
-    """A prompt as the built-in model was trained on them: small letters, no full stop, "color"."""
+    """A prompt as the built-in model was trained on them.
+
+    Small letters, no full stop, "color", and names without an article.
+    """
     plain = re.sub(r"colour", "color", prompt.lower())
+    plain = re.sub(r"((?:^(?:detect|segment)|;)\s+)(?:an?|the)\s+(?=\w)", r"\1", plain)
     return re.sub(r"\s*\.+(?=\s*(?:;|$))", "", plain)
 
 

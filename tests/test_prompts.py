@@ -67,6 +67,8 @@ def test_the_words_of_the_built_in_model():
         plain_words("answer en What colour is the wheel?") == "answer en what color is the wheel?"
     )
     assert plain_words("detect anchor") == "detect anchor"
+    assert plain_words("segment an anchor ; the wheel ; a") == "segment anchor ; wheel ; a"
+    assert plain_words("answer en is there a cat?") == "answer en is there a cat?"
 
 
 def test_what_the_built_in_model_was_not_trained_on():

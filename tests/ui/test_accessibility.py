@@ -23,6 +23,14 @@ FIND = """async (tags) => {
   return found.violations.flatMap((rule) => rule.nodes.map((node) =>
     [rule.impact, `${rule.id}: ${node.target.join(" ")}: ${node.failureSummary}`]));
 }"""
+# What a pointer cannot hit easily. The skip link and tabs that do not fit are not to be seen.
+SMALL = """() => [...document.querySelectorAll("button, a[href], input[type=number]")]
+  .filter((target) => target.offsetParent && !target.matches(".skip, .visually-hidden *"))
+  .map((target) => [target, target.getBoundingClientRect()])
+  .filter(([, {width, height}]) => width < 24 || height < 24)
+  .map(([{ariaLabel, innerText}, {width, height}]) =>
+    `${ariaLabel || innerText}: ${width} × ${height}`)
+"""
 PATIENCE = 20_000  # milliseconds
 expect = sync_api.expect
 
@@ -58,6 +66,17 @@ def test_axe_finds_nothing_serious_on_any_tab(browser, built_in_url, width, them
         found = page.evaluate(FIND, RULES)
         assert [what for impact, what in found if impact in ("serious", "critical")] == [], name
     page.close()
+
+
+def test_targets_have_24_pixels(page):
+    VISITS.finish(page, "Saved example answer")
+    for name in "Detect", "Region", "Attention":
+        tab(page, name=name, exact=True).click()
+        page.wait_for_timeout(300)
+        assert page.evaluate(SMALL) == [], name
+    page.get_by_role("tab", name="Draw", exact=True).click()
+    expect(page.locator("#stamps .stamp")).not_to_have_count(0)
+    assert page.evaluate(SMALL) == []
 
 
 def test_the_keyboard_skips_to_the_tabs_and_moves_between_them(page):
