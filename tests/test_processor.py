@@ -147,6 +147,25 @@ def test_batches_equal_those_of_transformers(processor, theirs, side):
         assert (batch.labels[2] != -100).sum() == 1  # an empty answer is EOS alone
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_several_images_of_a_prompt_equal_those_of_transformers(processor, theirs, side):
+    one, two, three = (photo(seed=seed) for seed in range(3))
+    answers = {} if side == "left" else {"suffix": ["no", "a cat"]}
+    expected = theirs(
+        text=["<image><image>answer en the same?", "<image>caption en"],
+        images=[[one, two], [three]],
+        padding="longest",
+        padding_side=side,
+        return_tensors="pt",
+        **answers,
+    )
+    prompts = ["answer en the same?", "caption en"]
+    batch = processor(text=prompts, images=[[one, two], three], **answers)
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        assert torch.equal(getattr(batch, name), expected[name]), name
+    torch.testing.assert_close(batch.pixel_values, expected["pixel_values"], rtol=0, atol=1e-6)
+
+
 def test_a_tokenizer_of_transformers_is_unwrapped(processor, theirs):
     other = PaliGemmaProcessor(theirs.tokenizer, num_image_tokens=P, image_size=R)
     assert other.encode_prompt("detect cat") == processor.encode_prompt("detect cat")

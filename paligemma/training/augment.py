@@ -64,7 +64,7 @@ class Augmentation:
         rng = np.random.default_rng((seed, 2, number))
         flipped, cropped, jittered = rng.random(3) < (self.flip, self.crop, self.color_jitter)
         if cropped:
-            sample = crop(sample, rng)
+            sample = random_crop(sample, rng)
         if flipped:
             sample = mirror(sample)
         return jitter_colors(sample, rng) if jittered else sample
@@ -88,7 +88,7 @@ def mirror(sample: Sample) -> Sample:
     )
 
 
-def crop(sample: Sample, rng: np.random.Generator) -> Sample:
+def random_crop(sample: Sample, rng: np.random.Generator) -> Sample:
     """A `detect` sample in a random window of its image, which may reach beyond it.
 
     Boxes are cut at the window, and objects of which less than `MIN_VISIBLE` is left are no longer

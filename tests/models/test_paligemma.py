@@ -63,6 +63,24 @@ def test_prompt_logits_equal_transformers(name, lengths):
 
 
 @both
+def test_logits_of_prompts_about_several_images_equal_transformers(name):
+    side, count = VISION.image_size, VISION.num_image_tokens
+    texts = torch.randint(3, 90, (2, 7), generator=torch.Generator().manual_seed(1)).tolist()
+    rows = [[IMAGE] * (2 * count) + texts[0], [0] * count + [IMAGE] * count + texts[1]]
+    ids = torch.tensor(rows)
+    pixels = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    batch = {"input_ids": ids, "pixel_values": pixels, "attention_mask": (ids != 0).long()}
+    batch["token_type_ids"] = torch.zeros_like(ids)
+    with torch.no_grad():
+        expected = theirs(CONFIGS[name])(**batch).logits
+        actual = ours(CONFIGS[name])(**batch)["logits"]
+        swapped = ours(CONFIGS[name])(**batch | {"pixel_values": pixels.flip(0)})["logits"]
+    read = batch["attention_mask"].bool()
+    torch.testing.assert_close(actual[read], expected[read], rtol=0, atol=1e-4)
+    assert not torch.allclose(actual[read], swapped[read], atol=1e-2)
+
+
+@both
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES.keys())
 def test_generation_equals_transformers(name, lengths):
     batch = prompts(*lengths)

@@ -12,7 +12,7 @@ from PIL import Image
 from paligemma.__main__ import main
 from paligemma.detections import parse
 from paligemma.images import open_image
-from paligemma.training.augment import MIN_VISIBLE, Augmentation, crop, jitter_colors, mirror
+from paligemma.training.augment import MIN_VISIBLE, Augmentation, jitter_colors, mirror, random_crop
 from paligemma.training.config import parse_run
 from paligemma.training.sources import Sample
 
@@ -86,7 +86,7 @@ def painted(*corners: tuple[int, int, int, int]) -> Sample:
 def test_boxes_are_cut_and_moved_with_a_crop():
     one, widths = painted((30, 20, 66, 50)), set()
     for seed in range(40):
-        there = crop(one, np.random.default_rng(seed))
+        there = random_crop(one, np.random.default_rng(seed))
         assert there.prefix == one.prefix
         (found,) = parse(there.suffix)
         pixels = np.asarray(there.image)
@@ -103,15 +103,15 @@ def test_objects_of_which_little_is_left_are_no_longer_in_the_answer():
     one = painted((2, 2, 22, 22), (80, 50, 116, 78))
     counts = set()
     for seed in range(60):
-        there = crop(one, np.random.default_rng(seed))
+        there = random_crop(one, np.random.default_rng(seed))
         counts.add(len(parse(there.suffix)))
         shown = (np.asarray(there.image) == (255, 0, 0)).all(2).sum()
         if len(parse(there.suffix)) == 1:
             assert shown < 36 * 28 + MIN_VISIBLE * 20 * 20 + 90
     assert counts == {1, 2}
     empty = replace_answer(one, "")
-    assert crop(empty, np.random.default_rng(0)).suffix == ""
-    assert crop(empty, np.random.default_rng(0)).image.size != one.image.size
+    assert random_crop(empty, np.random.default_rng(0)).suffix == ""
+    assert random_crop(empty, np.random.default_rng(0)).image.size != one.image.size
 
 
 def replace_answer(one: Sample, suffix: str) -> Sample:
@@ -131,7 +131,7 @@ def replace_answer(one: Sample, suffix: str) -> Sample:
 )
 def test_what_would_be_wrong_is_not_cropped(prefix, suffix, task):
     one = sample(prefix, suffix, task)
-    assert all(crop(one, np.random.default_rng(seed)) is one for seed in range(5))
+    assert all(random_crop(one, np.random.default_rng(seed)) is one for seed in range(5))
 
 
 @pytest.mark.parametrize(
