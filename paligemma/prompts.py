@@ -100,6 +100,13 @@ def unknown_names(prompt: str, known: Collection[str], found: Collection[str] = 
     return [name for name in asked if name and name not in known and name not in found]
 
 
+def without_names(prompt: str, names: Collection[str]) -> str:
+    """A detection or segmentation prompt without these names; as it is if none would be left."""
+    task, _, listed = prompt.partition(" ")
+    left = [name for name in map(str.strip, listed.split(";")) if name and name not in names]
+    return f"{task} {' ; '.join(left)}" if names and left else prompt
+
+
 def unknown_note(names: Collection[str], known: Collection[str]) -> str:
     """What is to be said of unknown names: the nearest known ones."""
     if not names:

@@ -58,8 +58,9 @@ class Task:
             raise ValueError(
                 f"A language is a code such as 'en' or 'de'; got {short_repr(language)}."
             )
-        words = " ".join(text.split())
+        words = re.sub("^(?:<image>)+ ?", "", " ".join(text.split()))  # as for transformers
         if self.answers != "text":
+            words = re.sub("^(?:detect|segment) ", "", words, flags=re.IGNORECASE)  # a whole prompt
             names = (name.strip() for name in re.split("[;,]", words))
             words = " ; ".join(name for name in names if name)
         if self.needs and not words:

@@ -11,6 +11,7 @@ from paligemma.prompts import (
     unknown_names,
     unknown_note,
     untrained_note,
+    without_names,
 )
 from paligemma.synthetic.world import open_world
 from paligemma.tasks import QUESTION, REGION, TASKS
@@ -83,6 +84,9 @@ def test_unknown_names():
     assert unknown_names("detect anchor ; woman ; wheels", known) == ["woman", "wheels"]
     assert unknown_names("segment woman", known, {"woman"}) == [], "it was found"
     assert unknown_names("answer en woman", known) == unknown_names("detect woman", ()) == []
+    assert without_names("detect anchor ; woman ;", ["woman"]) == "detect anchor"
+    assert without_names("detect woman", ["woman"]) == "detect woman"
+    assert without_names("detect a ;b", []) == "detect a ;b"
     note = unknown_note(["wheels"], known)
     assert note == (
         "The built-in model does not know “wheels”. It knows, for example: wheel, anchor, moon."

@@ -23,6 +23,10 @@ def test_tab_order_and_keys():
         ("detect", "cat; dog", "detect cat ; dog"),
         ("detect", "cat ; dog", "detect cat ; dog"),
         ("detect", ", cat,, black\tdog ;", "detect cat ; black dog"),
+        ("detect", "<image>detect cat ; dog", "detect cat ; dog"),
+        ("segment", "Detect cat", "segment cat"),
+        ("segment", "detector", "segment detector"),
+        ("ask", "<image> how many?", "answer en how many?"),
         ("segment", "driver's seat,T-shirt (red)", "segment driver's seat ; T-shirt (red)"),
     ],
 )

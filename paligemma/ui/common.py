@@ -12,7 +12,13 @@ from PIL import Image
 from paligemma.generation import MAX_NEW_TOKENS
 from paligemma.images import open_image
 from paligemma.pipeline import PaliGemma
-from paligemma.prompts import plain_words, unknown_names, unknown_note, untrained_note
+from paligemma.prompts import (
+    plain_words,
+    unknown_names,
+    unknown_note,
+    untrained_note,
+    without_names,
+)
 from paligemma.reply import Reply
 from paligemma.ui.errors import escape_markdown
 from paligemma.ui.inputs import read_text
@@ -117,12 +123,19 @@ def drop_oldest(values: MutableMapping[Any, T], max_bytes: int, size: Callable[[
 def asked_prompt(model: PaliGemma, prompt: str) -> tuple[str, str]:
     """A task's prompt as the model gets it, and a note if that is another one than was written.
 
-    The built-in model was trained on one spelling only.
+    The built-in model was trained on one spelling only, and a name that it does not know keeps it
+    from finding the others.
     """
-    plain = plain_words(prompt) if model.is_built_in else prompt
-    if plain == prompt:
+    if not model.is_built_in:
         return prompt, ""
-    return plain, f"Asked as: {plain} (the built-in model knows this spelling only)"
+    plain, known = plain_words(prompt), model.known_names
+    unknown = unknown_names(plain, known)
+    asked = without_names(plain, unknown)
+    if asked == prompt:
+        return prompt, ""
+    if asked == plain:
+        return plain, f"Asked as: {plain} (the built-in model knows this spelling only)"
+    return asked, f"{unknown_note(unknown, known)} Asked as: {asked}"
 
 
 def answer_notes(model: PaliGemma, reply: Reply, *notes: str) -> list[str]:

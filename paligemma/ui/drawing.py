@@ -13,9 +13,16 @@ from paligemma.synthetic.scenes import COLORS, KINDS, SPRITE, sprite
 
 CANVAS = Path(__file__).parent / "static" / "canvas.html"
 BRUSH_COLORS = {
-    **{"red": "#e23636", "orange": "#f08c1e", "yellow": "#f5cf27", "green": "#3aa655"},
-    **{"blue": "#2f66d0", "purple": "#8a45b5", "pink": "#ef7fb0", "brown": "#7a4a21"},
-    **{"black": "#111111", "white": "#ffffff"},
+    "red": "#e23636",
+    "orange": "#f08c1e",
+    "yellow": "#f5cf27",
+    "green": "#3aa655",
+    "blue": "#2f66d0",
+    "purple": "#8a45b5",
+    "pink": "#ef7fb0",
+    "brown": "#7a4a21",
+    "black": "#111111",
+    "white": "#ffffff",
 }
 # Filling and lines of a stamp: those of the scenes, and of the two that these lack.
 STAMP_COLORS = COLORS | {

@@ -424,6 +424,9 @@ def test_unknown_names_are_named(knowing, layout, path):
     assert "Asked as: detect woman" in line
     line = last_of(tab.answer(layout.page, file, text="cat", **display))[tab.controls.status]
     assert line.startswith("Found 1 object.") and "know" not in line and "Asked" not in line
+    line = last_of(tab.answer(layout.page, file, text="woman, Cat", **display))[tab.controls.status]
+    assert line.startswith("Found 1 object.") and "does not know “woman”" in line
+    assert line.endswith("Asked as: detect cat")
     shown = layout.show_model()
     assert 'data-tab="detect" data-name="moon"' in shown[tab.names].value
     assert not shown[layout.task_tabs["caption"].style].interactive
