@@ -21,6 +21,7 @@ from paligemma.checkpoints.calibration import CALIBRATION_FILE, ScoreCalibration
 from paligemma.checkpoints.io import write_json
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
 from paligemma.detections import box_iou
+from paligemma.evaluation.classes import MIN_IOU
 from paligemma.evaluation.metrics.calibration import (
     expected_calibration_error,
     fit_platt,
@@ -32,7 +33,6 @@ from paligemma.synthetic.scenes import sample
 
 DRAWING = Path(__file__).parents[1] / "docs" / "calibration.png"
 FITTED_ON, MEASURED_ON = 2_000_000, 1_000_000  # the first seeds
-MIN_IOU = 0.5  # of a box that is right
 Judged = tuple[list[float], list[bool]]  # scores, and whether each box is right
 
 

@@ -20,9 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from paligemma import PaliGemma
 from paligemma.detections import Box, box_iou
+from paligemma.evaluation.classes import MIN_IOU
 from paligemma.generation import SamplingOptions
+from paligemma.synthetic.canvas import touch
 from paligemma.synthetic.language import caption, phrase
-from paligemma.synthetic.scenes import BACKGROUNDS, COLORS, FONTS, KINDS, Item, Scene
+from paligemma.synthetic.scenes import BACKGROUNDS, COLORS, FONTS, GAP, KINDS, Item, Scene
 
 SIDE = 256  # pixels
 OPTIONS = SamplingOptions(max_new_tokens=64)
@@ -144,22 +146,17 @@ def draw(seed: int, style: Style, names: Sequence[str]) -> tuple[Image.Image, Sc
             top = int(rng.integers(1, max(2, height - body.height)))
             right, bottom = left + body.width, top + body.height
             box = (left / width, top / height, right / width, bottom / height)
-            if right < width and bottom < height and not any(near(box, o.box) for o in placed):
+            if (
+                right < width
+                and bottom < height
+                and not any(touch(box, one.box, GAP) for one in placed)
+            ):
                 image.paste(filling, (left, top), body)
                 image.paste(ink, (left, top), lines)
                 placed.append(Placed(kind, color, box))
                 break
     items = tuple(Item(one.kind, one.color, 0, 0, 0, 0) for one in placed)
     return style.finish(image), Scene(background, "plain", items, (), seed), placed
-
-
-def near(box: Box, other: Box, gap: float = 0.02) -> bool:
-    return (
-        box[0] < other[2] + gap
-        and other[0] < box[2] + gap
-        and box[1] < other[3] + gap
-        and other[1] < box[3] + gap
-    )
 
 
 def measure(pg: PaliGemma, style: Style, num_images: int) -> list[float]:
@@ -183,7 +180,7 @@ def measure(pg: PaliGemma, style: Style, num_images: int) -> list[float]:
         for (_, _, column, truth), reply in zip(batch, replies, strict=True):
             if isinstance(truth, Placed):
                 found = max((box_iou(truth.box, d.box) for d in reply.detections), default=0)
-                right[column].append(found >= 0.5)
+                right[column].append(found >= MIN_IOU)
             else:
                 right[column].append(reply.text == truth)
     return [float(np.mean(values)) for values in right.values()]
