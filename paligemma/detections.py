@@ -59,9 +59,14 @@ def loc_to_value(loc: int) -> float:
     return loc / LAST_LOC
 
 
+def snap_value(value: float, grid: int) -> float:
+    """A fraction of a side, moved to the nearest multiple of 1 / `grid` in 0..1."""
+    return min(max(round(value * grid) / grid, 0.0), 1.0)
+
+
 def snap(box: Box, side: int) -> Box:
     """The box with its edges on whole pixels of a square image: a model sees nothing finer."""
-    x1, y1, x2, y2 = (min(max(round(edge * side) / side, 0.0), 1.0) for edge in box)
+    x1, y1, x2, y2 = (snap_value(edge, side) for edge in box)
     return x1, y1, x2, y2
 
 

@@ -36,6 +36,7 @@ from paligemma.detections import (
     SEG_PATTERN,
     SEG_TOKENS,
     loc_to_value,
+    snap_value,
     value_to_loc,
 )
 from paligemma.images import full_size, open_image
@@ -109,7 +110,7 @@ class PaliGemmaProcessor:
         self._trained_loc: dict[int, int] = {}  # each location's id to that of the nearest
         if loc_grid is not None:
             for loc, token in enumerate(LOC_TOKENS):
-                nearest = value_to_loc(round(loc_to_value(loc) * loc_grid) / loc_grid)
+                nearest = value_to_loc(snap_value(loc_to_value(loc), loc_grid))
                 self._trained_loc[ids[token]] = ids[LOC_TOKENS[nearest]]
 
         added = tokenizer.get_added_tokens_decoder().values()
