@@ -125,6 +125,11 @@ class PaliGemma:
         """The names of objects that it was trained to find; empty where they are not listed."""
         return self.checkpoint.known_names
 
+    @property
+    def sticker_sheet(self) -> Path | None:
+        """The image with a drawing of each kind that it knows, if one is beside its weights."""
+        return self.checkpoint.sticker_sheet
+
     @cached_property
     def score_calibration(self) -> ScoreCalibration | None:
         """How often a box of a score is right, where that was measured."""

@@ -427,6 +427,14 @@ def test_fetch_stickers_names_the_atlas(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == f"Wrote {tmp_path / 'stickers' / 'a'}.\n"
 
 
+def test_a_sticker_sheet_needs_the_atlas(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PALIGEMMA_CACHE", str(tmp_path))
+    sheet = str(tmp_path / "stickers.webp")
+    assert "run paligemma data fetch-stickers" in complaint(
+        capsys, "data", "sticker-sheet", "--out", sheet
+    )
+
+
 def test_stickers_are_scored_by_artist(monkeypatch, folder, capsys):
     asked = []
 

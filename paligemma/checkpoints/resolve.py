@@ -25,6 +25,7 @@ from paligemma.processor import PaliGemmaProcessor
 BUILT_IN = "built-in"
 BUILT_IN_FOLDER = Path(__file__).parents[1] / "builtin"
 KNOWN_NAMES = "known_names.txt"  # one a line
+STICKER_SHEET = "stickers.webp"
 MASK_CODEC_FILES = ("mask_codec.npz", hub.MASK_CODEC_FILE)  # beside a checkpoint's weights
 
 
@@ -79,6 +80,12 @@ class Checkpoint:
         """
         path = self.path / CALIBRATION_FILE
         return None if self.adapter or not path.is_file() else ScoreCalibration.read(path)
+
+    @property
+    def sticker_sheet(self) -> Path | None:
+        """The image beside it with a drawing of each kind: see `synthetic.sticker_sheet`."""
+        path = self.path / STICKER_SHEET
+        return None if self.adapter or not path.is_file() else path
 
     @property
     def is_random(self) -> bool:

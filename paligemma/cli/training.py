@@ -1,4 +1,4 @@
-"""paligemma train, data check, data fetch-stickers"""
+"""paligemma train, data check, data fetch-stickers, data sticker-sheet"""
 
 from argparse import Namespace
 from pathlib import Path
@@ -17,6 +17,9 @@ def add_commands(commands) -> None:
     verbs = data.add_subparsers(required=True, metavar="command")
     parser = verbs.add_parser("fetch-stickers", help="fetch the drawings of the stickers' world")
     parser.set_defaults(run=run_fetch_stickers)
+    parser = verbs.add_parser("sticker-sheet", help="write one drawing of each kind as an image")
+    parser.add_argument("--out", type=Path, required=True, help="a WebP, such as stickers.webp")
+    parser.set_defaults(run=run_sticker_sheet)
     parser = verbs.add_parser("check", help="list the invalid samples, and draw a contact sheet")
     parser.add_argument(
         "file",
@@ -49,6 +52,16 @@ def run_fetch_stickers(arguments: Namespace) -> None:
     from paligemma.synthetic.atlas import fetch_stickers
 
     print(f"Wrote {fetch_stickers()}.")
+
+
+def run_sticker_sheet(arguments: Namespace) -> None:
+    """Write the sheet of stickers that an app with a model of this world draws from."""
+    from paligemma.synthetic.atlas import load_atlas
+    from paligemma.synthetic.sticker_sheet import save_sheet
+    from paligemma.synthetic.stickers import stickers_cache
+
+    save_sheet(load_atlas(stickers_cache() / "atlas"), arguments.out)
+    print(f"Wrote {arguments.out}.")
 
 
 def run_data_check(arguments: Namespace) -> None:
