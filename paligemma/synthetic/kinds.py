@@ -35,6 +35,19 @@ class Kind:
     singular: dict[str, str]
     plural: dict[str, str]
 
+    @property
+    def other_names(self) -> tuple[str, ...]:
+        """What it is called besides, without articles: plurals, and in the other languages."""
+        forms = [
+            form
+            for language in LANGUAGES
+            for form in (
+                self.singular[language].split(" ", 1)[1].removesuffix(" f"),
+                self.plural[language],
+            )
+        ]
+        return tuple(form for form in dict.fromkeys(forms) if form != self.name)
+
 
 def read_kinds(path: Path = TABLE) -> tuple[Kind, ...]:
     """The kinds of a table, in its order. Raises ValueError if a name or code point repeats."""

@@ -88,7 +88,7 @@ def _draw(
     `matrix` [2, 2] maps its pixels, from the middle, to those of the image."""
     record = atlas.sprites[plan.sprite]
     is_glyph = record.style == "glyph"
-    pad = 4
+    pad = max(4, canvas.size // 40)  # for rim and shadow
     left, top = (int(np.floor(v)) - pad for v in box[:2])
     width, height = (int(np.ceil(box[n + 2])) + pad - (left, top)[n] for n in (0, 1))
     sprite = np.asarray(atlas.pixels[plan.sprite])

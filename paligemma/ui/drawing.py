@@ -1,15 +1,13 @@
-"""The canvas of the page: its colors, and the stamps that are placed on it (static/draw.js)."""
+"""The canvas of the page: its colors, and the pictograms that are placed on it (static/draw.js)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
-from html import escape
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from paligemma.synthetic.kinds import all_kinds
-from paligemma.synthetic.scenes import COLORS, KINDS, SPRITE, sprite
+from paligemma.synthetic.scenes import COLORS, SPRITE, sprite
 
 CANVAS = Path(__file__).parent / "static" / "canvas.html"
 BRUSH_COLORS = {
@@ -49,32 +47,14 @@ def _color(name: str) -> str:
 
 
 @cache
-def stamps_html(known_names: Sequence[str]) -> str:
-    """The fields above the stamps, and a button for each: of `known_names`, or of all kinds."""
-    kinds = [kind for kind in all_kinds() if not known_names or kind.name in known_names]
-    kinds.sort(key=lambda kind: kind.name not in KINDS)
-    stamps = "".join(_stamp(kind.name, kind.code_points[0]) for kind in kinds)
-    return (
-        '<div class="fields"><input type="search" aria-label="Find a stamp" '
-        'placeholder="Find a stamp">'
-        '<input class="emoji" aria-label="Type an emoji" placeholder="Type an emoji"></div>'
-        f'<div class="grid" role="group" aria-label="Stamps">{stamps}</div>'
-    )
-
-
-def _stamp(name: str, code_point: str) -> str:
-    """The button of a stamp: as the scenes draw it, or an emoji, as the visitor's device does."""
-    title = escape(name)
-    button = f'<button type="button" class="stamp" aria-label="{title}" title="{title}"'
-    if name not in KINDS:
-        emoji = chr(int(code_point, 16))
-        return f'{button} data-text="{emoji}">{emoji}</button>'
+def pictogram_svg(name: str) -> str:
+    """A kind of `scenes.KINDS` as the scenes draw it: its filling, and its lines."""
     corner = -UNITS // 2
     return (
-        f'{button}><svg viewBox="{corner} {corner} {UNITS} {UNITS}" aria-hidden="true">'
+        f'<svg viewBox="{corner} {corner} {UNITS} {UNITS}" aria-hidden="true">'
         f'<path class="filling" d="{path_data(sprite(name).outlines)}"/>'
         f'<path class="lines" fill-rule="evenodd" d="{path_data(_traced_lines(name))}"/>'
-        "</svg></button>"
+        "</svg>"
     )
 
 

@@ -3,18 +3,26 @@
 import json
 import secrets
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 from gradio.utils import get_upload_folder
+from PIL import Image
 
 from paligemma.images import open_image
+from paligemma.pipeline import PaliGemma
+from paligemma.synthetic.compose import Composer
+from paligemma.synthetic.scene_options import SceneOptions
 from paligemma.synthetic.scenes import render, sample
+from paligemma.synthetic.sticker_sheet import load_sheet
 from paligemma.tasks import TASKS
 from paligemma.ui.common import FULL_SIZE, open_for_page, upload_path
 from paligemma.ui.drawing import canvas_html
 from paligemma.ui.model_manager import ModelManager
+from paligemma.ui.name_list import stamps_html
 from paligemma.ui.page import Updates
 from paligemma.ui.temp_files import save_pil_to_cache
 
@@ -25,6 +33,7 @@ WORLD_NOTE = (
 )
 GONE_NOTE = "The picture that was here is gone: upload it again, or choose another one."
 SCENE_SIDE = 512  # pixels of a random scene
+SCENE_STYLE: dict[str, Any] = {"counts": (0, 0, 4, 4, 2, 1), "restyle": 0.1, "effects": 0.0}
 FIRST_SEED = 2_000_000  # those below are trained and evaluated on
 
 
@@ -66,6 +75,7 @@ class ImageInput:
     """The image, a canvas, a note about unknown pictures, and the gallery of examples."""
 
     def __init__(self, examples: list[GalleryExample]) -> None:
+        self.names = gr.HTML(visible="hidden", elem_id="name-list")
         self.tabs = gr.Tabs(elem_id="image-sources")
         with self.tabs:
             with gr.Tab("Picture", id="image"):
@@ -87,7 +97,7 @@ class ImageInput:
                     apply_default_css=False,
                     elem_id="canvas",
                 )
-                self.stamps = gr.HTML(apply_default_css=False, elem_id="stamps")
+                gr.HTML(stamps_html(), apply_default_css=False, elem_id="stamps")
                 gr.Markdown(
                     "Your drawing is the picture. Until you draw, it is the one under **Picture**.",
                     elem_classes="note",
@@ -138,9 +148,28 @@ def save_png(path: str) -> str:
         return save_pil_to_cache(open_image(path), get_upload_folder(), format="png")
 
 
-def draw_random_scene() -> str:
-    """The path of a new scene as the built-in model was trained on, of two objects at least."""
-    scene = sample(secrets.randbelow(2**31) + FIRST_SEED)
-    while len(scene.items) < 2:
-        scene = sample(scene.seed + 1)
-    return save_pil_to_cache(render(scene, SCENE_SIDE), get_upload_folder(), format="png")
+def draw_random_scene(model: PaliGemma) -> str:
+    """The path of a new scene of what the model knows, of two objects at least.
+
+    It is composed from the sheet of stickers beside the model, or drawn as the built-in model was
+    trained on. Raises ValueError if the file is no sheet.
+    """
+    seed, sheet = secrets.randbelow(2**31) + FIRST_SEED, model.sticker_sheet
+    if sheet is None:
+        scene = sample(seed)
+        while len(scene.items) < 2:
+            scene = sample(scene.seed + 1)
+        image = render(scene, SCENE_SIDE)
+    else:
+        compose = _composer(sheet, sheet.stat().st_mtime, tuple(model.known_names))
+        pixels, scene = compose(seed)
+        while len(scene.objects) < 2:
+            pixels, scene = compose(scene.seed + 1)
+        image = Image.fromarray(pixels)
+    return save_pil_to_cache(image, get_upload_folder(), format="png")
+
+
+@lru_cache(maxsize=1)
+def _composer(sheet: Path, changed: float, known_names: tuple[str, ...]) -> Composer:
+    options = SceneOptions(size=SCENE_SIDE, kinds=known_names or None, **SCENE_STYLE)
+    return Composer(load_sheet(sheet), options)

@@ -11,7 +11,6 @@ from paligemma.images import remove_other_decoders
 from paligemma.tasks import TASKS
 from paligemma.ui.api import add_endpoints
 from paligemma.ui.common import LATEST, PARALLEL, PRIVATE, UNQUEUED
-from paligemma.ui.drawing import stamps_html
 from paligemma.ui.errors import AppBlocks
 from paligemma.ui.image_input import (
     GONE_NOTE,
@@ -25,6 +24,7 @@ from paligemma.ui.inputs import read_text
 from paligemma.ui.memory import use_small_sessions
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.model_picker import ModelPicker
+from paligemma.ui.name_list import name_list_html
 from paligemma.ui.page import (
     Component,
     LastRequest,
@@ -246,7 +246,7 @@ class Layout:
     @property
     def model_outputs(self) -> list[Component]:
         parts = [part for tab in self.model_tabs for part in tab.model_outputs]
-        shown = [self.page.header, self.model_version, self.input.random_scene, self.input.stamps]
+        shown = [self.page.header, self.model_version, self.input.random_scene, self.input.names]
         return [*shown, *parts]
 
     def show_model(self) -> Updates:
@@ -256,8 +256,10 @@ class Layout:
             self.model_version: self.models.version,
         }
         if (model := self.models.current) is not None:
-            updates[self.input.random_scene] = gr.Button(visible=model.is_built_in)
-            updates[self.input.stamps] = stamps_html(tuple(model.known_names))
+            updates[self.input.random_scene] = gr.Button(
+                visible=model.is_built_in or model.sticker_sheet is not None
+            )
+            updates[self.input.names] = name_list_html(model.known_names, model.sticker_sheet)
             for tab in self.model_tabs:
                 updates |= tab.show_model(model)
         return updates
@@ -294,7 +296,7 @@ class Layout:
 
     def take_random_scene(self) -> Updates:
         """A new scene as the image, and all tabs without an answer."""
-        scene = self.show_own(draw_random_scene(), is_known=True)
+        scene = self.show_own(draw_random_scene(self.models.loaded), is_known=True)
         scene[self.input.tabs] = gr.Tabs(selected="image")  # whatever was open
         return self.page.allow_runs() | self.reset_tabs() | scene
 

@@ -6,7 +6,7 @@ from typing import Any
 from gradio import themes
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = "page.js", "image.js", "draw.js", "prompt.js", "accessibility.js"
+SCRIPTS = "page.js", "image.js", "draw.js", "names.js", "prompt.js", "accessibility.js"
 NEUTRAL = themes.Color(
     *("#fffdf8", "#fbf6ec", "#efe5d2", "#e2d4bb", "#b9a994", "#78685a"),
     *("#6a5c4e", "#4a4034", "#332b23", "#27211b", "#1c1814"),

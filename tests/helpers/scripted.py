@@ -27,6 +27,7 @@ class Scripted:
     checkpoint = SimpleNamespace(source="scripted")
     memory, is_built_in, resolution = 0, False, 128
     known_names: tuple[str, ...] = ()
+    sticker_sheet = None
     score_meaning = "Confidence is what a test wrote down."
 
     def __init__(

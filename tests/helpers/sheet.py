@@ -8,12 +8,12 @@ from paligemma.synthetic.atlas import Atlas, SpriteRecord, color_sprite, tight_b
 from paligemma.synthetic.kinds import all_kinds
 from paligemma.synthetic.sticker_sheet import save_sheet
 
-SHEET_COLORS = {
+SHEET_COLORS = {  # in the order of kinds.csv
     "dog": (150, 90, 40),
     "cat": (240, 150, 40),
     "apple": (220, 30, 30),
-    "anchor": (30, 60, 220),
     "key": (120, 120, 130),
+    "anchor": (30, 60, 220),
 }
 
 

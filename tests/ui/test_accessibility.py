@@ -75,7 +75,7 @@ def test_targets_have_24_pixels(page):
         page.wait_for_timeout(300)
         assert page.evaluate(SMALL) == [], name
     page.get_by_role("tab", name="Draw", exact=True).click()
-    expect(page.locator("#stamps .stamp")).not_to_have_count(0)
+    expect(page.locator("#stamps .kind")).not_to_have_count(0)
     assert page.evaluate(SMALL) == []
 
 

@@ -41,7 +41,7 @@ def page(browser, built_in_url, request):
     page.wait_for_function("window.restored")
     page.get_by_role("tab", name="Draw", exact=True).click()
     expect(page.locator("#canvas canvas")).to_be_visible()
-    expect(page.locator("#stamps .stamp")).to_have_count(32)
+    expect(page.locator("#stamps .kind")).to_have_count(32)
     yield page
     page.close()
     assert not wrong
@@ -111,7 +111,7 @@ def test_an_emoji_is_typed_and_placed(page):
 
 def test_stamps_are_placed_with_keys(page):
     page.locator("#stamps").get_by_label("Find a stamp").fill("Anch")
-    shown = page.locator("#stamps .stamp").filter(visible=True)
+    shown = page.locator("#stamps .kind").filter(visible=True)
     expect(shown).to_have_count(1)
     shown.focus()
     page.keyboard.press("Enter")

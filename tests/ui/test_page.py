@@ -428,7 +428,8 @@ def test_unknown_names_are_named(knowing, layout, path):
     assert line.startswith("Found 1 object.") and "does not know “woman”" in line
     assert line.endswith("Asked as: detect cat")
     shown = layout.show_model()
-    assert 'data-tab="detect" data-name="moon"' in shown[tab.names].value
+    assert 'data-tab="detect"' in shown[tab.names].value and "(2)" in shown[tab.names].value
+    assert 'data-name="moon"' in shown[layout.input.names]
     assert not shown[layout.task_tabs["caption"].style].interactive
     assert shown[layout.task_tabs["ask"].language].info == "The built-in model knows English only."
 

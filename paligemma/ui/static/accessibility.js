@@ -80,6 +80,9 @@ function repairComponents() {
     outer.setAttribute("tabindex", "-1");
     outer.ariaLabel = outer.title = "Add more pictures";
   }
+  for (const empty of document.querySelectorAll(".empty[aria-label]:not([role])")) {
+    empty.setAttribute("role", "img"); // what has no role can have no label
+  }
   for (const inner of document.querySelectorAll(".download-link > button")) {
     inner.setAttribute("tabindex", "-1"); // a button within a link
   }

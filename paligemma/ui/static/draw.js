@@ -28,11 +28,16 @@ function strokeMark(color, width) {
   }};
 }
 
-/** What a stamp leaves: its drawing in two colours, or text as the visitor's device draws it. */
+/** What a stamp leaves: a cell of the sheet of stickers, a pictogram in two colors, or text as the
+ * visitor's device draws it. */
 function stampMark(stamp, colors, size, [x, y]) {
   return {isKnown: !stamp.text, paint(context) {
     context.translate(x, y);
     if (stamp.text) return paintText(context, stamp.text, size, colors.brush);
+    if (stamp.image) {
+      const {image, left, top, side} = stamp;
+      return context.drawImage(image, left, top, side, side, -size / 2, -size / 2, size, size);
+    }
     context.scale(size / STAMP_UNITS, size / STAMP_UNITS);
     context.fillStyle = colors.fill;
     context.fill(stamp.filling);
@@ -194,7 +199,7 @@ class Drawing {
     };
     press("#canvas [data-tool]", (button) => button.dataset.tool === this.tool);
     press("#canvas .color", (button) => button.dataset === this.colors);
-    press("#stamps .stamp", (button) => button.ariaLabel === this.stamp?.name);
+    press("#stamps .kind", (button) => button.dataset.name === this.stamp?.name);
     const isEmpty = {undo: !this.marks.length, redo: !this.undone.length, clear: this.isBlank()};
     for (const button of this.element.querySelectorAll("[data-act]")) {
       button.disabled = isEmpty[button.dataset.act];
@@ -307,13 +312,25 @@ addEventListener("click", (event) => {
   clickAfterDrawing(button);
 }, true);
 
+let sheet = null; // the image of the sheet of stickers
+
+/** A cell of the sheet: its image, decoded, and where the cell is in it, in pixels. */
+async function sheetCell(cell) {
+  const source = getComputedStyle(cell).backgroundImage.slice(5, -2); // url("…")
+  if (sheet?.src !== source) sheet = Object.assign(new Image(), {src: source});
+  await sheet.decode();
+  const [left, top, side] = cell.dataset.at.split(" ").map(Number);
+  return {image: sheet, left, top, side};
+}
+
 // The stamps beside the canvas.
-addEventListener("click", (event) => {
-  const button = event.target.closest?.("#stamps .stamp");
+addEventListener("click", async (event) => {
+  const button = event.target.closest?.("#stamps .kind"), cell = button?.querySelector(".cell");
   if (!button) return;
   const [filling, lines] = [...button.querySelectorAll("path")].map((path) =>
     new Path2D(path.getAttribute("d")));
-  drawing.choose("stamp", {name: button.ariaLabel, text: button.dataset.text, filling, lines});
+  const {name, text} = button.dataset;
+  drawing.choose("stamp", {name, text, filling, lines, ...(cell && await sheetCell(cell))});
   if (event.detail) return;
   drawing.pointer = [SIDE / 2, SIDE / 2]; // a key: go on with keys
   drawing.canvas.focus();
@@ -334,9 +351,4 @@ addEventListener("focusin", ({target}) => {
 
 addEventListener("input", ({target}) => {
   if (target.matches?.("#stamps .emoji")) chooseText(target);
-  if (!target.matches?.("#stamps [type=search]")) return;
-  const wanted = target.value.trim().toLowerCase();
-  for (const stamp of document.querySelectorAll("#stamps .stamp")) {
-    stamp.hidden = !stamp.ariaLabel.includes(wanted);
-  }
 });

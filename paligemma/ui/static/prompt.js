@@ -62,6 +62,6 @@ addEventListener("pointermove", (event) => {
 addEventListener("click", (event) => {
   objectAt(event)?.click();
   const button = event.target.closest?.("button[data-name]");
-  if (button?.matches(".name")) toggleName(button.dataset.tab, button.dataset.name);
+  if (button?.matches(".names .kind")) toggleName(button.closest("details").dataset.tab, button.dataset.name);
   else if (button?.matches(".segment")) segmentName(button.dataset.name);
 });

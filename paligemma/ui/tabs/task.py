@@ -30,6 +30,7 @@ from paligemma.ui.common import (
     with_notes,
 )
 from paligemma.ui.image_input import GalleryExample
+from paligemma.ui.name_list import names_html
 from paligemma.ui.page import Component, LastRequest, Page, ShownAnswer, Updates
 from paligemma.ui.results import AnswerObjects, DisplayOptions, ObjectsPanel, annotated_image
 from paligemma.ui.settings import sampling_options
@@ -51,6 +52,7 @@ class TaskTab:
         self.history_list: gr.HTML | None = None
         with gr.Tab(task.label, id=task.key, elem_id=f"tab-{task.key}") as self.container:
             self._create_inputs()
+            self.names = self._show_names(page.models.current)
             self.controls = page.run_controls(task.label, task.key)
             with gr.Row():
                 if task.answers != "text":
@@ -69,7 +71,6 @@ class TaskTab:
             if task.answers != "text":
                 self.objects = ObjectsPanel(drawing, task.answers == "masks")
             self.answer_buttons = page.answer_buttons(self.key)
-            self.names = gr.HTML(visible=False, elem_classes="names")
             if task is TASKS["ask"]:
                 self.history, self.history_list = gr.State([]), gr.HTML(elem_classes="history")
 
@@ -128,8 +129,7 @@ class TaskTab:
 
     def show_model(self, model: PaliGemma) -> Updates:
         """The names that the model knows; what it was not trained for cannot be chosen."""
-        known = model.known_names if self.task.answers != "text" else ()
-        updates: Updates = {self.names: gr.HTML(names_html(known, self.key), visible=bool(known))}
+        updates: Updates = {self.names: self._show_names(model)}
         if self.language:
             updates[self.language] = language_choice(model)
         if self.style and model.is_built_in:
@@ -138,6 +138,11 @@ class TaskTab:
         elif self.style:
             updates[self.style] = gr.Radio(info="", interactive=True)
         return updates
+
+    def _show_names(self, model: PaliGemma | None) -> gr.HTML:
+        count = len(model.known_names) if model and self.task.answers != "text" else 0
+        html = names_html(count, self.key)
+        return gr.HTML(html, visible=bool(count), elem_classes="names", apply_default_css=False)
 
     def wire(self, page: Page) -> None:
         self.answer_buttons.wire_copy(self.raw)
@@ -336,12 +341,3 @@ def language_choice(model: PaliGemma) -> gr.Dropdown:
         info = "The built-in model knows English only."
         return gr.Dropdown(LANGUAGE_CHOICES, value="en", info=info, interactive=False)
     return gr.Dropdown(info="", interactive=True)
-
-
-def names_html(names: Sequence[str], key: str) -> str:
-    """A button for each name, which adds it to the text of the tab `key`."""
-    buttons = "".join(
-        f'<button class="name" data-tab="{key}" data-name="{escape(name)}">{escape(name)}</button>'
-        for name in names
-    )
-    return f"<details><summary>Names that this model knows</summary>{buttons}</details>"
