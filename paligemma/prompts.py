@@ -8,7 +8,6 @@ nothing here refuses a prompt, and callers say what they do with a suggestion.
 
 import re
 from collections.abc import Collection
-from difflib import get_close_matches
 
 from paligemma.tasks import LANGUAGES
 
@@ -23,7 +22,6 @@ QUESTION_WORDS = (
 SEARCH = re.compile(
     r"(?:find|locate|show|where is|where are)(?: me)?(?: (?:the|a|an|all))?\s+", re.I
 )
-MAX_NAMES = 5  # in a sentence
 
 
 def strip_image_tokens(prompt: str) -> str:
@@ -88,16 +86,13 @@ def untrained_note(prompt: str) -> str:
     return ""
 
 
-def unknown_names(prompt: str, known: Collection[str], found: Collection[str] = ()) -> list[str]:
-    """The names that a detection or segmentation prompt asks for, and that are not known.
-
-    `found`: names that were found nevertheless.
-    """
+def unknown_names(prompt: str, known: Collection[str]) -> list[str]:
+    """The names that a detection or segmentation prompt asks for, and that are not known."""
     task, _, names = prompt.partition(" ")
     if task not in WITH_NAMES or not known:
         return []
     asked = dict.fromkeys(name.strip() for name in names.split(";"))
-    return [name for name in asked if name and name not in known and name not in found]
+    return [name for name in asked if name and name not in known]
 
 
 def without_names(prompt: str, names: Collection[str]) -> str:
@@ -105,13 +100,3 @@ def without_names(prompt: str, names: Collection[str]) -> str:
     task, _, listed = prompt.partition(" ")
     left = [name for name in map(str.strip, listed.split(";")) if name and name not in names]
     return f"{task} {' ; '.join(left)}" if names and left else prompt
-
-
-def unknown_note(names: Collection[str], known: Collection[str]) -> str:
-    """What is to be said of unknown names: the nearest known ones."""
-    if not names:
-        return ""
-    near = [match for name in names for match in get_close_matches(name, known, 3, 0.5)]
-    some = list(dict.fromkeys([*near, *sorted(known)]))[:MAX_NAMES]
-    asked = ", ".join(f"“{name}”" for name in names)
-    return f"The built-in model does not know {asked}. It knows, for example: {', '.join(some)}."

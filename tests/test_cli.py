@@ -427,6 +427,22 @@ def test_fetch_stickers_names_the_atlas(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == f"Wrote {tmp_path / 'stickers' / 'a'}.\n"
 
 
+def test_the_names_of_a_model_are_listed(folder, capsys):
+    assert main(["names"]) == 0
+    assert "anchor" in capsys.readouterr().out.splitlines()
+    assert "does not list the names that it knows" in complaint(capsys, "names", "--model", folder)
+
+
+def test_unknown_names_are_answered_with_near_ones(picture, capsys):
+    for prompt, note in (
+        ("detect Katze", "The nearest that it knows: cat."),
+        ("detect woman", "List all that it knows: paligemma names"),
+    ):
+        argv = ["generate", "--image", picture, "--prompt", prompt]
+        assert main([*argv, "--max-new-tokens", "1"]) == 0
+        assert note in capsys.readouterr().err
+
+
 def test_a_sticker_sheet_needs_the_atlas(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PALIGEMMA_CACHE", str(tmp_path))
     sheet = str(tmp_path / "stickers.webp")

@@ -9,7 +9,6 @@ from paligemma.prompts import (
     prompt_note,
     strip_image_tokens,
     unknown_names,
-    unknown_note,
     untrained_note,
     without_names,
 )
@@ -82,16 +81,10 @@ def test_what_the_built_in_model_was_not_trained_on():
 def test_unknown_names():
     known = ("anchor", "moon", "wheel")
     assert unknown_names("detect anchor ; woman ; wheels", known) == ["woman", "wheels"]
-    assert unknown_names("segment woman", known, {"woman"}) == [], "it was found"
     assert unknown_names("answer en woman", known) == unknown_names("detect woman", ()) == []
     assert without_names("detect anchor ; woman ;", ["woman"]) == "detect anchor"
     assert without_names("detect woman", ["woman"]) == "detect woman"
     assert without_names("detect a ;b", []) == "detect a ;b"
-    note = unknown_note(["wheels"], known)
-    assert note == (
-        "The built-in model does not know “wheels”. It knows, for example: wheel, anchor, moon."
-    )
-    assert unknown_note([], known) == ""
 
 
 def test_the_built_in_model_lists_the_names_of_its_world():

@@ -1,4 +1,4 @@
-"""paligemma generate, explain"""
+"""paligemma generate, explain, names"""
 
 import json
 import sys
@@ -6,6 +6,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from paligemma.cli.common import add_model_options, load_pipeline, make_folder, save_image
+
+LIST_NAMES = "paligemma names"
 
 
 def add_commands(commands) -> None:
@@ -35,12 +37,17 @@ def add_commands(commands) -> None:
     )
     parser.set_defaults(run=run_explain)
 
+    parser = commands.add_parser("names", help="list the names of objects that a model knows")
+    parser.add_argument("--model", help="a folder (default: the built-in model)")
+    parser.set_defaults(run=run_names)
+
 
 def run_generate(arguments: Namespace) -> None:
     """Answer one prompt about one image."""
     from paligemma.generation import SamplingOptions
     from paligemma.images import open_image
-    from paligemma.prompts import prompt_note, unknown_names, unknown_note
+    from paligemma.prompts import prompt_note, unknown_names
+    from paligemma.synthetic.suggestions import unknown_note
 
     options = SamplingOptions(
         max_new_tokens=arguments.max_new_tokens,
@@ -65,8 +72,13 @@ def run_generate(arguments: Namespace) -> None:
         if reply.finish_reason == "length":
             notes.append(f"Cut off at {len(reply.tokens)} tokens: see --max-new-tokens.")
         labels = {found.label for found in reply.detections}
-        unknown = unknown_names(arguments.prompt, pg.known_names, labels)
-        for note in filter(None, [*notes, unknown_note(unknown, pg.known_names)]):
+        unknown, browse = unknown_names(arguments.prompt, pg.known_names), LIST_NAMES
+        if arguments.model:
+            browse = f"{LIST_NAMES} --model {arguments.model}"
+        notes.append(
+            unknown_note(unknown, pg.known_names, f"List all that it knows: {browse}", labels)
+        )
+        for note in filter(None, notes):
             print(note, file=sys.stderr)
     if arguments.out:
         from visualize import draw_objects
@@ -105,3 +117,13 @@ def run_explain(arguments: Namespace) -> None:
     values = json.dumps(explanation.to_json(), ensure_ascii=False)
     (out / "explanation.json").write_text(values, "utf-8")
     print(f"Wrote {out}.")
+
+
+def run_names(arguments: Namespace) -> None:
+    """List the names of objects that a model was trained to find, one a line."""
+    from paligemma.checkpoints.resolve import resolve
+
+    checkpoint = resolve(arguments.model)
+    if not checkpoint.known_names:
+        raise ValueError(f"{checkpoint.name} does not list the names that it knows.")
+    print(*checkpoint.known_names, sep="\n")

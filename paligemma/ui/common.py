@@ -15,11 +15,11 @@ from paligemma.pipeline import PaliGemma
 from paligemma.prompts import (
     plain_words,
     unknown_names,
-    unknown_note,
     untrained_note,
     without_names,
 )
 from paligemma.reply import Reply
+from paligemma.synthetic.suggestions import unknown_note
 from paligemma.ui.errors import escape_markdown
 from paligemma.ui.inputs import read_text
 
@@ -30,6 +30,7 @@ FULL_SIZE = Lock()  # held while an image of full size is in memory: one at a ti
 DISPLAY_SIDE = 640  # pixels of the longer side of a result, so that all outlines look alike
 WAITING = "One moment…"
 NO_TEXT = "The model returned no text."
+BROWSE_NAMES = "“Names it knows”, in the Detect tab, lists all that it knows."
 
 T = TypeVar("T")
 Options = dict[str, Any]  # of an event listener
@@ -135,7 +136,7 @@ def asked_prompt(model: PaliGemma, prompt: str) -> tuple[str, str]:
         return prompt, ""
     if asked == plain:
         return plain, f"Asked as: {plain} (the built-in model knows this spelling only)"
-    return asked, f"{unknown_note(unknown, known)} Asked as: {asked}"
+    return asked, f"{unknown_note(unknown, known, BROWSE_NAMES)} Asked as: {asked}"
 
 
 def answer_notes(model: PaliGemma, reply: Reply, *notes: str) -> list[str]:
@@ -143,7 +144,7 @@ def answer_notes(model: PaliGemma, reply: Reply, *notes: str) -> list[str]:
     labels = {found.label for found in reply.detections}
     prompt, known = reply.prompt or "", model.known_names
     untrained = untrained_note(prompt) if model.is_built_in else ""
-    unknown = unknown_note(unknown_names(prompt, known, labels), known)
+    unknown = unknown_note(unknown_names(prompt, known), known, BROWSE_NAMES, labels)
     return [note for note in (*notes, untrained, unknown) if note]
 
 

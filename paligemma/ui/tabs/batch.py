@@ -23,9 +23,11 @@ from PIL import Image
 
 from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions
 from paligemma.pipeline import PaliGemma
-from paligemma.prompts import prompt_note, unknown_names, unknown_note
+from paligemma.prompts import prompt_note, unknown_names
 from paligemma.reply import Reply
+from paligemma.synthetic.suggestions import unknown_note
 from paligemma.ui.common import (
+    BROWSE_NAMES,
     NO_TEXT,
     WAITING,
     open_for_page,
@@ -162,7 +164,8 @@ def run_batch(page: Page, files: list | None, prompt: str, **settings) -> Iterat
         status += f", {failed} not readable" * bool(failed)
         status += f", {left} left out at the time limit" * bool(left)
         known = page.model.known_names
-        notes = [prompt_note(prompt), unknown_note(unknown_names(prompt, known), known)]
+        unknown = unknown_names(prompt, known)
+        notes = [prompt_note(prompt), unknown_note(unknown, known, BROWSE_NAMES)]
         yield (
             gr.Gallery(drawings, visible=bool(drawings)),
             results_table(results),
