@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from paligemma.config import PaliGemmaConfig
-from paligemma.models.packed import GROUP, WEIGHT_BYTES
+from paligemma.models.int4 import GROUP
+from paligemma.models.packed import WEIGHT_BYTES
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

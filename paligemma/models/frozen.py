@@ -16,16 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paligemma.models.gemma import TokenEmbedding
-from paligemma.models.packed import (
-    CHUNK,
-    GROUP,
-    Free,
-    Int4Linear,
-    Int8Linear,
-    QuantizedEmbedding,
-    int4_codes,
-    unpack_pairs,
-)
+from paligemma.models.int4 import GROUP, Int4Linear, int4_codes, unpack_pairs
+from paligemma.models.int8 import CHUNK, Int8Linear, QuantizedEmbedding
+from paligemma.models.packed import Free, int8_linear
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 
@@ -117,8 +110,12 @@ def quantized_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def pack_frozen(model: PaliGemmaForConditionalGeneration, free: Free = lambda _: None) -> None:
-    """Lay int4 layers out for this processor's kernel, in place; `free` gets what was replaced."""
-    for name, module in list(model.named_modules()):
+    """Lay layers out for this processor's kernels, in place; `free` gets what was replaced."""
+    layers = model.language_model.layers
+    for name, module in list(layers.named_modules()):
         if isinstance(module, FrozenInt4):
-            model.set_submodule(name, Int4Linear.from_codes(module.codes, module.scales_and_zeros))
+            layers.set_submodule(name, Int4Linear.from_codes(module.codes, module.scales_and_zeros))
+            free(module.codes)
+        elif isinstance(module, FrozenInt8):
+            layers.set_submodule(name, int8_linear(module))
             free(module.codes)

@@ -11,7 +11,8 @@ from reference import ours
 from paligemma.config import PaliGemmaConfig, TextConfig
 from paligemma.models.frozen import LINEARS, FrozenInt4, FrozenInt8, quantize_frozen
 from paligemma.models.gemma import TokenEmbedding
-from paligemma.models.packed import FEW_ROWS, QUANTIZED, QuantizedEmbedding
+from paligemma.models.int8 import FEW_ROWS, QuantizedEmbedding
+from paligemma.models.packed import QUANTIZED
 
 KINDS = pytest.mark.parametrize("precision", LINEARS)
 

@@ -10,15 +10,20 @@ from reference import ours
 
 from paligemma.config import PaliGemmaConfig, TextConfig
 from paligemma.generation import SamplingOptions, stream
-from paligemma.models import packed
-from paligemma.models.gemma import TokenEmbedding
-from paligemma.models.packed import (
+from paligemma.models import int4, int8
+from paligemma.models.gemma import GemmaMLP, TokenEmbedding
+from paligemma.models.int4 import Int4Linear
+from paligemma.models.int8 import (
     FEW_ROWS,
-    QUANTIZED,
-    Int4Linear,
     Int8Linear,
-    PackedLinear,
+    PackedInt8Linear,
     QuantizedEmbedding,
+    can_multiply_bytes,
+)
+from paligemma.models.packed import (
+    QUANTIZED,
+    PackedLinear,
+    PackedMLP,
     can_pack,
     pack_weights,
     quantize_weights,
@@ -48,6 +53,19 @@ def test_a_packed_layer_gives_the_same_numbers(rows):
     assert relative_error(layer(x), F.linear(x, weight)) < 4e-3  # another order of sums
 
 
+@needs_bf16
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_packed_mlp_is_the_plain_one(rows):
+    mlp = GemmaMLP(TextConfig(300, 96, 200, 1, 4, 2, 16)).to(torch.bfloat16).requires_grad_(False)
+    x = torch.randn(*rows, 96, dtype=torch.bfloat16)
+    plain, exact = mlp(x), copy.deepcopy(mlp).float()(x.float())
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        mlp.set_submodule(name, PackedLinear(mlp.get_submodule(name).weight.detach()))
+    found = PackedMLP(mlp)(x)
+    assert found.shape == plain.shape
+    assert relative_error(found, exact) < 1.1 * relative_error(plain, exact)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("kind", "error"), [(Int8Linear, 8e-3), (Int4Linear, 0.1)])
 def test_quantized_weights_are_near_and_every_path_uses_the_same(kind, error, dtype):
@@ -62,7 +80,7 @@ def test_quantized_weights_are_near_and_every_path_uses_the_same(kind, error, dt
         assert relative_error(layer(x), expected) < (1e-5 if dtype == torch.float32 else 8e-3)
 
 
-@pytest.mark.parametrize("kind", [PackedLinear, Int8Linear, Int4Linear])
+@pytest.mark.parametrize("kind", [PackedLinear, Int8Linear, *QUANTIZED.values()])
 def test_gradients_pass_through(kind):
     layer = kind(random_weight())
     x = torch.randn(1, 96, dtype=torch.bfloat16, requires_grad=True)
@@ -76,14 +94,50 @@ def test_many_rows_are_multiplied_a_part_at_a_time(kind, monkeypatch):
     layer = kind(weight)
     expected = F.linear(x.float(), layer.weight.float())
     for cached in (1, 100 * 96, 1 << 22):
-        monkeypatch.setattr(packed, "CACHED_WEIGHTS", cached)
+        monkeypatch.setattr(int8 if kind is Int8Linear else int4, "CACHED_WEIGHTS", cached)
         assert layer(x).shape == (2, FEW_ROWS, 200) and relative_error(layer(x), expected) < 8e-3
+
+
+needs_bytes = pytest.mark.skipif(
+    not can_multiply_bytes(), reason="this processor adds up products of bytes in 16 bits"
+)
+
+
+@needs_bytes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [*ROWS, (1, 3 * int8.ROWS + 1)])
+def test_bytes_times_bytes_are_the_product(rows, dtype):
+    plain = Int8Linear(random_weight(dtype=dtype))
+    layer, x = PackedInt8Linear(plain), torch.randn(*rows, 96).to(dtype)
+    torch.testing.assert_close(layer.weight, plain.weight.float(), rtol=1e-2, atol=1e-6)
+    expected = F.linear(x.float(), layer.weight)
+    few = x.shape[:-1].numel() <= FEW_ROWS
+    assert layer(x).dtype == dtype and layer(x).shape == expected.shape
+    assert relative_error(layer(x), expected) < (3e-3 if few else 1.2e-2)
+
+
+@needs_bytes
+def test_a_large_value_does_not_make_the_rest_of_its_row_coarse():
+    layer = PackedInt8Linear(Int8Linear(random_weight()))
+    x = torch.randn(2 * FEW_ROWS, 96)
+    others = F.linear(x, layer.weight)
+    x[:, 5] += 40.0
+    errors = layer(x) - F.linear(x, layer.weight)
+    assert relative_error(others + errors, others) < 2e-3  # one row of bytes: 0.09
+
+
+@needs_bytes
+def test_rows_of_zeros_and_of_values_that_are_no_numbers():
+    layer, x = PackedInt8Linear(Int8Linear(random_weight())), torch.zeros(3, 96)
+    x[1, 4] = torch.nan
+    found = layer(x)
+    assert not found[[0, 2]].any() and found[1].isnan().all()
 
 
 def test_int4_in_an_order_that_is_not_known(monkeypatch):
     layer, x = Int4Linear(random_weight()), torch.randn(50, 96, dtype=torch.bfloat16)
     known = layer(x)
-    monkeypatch.setattr(packed, "_has_known_order", lambda: False)
+    monkeypatch.setattr(int4, "_has_known_order", lambda: False)
     assert relative_error(layer(x), known) < 8e-3
 
 

@@ -14,7 +14,7 @@ from paligemma.__main__ import main
 from paligemma.checkpoints import lora as adapters
 from paligemma.models.frozen import FrozenInt4, FrozenInt8
 from paligemma.models.gemma import TokenEmbedding
-from paligemma.models.packed import QuantizedEmbedding
+from paligemma.models.int8 import QuantizedEmbedding
 from paligemma.pipeline import PaliGemma
 from paligemma.training.config import parse_run
 from paligemma.training.trainer import Trainer
