@@ -98,9 +98,8 @@ class PackedInt8Linear(nn.Module):
         step = (rows.abs().amax(-1, keepdim=True).float() / MOST_STEPS).clamp_(min=1e-30)
         steps = rows / step
         whole = steps.round()
-        if all_coarse:
-            coarse = slice(None)
-        else:
+        coarse = slice(None)
+        if not all_coarse:
             coarse = (steps.square().mean(-1) < COARSE**-2).nonzero()[:, 0]
         rest = (steps[coarse] - whole[coarse]) * FINER
         codes = torch.cat([whole, rest]).add_(ZERO + 0.5).to(torch.uint8)  # which rounds down
