@@ -31,6 +31,7 @@ SMALL = """() => [...document.querySelectorAll("button, a[href], input[type=numb
   .map(([{ariaLabel, innerText}, {width, height}]) =>
     `${ariaLabel || innerText}: ${width} × ${height}`)
 """
+OPEN_NAMES = "for (const names of document.querySelectorAll('.names details')) names.open = true"
 PATIENCE = 20_000  # milliseconds
 expect = sync_api.expect
 
@@ -62,6 +63,7 @@ def test_axe_finds_nothing_serious_on_any_tab(browser, built_in_url, width, them
     page.add_style_tag(content=plain)  # axe passes over text on patterns
     for name, (visit, _) in VISITS.TABS.items():
         visit(page)
+        page.evaluate(OPEN_NAMES)
         page.wait_for_timeout(300)  # transitions of colours
         found = page.evaluate(FIND, RULES)
         assert [what for impact, what in found if impact in ("serious", "critical")] == [], name
