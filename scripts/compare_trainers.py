@@ -1,13 +1,15 @@
 """Steps of `paligemma train` against those of transformers' Trainer, with the same settings.
 
     python scripts/compare_trainers.py [--cases full lora dropout int8] [--rounds 3]
+    paligemma random paligemma-3b-224 FOLDER
+    python scripts/compare_trainers.py --model FOLDER --dtype bfloat16 --batch-size 1 --cases lora
 
-Both train the built-in model on the CPU in this process, on the samples of examples/train.jsonl,
-with the same batch size, dtype, optimizer and clipping, and without packing; theirs as notebooks of
-the hub do it, with PyTorch's attention. Runs alternate, so that other load on the machine slows
-both. What counts is the median time between the ends of steps, in which samples are decoded and
-tokenized too. Prints a line for each case, then one line of JSON. The counterpart of int8 is the
-same adapter on a float32 base.
+Both train the built-in model, or that of a folder, on the CPU in this process, on the samples of
+examples/train.jsonl, with the same batch size, dtype, optimizer and clipping, and without packing;
+theirs as notebooks of the hub do it, with PyTorch's attention. Runs alternate, so that other load
+on the machine slows both. What counts is the median time between the ends of steps, in which
+samples are decoded and tokenized too. Prints a line for each case, then one line of JSON. The
+counterpart of int8 is the same adapter on a base that is not quantized.
 """
 
 import argparse
@@ -45,13 +47,14 @@ CASES = {
 }
 
 
-def our_ends(case: dict, batch_size: int, steps: int) -> list[float]:
+def our_ends(case: dict, given: argparse.Namespace) -> list[float]:
     """When each step of a run of `paligemma train` ended."""
     AcceleratorState._reset_state(True)
     ends = []
     with tempfile.TemporaryDirectory() as folder:
-        values = {"model": str(BUILT_IN_FOLDER), "data": [{"jsonl": str(SAMPLES)}]}
-        values |= {"max_steps": steps, "batch_size": batch_size, "learning_rate": LEARNING_RATE}
+        values = {"model": str(given.model), "data": [{"jsonl": str(SAMPLES)}]}
+        values |= {"dtype": given.dtype, "learning_rate": LEARNING_RATE}
+        values |= {"max_steps": WARM_UP + given.steps, "batch_size": given.batch_size}
         values |= {"num_workers": 0, "tracker": None, "output_dir": folder}
         trainer = Trainer(parse_run(values | case), Accelerator(cpu=True))
         take = trainer._take
@@ -98,19 +101,22 @@ class NoteEnds(transformers.TrainerCallback):
         self.ends.append(perf_counter())
 
 
-def their_ends(case: dict, batch_size: int, steps: int) -> list[float]:
+def their_ends(case: dict, given: argparse.Namespace) -> list[float]:
     """When each step of a run of transformers' Trainer ended."""
     AcceleratorState._reset_state(True)
+    frozen = torch.bfloat16 if given.dtype == "bfloat16" else torch.float32
     model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
-        BUILT_IN_FOLDER, dtype=torch.float32, attn_implementation="sdpa"
+        given.model,
+        dtype=frozen if "lora" in case else torch.float32,  # what is trained is float32 in both
+        attn_implementation="sdpa",
     )
     if "lora" in case:
-        given = Lora(**case["lora"])
-        targets = list(given.target_modules)
+        lora = Lora(**case["lora"])
+        targets = list(lora.target_modules)
         adapter = LoraConfig(
-            r=given.rank,
-            lora_alpha=int(given.alpha),
-            lora_dropout=given.dropout,
+            r=lora.rank,
+            lora_alpha=int(lora.alpha),
+            lora_dropout=lora.dropout,
             target_modules=targets,
         )
         model = get_peft_model(model, adapter)
@@ -118,8 +124,9 @@ def their_ends(case: dict, batch_size: int, steps: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         options = transformers.TrainingArguments(
             output_dir=folder,
-            max_steps=steps,
-            per_device_train_batch_size=batch_size,
+            max_steps=WARM_UP + given.steps,
+            per_device_train_batch_size=given.batch_size,
+            bf16=given.dtype == "bfloat16",
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="cosine",
             optim="adamw_torch_fused",
@@ -132,7 +139,7 @@ def their_ends(case: dict, batch_size: int, steps: int) -> list[float]:
             dataloader_pin_memory=False,
             remove_unused_columns=False,
         )
-        processor = transformers.AutoProcessor.from_pretrained(BUILT_IN_FOLDER)
+        processor = transformers.AutoProcessor.from_pretrained(given.model)
         transformers.Trainer(
             model=model,
             args=options,
@@ -146,6 +153,8 @@ def their_ends(case: dict, batch_size: int, steps: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--model", type=Path, default=BUILT_IN_FOLDER, help="a folder")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6, help="of each run, besides two to warm up")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each of the two")
@@ -156,14 +165,14 @@ def main() -> None:
         seconds: dict[str, list[float]] = {"ours": [], "transformers": []}
         for _ in range(arguments.rounds):
             for who, run in ("ours", our_ends), ("transformers", their_ends):
-                ends = run(CASES[name], arguments.batch_size, WARM_UP + arguments.steps)
+                ends = run(CASES[name], arguments)
                 pairs = zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)
                 seconds[who] += [end - start for start, end in pairs]
         times = {who: statistics.median(values) for who, values in seconds.items()}
         ratios[name] = times["transformers"] / times["ours"]
         shown = ", ".join(f"{who} {value:.3f} s a step" for who, value in times.items())
         print(f"{name:8} {shown}: {ratios[name]:.2f} times as fast", flush=True)
-    print(json.dumps({"batch_size": arguments.batch_size, "ratios": ratios}))
+    print(json.dumps(vars(arguments) | {"model": str(arguments.model), "ratios": ratios}))
 
 
 if __name__ == "__main__":
