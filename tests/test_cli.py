@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
+import transformers
 from PIL import Image
 from scripted import Scripted
 
@@ -416,6 +418,10 @@ def test_random_weights_load_and_have_the_published_ids(tmp_path, capsys, monkey
         256_000, 257_151, 257_152,
     ]  # fmt: skip
     assert pg.generate(picture, "detect cat", SamplingOptions(max_new_tokens=3)).finished
+    theirs = transformers.AutoProcessor.from_pretrained(folder)
+    given = theirs(text="<image>detect cat", images=picture, return_tensors="pt")
+    ours = pg.processor(["detect cat"], [picture])["input_ids"]
+    assert torch.equal(given["input_ids"], ours)
     assert "is no variant" in complaint(capsys, "random", "paligemma-1b", folder)
 
 
