@@ -1,7 +1,7 @@
 """Muon: momentum whose every step is made orthogonal (Jordan et al. 2024), for matrices.
 
-torch.optim.Muon computes in bfloat16, one matrix at a time. This one computes in float32 and takes
-all matrices of a shape at once: on a CPU without bfloat16 arithmetic it is several times as fast.
+torch.optim.Muon computes in bfloat16, one matrix at a time. This one takes all matrices of a shape
+at once, in float32 where the machine has no bfloat16 arithmetic: there it is several times as fast.
 """
 
 from collections import defaultdict
@@ -15,12 +15,15 @@ STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the iteration, from Jordan's post
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
-    """The nearest half-orthogonal matrices to [n, rows, columns], roughly: singular values ≈ 1."""
+def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nearest half-orthogonal matrices to [n, rows, columns], roughly: singular values ≈ 1.
+
+    They are computed and returned in `dtype`.
+    """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(dtype)
     for _ in range(STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -33,7 +36,10 @@ class Muon(Optimizer):
     `groups` hold `params` (matrices), `lr` and `weight_decay`.
     """
 
-    def __init__(self, groups: list[dict], momentum: float = 0.95) -> None:
+    def __init__(
+        self, groups: list[dict], momentum: float = 0.95, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.dtype = dtype  # of the arithmetic
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.02, "momentum": momentum})
 
     @torch.no_grad()
@@ -53,7 +59,7 @@ class Muon(Optimizer):
                 mean.lerp_(matrix.grad, 1 - group["momentum"])
                 directions.append(matrix.grad.lerp(mean, group["momentum"]))
             scale = 0.2 * max(shape) ** 0.5
-            steps = orthogonalize(torch.stack(directions))
+            steps = orthogonalize(torch.stack(directions), self.dtype)
             for (matrix, group), turned in zip(pairs, steps, strict=True):
                 rate = group["lr"]
                 matrix.mul_(1 - rate * group["weight_decay"]).sub_(turned, alpha=rate * scale)

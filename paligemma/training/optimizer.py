@@ -10,6 +10,7 @@ from torch.optim import AdamW, Optimizer
 
 from paligemma.training.adamw8bit import bytes_of_states, make_adamw_8bit
 from paligemma.training.config import AdamW8bitOptions, MuonOptions, Run
+from paligemma.training.initialize import compute_dtype
 from paligemma.training.muon import Muon
 from paligemma.training.schedule import lr_factor
 
@@ -22,7 +23,7 @@ def make_optimizers(module: nn.Module, run: Run) -> list[Optimizer]:
     """
     groups, optimizers = param_groups(module, run), []
     if isinstance(run.optimizer, MuonOptions) and Muon in groups:
-        optimizers.append(Muon(groups[Muon], run.optimizer.momentum))
+        optimizers.append(Muon(groups[Muon], run.optimizer.momentum, compute_dtype(run)))
     if AdamW in groups:
         betas = (0.9, run.adam_beta2)
         if isinstance(run.optimizer, AdamW8bitOptions):
