@@ -52,7 +52,6 @@ class TaskTab:
         self.history_list: gr.HTML | None = None
         with gr.Tab(task.label, id=task.key, elem_id=f"tab-{task.key}") as self.container:
             self._create_inputs()
-            self.names = self._show_names(page.models.current)
             self.controls = page.run_controls(task.label, task.key)
             with gr.Row():
                 if task.answers != "text":
@@ -71,6 +70,7 @@ class TaskTab:
             if task.answers != "text":
                 self.objects = ObjectsPanel(drawing, task.answers == "masks")
             self.answer_buttons = page.answer_buttons(self.key)
+            self.names = self._show_names(page.models.current)
             if task is TASKS["ask"]:
                 self.history, self.history_list = gr.State([]), gr.HTML(elem_classes="history")
 
