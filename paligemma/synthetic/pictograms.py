@@ -21,7 +21,7 @@ from paligemma.synthetic.scenes import (
     sample,
     silhouette,
 )
-from paligemma.synthetic.world import PatchLabels, SceneSample
+from paligemma.synthetic.world import PatchLabels, SceneSample, WordLists
 
 # Glyphs that scenes do not draw: with them the mask codec learns more than thirty-two shapes.
 OTHER_SHAPES = "♠♣♦♪★✚✂✌☯♨⚘⚛⚜⚠✦✿❄❆❖➔➤⛃♛♜♝♟♞☃☢☸✒✎▲●■◆◗◖◢◣"
@@ -66,8 +66,9 @@ class Pictograms:
         texts = [text for one in asked for text in (one.prefix, one.suffix)]
         return [text for text in texts if "<loc" not in text and text == text.lower()]
 
-    def plural(self, kind: str) -> str:
-        return language.plural(kind)
+    def word_lists(self) -> list[WordLists]:
+        plurals = [language.plural(kind) for kind in self.kinds]
+        return [WordLists(self.kinds, plurals, self.colors, self.backgrounds)]
 
     def grounding(self, scenes: Sequence[Scene]) -> Tensor:
         shades = (*self.colors, *self.backgrounds)

@@ -20,13 +20,16 @@ from paligemma.synthetic.composed_scene import ComposedScene
 from paligemma.synthetic.grounds import GROUND_COLORS
 from paligemma.synthetic.kinds import all_kinds
 from paligemma.synthetic.patches import label_patches
+from paligemma.synthetic.phrases.facts import Term
+from paligemma.synthetic.phrases.grammar import MARK, Grammar
+from paligemma.synthetic.phrases.languages import GRAMMARS
 from paligemma.synthetic.phrases.samples import samples
 from paligemma.synthetic.phrases.words import texts
 from paligemma.synthetic.restyle import COLORS
 from paligemma.synthetic.scene_options import SceneOptions
 from paligemma.synthetic.stickers import stickers_cache
 from paligemma.synthetic.words import CHARACTERS
-from paligemma.synthetic.world import PatchLabels, SceneSample
+from paligemma.synthetic.world import PatchLabels, SceneSample, WordLists
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,17 @@ class Stickers:
         """All words, in whatever scenes: a few times each, so that they count as frequent."""
         return chain.from_iterable(texts() for _ in range(5))
 
-    def plural(self, kind: str) -> str:
-        return self.plurals[kind]
+    def word_lists(self) -> list[WordLists]:
+        return [self._word_lists(grammar) for grammar in GRAMMARS.values()]
 
-    @cached_property
-    def plurals(self) -> dict[str, str]:
-        return {kind.name: kind.plural["en"] for kind in all_kinds()}
+    def _word_lists(self, grammar: Grammar) -> WordLists:
+        nouns = [grammar.forms(Term("kind", name)) for name in self.kinds]
+        return WordLists(
+            [noun.label for noun in nouns],
+            [noun.plural.removesuffix(MARK) for noun in nouns],
+            [grammar.colors[color] for color in self.colors],
+            [grammar.colors[color] for color in self.backgrounds],
+        )
 
     def grounding(self, scenes: Sequence[DrawnScene]) -> Tensor:
         table = np.zeros((len(scenes), len(self.kinds) + 1, 6), np.float32)

@@ -87,6 +87,15 @@ class PatchLabels(NamedTuple):
     background: Tensor
 
 
+class WordLists(NamedTuple):
+    """What a language calls the `kinds`, one and several, the `colors` and the `backgrounds`."""
+
+    kinds: Sequence[str]
+    plurals: Sequence[str]
+    colors: Sequence[str]
+    backgrounds: Sequence[str]
+
+
 class World(Protocol):
     """A source of scenes. Everything is a function of the seed, the same on every machine.
 
@@ -130,8 +139,8 @@ class World(Protocol):
         """Texts to train a tokenizer on: prompts and answers about so many scenes, or all words."""
         ...
 
-    def plural(self, kind: str) -> str:
-        """The plural of a kind's name, as captions and questions write it."""
+    def word_lists(self) -> Sequence[WordLists]:
+        """The words of the labels, once for each language of the captions and questions."""
         ...
 
     def grounding(self, scenes: Sequence[Any]) -> Tensor:

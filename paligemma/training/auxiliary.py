@@ -15,6 +15,7 @@ all micro-batches and processes: so its parts add up to the same gradient.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -83,11 +84,9 @@ class PatchHeads(nn.Module):
 
 
 def word_ids(tokenizer: Tokenizer, world: World) -> list[Tensor]:
-    """The ids of the world's words, [n, tokens] padded with -1: of the kinds, of their plurals, of
-    the colors, of the backgrounds."""
-    lists = (world.kinds, list(map(world.plural, world.kinds)), world.colors, world.backgrounds)
+    """The ids of a world's words, [n, tokens] padded with -1: of its lists, one after another."""
     tables = []
-    for words in lists:
+    for words in chain.from_iterable(world.word_lists()):
         ids = [tokenizer.encode(f" {word}", add_special_tokens=False).ids for word in words]
         longest = max(map(len, ids))
         tables.append(torch.tensor([row + [-1] * (longest - len(row)) for row in ids]))
@@ -95,7 +94,7 @@ def word_ids(tokenizer: Tokenizer, world: World) -> list[Tensor]:
 
 
 def word_counts(labels: PatchLabels) -> dict[str, Tensor]:
-    """How many patches have a word of each list of `word_ids`."""
+    """How many patches have a word of each of a world's `WordLists`."""
     shown = (labels.kind > 0, labels.kind > 0, labels.color > 0, labels.background >= 0)
     names = ("word_kinds", "word_plurals", "word_colors", "word_backgrounds")
     return {name: where.sum().float() for name, where in zip(names, shown, strict=True)}
@@ -111,18 +110,19 @@ def word_loss(
     """How unlike image tokens [B, P, D] are to the embeddings of what they show.
 
     Cross-entropy of which word of a list (`word_ids`; the mean of its tokens' rows in `table`)
-    a patch is most like, where it shows one of them.
+    a patch is most like, where it shows one of them; a mean over languages.
     """
     counts = counts or word_counts(labels)
     numbers = (labels.kind - 1, labels.kind - 1, labels.color - 1, labels.background)
     total = torch.zeros((), device=images.device)
-    for ids, number, name in zip(words, numbers, word_counts(labels), strict=True):
+    names, languages = tuple(word_counts(labels)), len(words) // len(numbers)
+    for ids, number, name in zip(words, numbers * languages, names * languages, strict=True):
         is_token = (ids >= 0).to(table.dtype)
         rows = (table[ids.clamp(min=0)] * is_token[..., None]).sum(1) / is_token.sum(1)[:, None]
         shown = number >= 0
         scores = images[shown].float() @ rows.T
         total = total + mean(F.cross_entropy(scores, number[shown], reduction="sum"), counts[name])
-    return total
+    return total / languages
 
 
 class GroundingHead(nn.Module):

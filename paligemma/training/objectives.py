@@ -110,7 +110,9 @@ class Answers(Objective):
         if weights.next_group:
             self.next_group_head = NextGroupHead(width, world)
         if weights.words:
-            for number, ids in enumerate(word_ids(processor.tokenizer, world)):
+            tables = word_ids(processor.tokenizer, world)
+            self.num_word_lists = len(tables)
+            for number, ids in enumerate(tables):
                 self.register_buffer(f"words_{number}", ids, persistent=False)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -135,7 +137,7 @@ class Answers(Objective):
         images = model.multi_modal_projector(features)
         if weights.words:
             table = model.language_model.embed_tokens.weight
-            words = [self.get_buffer(f"words_{number}") for number in range(4)]
+            words = [self.get_buffer(f"words_{number}") for number in range(self.num_word_lists)]
             parts["words"] = word_loss(images, table, words, batch["patch_labels"], counts)
         hidden, states = self.run_decoder(self.embed(batch["input_ids"], images), batch)
         if weights.grounding:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from paligemma.synthetic.language import groups
+from paligemma.synthetic.language import groups, plural
 from paligemma.synthetic.pictograms import patch_labels
 from paligemma.synthetic.scenes import (
     BACKGROUNDS,
@@ -78,15 +78,15 @@ def test_samples_say_where_names_end():
         scene, found = sample(seed), WORLD.samples(sample(seed), np.random.default_rng(seed))
         for one in found:
             for mention in one.names:
-                forms = (mention.name, WORLD.plural(mention.name))
+                forms = (mention.name, plural(mention.name))
                 assert one.prefix[: mention.end].endswith(forms)
             kinds = re.findall(r"\w+", one.prefix) if one.task in ("detect", "ask") else []
-            plurals = {WORLD.plural(kind): kind for kind in NAMES}
+            plurals = {plural(kind): kind for kind in NAMES}
             kinds = [plurals.get(word, word) for word in kinds]
             if kinds:
                 assert [m.name for m in one.names] == [kind for kind in kinds if kind in NAMES]
             if one.task == "caption":
                 assert [tuple(mention)[1:] for mention in one.groups] == groups(scene)
                 for mention in one.groups:
-                    forms = (mention.name, WORLD.plural(mention.name))
+                    forms = (mention.name, plural(mention.name))
                     assert one.suffix[: mention.end].endswith(forms)

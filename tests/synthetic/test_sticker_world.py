@@ -113,5 +113,12 @@ def test_labels_of_patches(world, drawn):
     assert labels.background.max() < len(world.backgrounds)
 
 
-def test_plurals(world):
-    assert world.plural("mouse") == "mice" and world.plural("dog") == "dogs"
+def test_words_of_every_language(world):
+    english, german, french, spanish = world.word_lists()
+    mouse, red = world.kinds.index("mouse"), world.colors.index("red")
+    assert (english.kinds[mouse], english.plurals[mouse]) == ("mouse", "mice")
+    assert (german.kinds[mouse], german.plurals[mouse]) == ("Maus", "Mäuse")
+    assert (french.colors[red], spanish.colors[red]) == ("rouge", "rojo")
+    for lists in (english, german, french, spanish):
+        assert len(lists.kinds) == len(lists.plurals) == len(world.kinds)
+        assert len(lists.backgrounds) == len(world.backgrounds)

@@ -66,6 +66,8 @@ def test_a_patch_that_is_like_its_word_costs_nothing():
     right = torch.stack([table[1] + table[2], table[5]])[None]
     assert word_loss(right, table, words, labels) == pytest.approx(0, abs=1e-6)
     assert word_loss(right.flip(1), table, words, labels) > 1
+    others = [torch.tensor(ids)[:, None] for ids in ([6, 7], [6, 7], [2, 3], [4, 5])]
+    assert word_loss(right, table, words + others, labels) > 0.1  # in another language, it is not
 
 
 def test_images_of_nothing_have_a_finite_loss():
