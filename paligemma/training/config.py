@@ -272,12 +272,21 @@ class Auxiliary(Part):
 
     `patches`: what each image patch shows. `words`: image tokens like the embeddings of their
     words. `grounding`: where the names in a prompt are. `next_group`: what a caption lists next.
+
+    `align_words` starts the connector and the words from the patch heads: see `alignment`.
     """
 
     patches: From0 = 0.0
     words: From0 = 0.0
     grounding: From0 = 0.0
     next_group: From0 = 0.0
+    align_words: bool = False
+
+    @model_validator(mode="after")
+    def _has_heads(self) -> "Auxiliary":
+        if self.align_words and not self.patches:
+            raise ValueError("align_words needs the heads of patches")
+        return self
 
 
 class SoftLocTargets(Part):

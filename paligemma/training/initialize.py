@@ -132,10 +132,10 @@ def make_model(
     return model.requires_grad_(True)
 
 
-def load_auxiliary(objective: nn.Module, folder: Path) -> None:
-    """Go on with the auxiliary heads of the stage before, where it left any that fit."""
+def load_auxiliary(objective: nn.Module, folder: Path) -> bool:
+    """Go on with the auxiliary heads of the stage before; returns whether it left any that fit."""
     if not (folder / AUXILIARY).is_file():
-        return
+        return False
     own = objective.state_dict()
     saved = load_file(folder / AUXILIARY)
     fits = {
@@ -144,6 +144,7 @@ def load_auxiliary(objective: nn.Module, folder: Path) -> None:
         if name in own and own[name].shape == value.shape
     }
     objective.load_state_dict(fits, strict=False)
+    return bool(fits)
 
 
 def attach_adapter(run: Run, start: Checkpoint, model: nn.Module) -> None:

@@ -13,7 +13,9 @@ from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.devices import best_device
 from paligemma.models.frozen import quantize_frozen
 from paligemma.models.mask_codec import MaskCodec
+from paligemma.training.alignment import align_words
 from paligemma.training.augment import Augmentation
+from paligemma.training.auxiliary import PatchHeads
 from paligemma.training.config import NewModel, Run
 from paligemma.training.data import (
     Mixture,
@@ -154,8 +156,15 @@ def make_job(run: Run) -> Job:
         for block in (module for module in model.modules() if isinstance(module, BLOCKS)):
             block.forward = partial(recomputed, block.forward, use_reentrant=False)
     objective = make_objective(model, processor, run).train()
-    if not (run.random_init or isinstance(run.model, NewModel)):
-        load_auxiliary(objective, start.path)
+    is_new = run.random_init or isinstance(run.model, NewModel)
+    has_heads = not is_new and load_auxiliary(objective, start.path)
+    if run.auxiliary and run.auxiliary.align_words:
+        if not has_heads:
+            raise ValueError(
+                f"align_words needs what a tower stage left; {start.name} has no heads"
+            )
+        heads = cast(PatchHeads, objective.patch_heads)
+        align_words(model, heads, processor.tokenizer, run.open_world())
     validation = None
     if run.eval_metrics:
         assert batches[1] is not None
