@@ -7,7 +7,7 @@ the patches that show what it names, before the decoder has seen a single image:
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.synthetic.world import World
 from paligemma.training.auxiliary import PatchHeads
 
-LEAN = 0.8  # cosine of a word with its direction; the rest is its own
+LEAN = 0.8  # cosine of a word with the direction of what it names
+SHARED = 0.45  # with that of its language and number; the rest is its own
 MOST_MEANINGS = 3  # a word in more names than that says nothing of what is seen
 LEAST_LETTERS = 3  # shorter pieces spell many words
 
@@ -44,22 +45,33 @@ def align_words(
     torch.nn.init.zeros_(connector.bias)
     table = model.language_model.embed_tokens.weight
     kinds, colors = (_directions(head.weight) for head in (heads.kind, heads.color))
-    meanings: dict[int, dict[tuple[str, int], Tensor]] = defaultdict(dict)
-    for lists in world.word_lists():
+    generator = torch.Generator().manual_seed(0)
+    shared = lambda: F.normalize(torch.randn(table.shape[1], generator=generator), dim=0)
+    plural = shared()
+    names: dict[int, dict[tuple[str, int], Tensor]] = defaultdict(dict)
+    traits: dict[int, dict[tuple[int, bool], Tensor]] = defaultdict(dict)
+    for language, lists in enumerate(world.word_lists()):
+        spoken = shared()
         for words, directions, sort in (
             (lists.kinds, kinds, "kind"),
             (lists.plurals, kinds, "kind"),
             (lists.colors, colors, "color"),
         ):
+            is_plural = words is lists.plurals
             for number, word in enumerate(words):
                 for token in _tokens(tokenizer, word):
-                    meanings[token][sort, number] = directions[number]
-    for token, found in meanings.items():
+                    names[token][sort, number] = directions[number]
+                    traits[token][language, is_plural] = spoken + plural * is_plural
+    for token, found in names.items():
         if len(found) <= MOST_MEANINGS:
             row = table[token]
-            toward = F.normalize(torch.stack(list(found.values())).sum(0), dim=0)
-            own = (1 - LEAN**2) ** 0.5 * F.normalize(row, dim=0)
-            row.copy_(F.normalize(LEAN * toward + own, dim=0) * row.norm())
+            own = (1 - LEAN**2 - SHARED**2) ** 0.5 * F.normalize(row, dim=0)
+            leaning = LEAN * _mean(found.values()) + SHARED * _mean(traits[token].values()) + own
+            row.copy_(F.normalize(leaning, dim=0) * row.norm())
+
+
+def _mean(directions: Iterable[Tensor]) -> Tensor:
+    return F.normalize(torch.stack(list(directions)).sum(0), dim=0)
 
 
 def _directions(weight: Tensor) -> Tensor:
