@@ -14,10 +14,10 @@ from paligemma.checkpoints.io import (
     save_model,
     save_npz,
     write_json,
+    write_processor_files,
 )
 from paligemma.checkpoints.resolve import Checkpoint
 from paligemma.models.frozen import quantize_frozen
-from paligemma.processor import processor_files
 
 
 def convert(
@@ -52,8 +52,7 @@ def convert(
             write_json(folder / CONFIG, config_values(model.config, checkpoint.initialization))
         else:
             save_model(model, destination, max_shard_size, checkpoint.initialization, quantize)
-            for name, values in processor_files(checkpoint.config).items():
-                write_json(folder / name, values)
+            write_processor_files(checkpoint.config, folder)
         tokenizer = checkpoint.processor.tokenizer.to_str(pretty=True)
         (folder / "tokenizer.json").write_text(tokenizer, "utf-8")
         if checkpoint.path.is_dir():  # the source's own processor files replace the ones above

@@ -35,6 +35,7 @@ from paligemma.devices import (
 )
 from paligemma.models.frozen import quantize_frozen, quantized_tensors
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
+from paligemma.processor import processor_files
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 INITIALIZATION = "initialization"  # a key of config.json; "random": the weights were never trained
@@ -440,3 +441,9 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a small JSON file atomically."""
     write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_processor_files(config: PaliGemmaConfig, folder: Path) -> None:
+    """Write what transformers' processor reads, besides tokenizer.json, into `folder`."""
+    for name, values in processor_files(config).items():
+        write_json(folder / name, values)

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import torch
 
-from paligemma.checkpoints.io import build_on_meta, save_model, write_json
+from paligemma.checkpoints.io import build_on_meta, save_model, write_processor_files
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
 from paligemma.config import VARIANTS, PaliGemmaConfig
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
-from paligemma.processor import processor_files
 
 TEXT_TOKENS = 256_000  # of the published tokenizer; <loc>, <seg> and <image> follow
 THIN_WIDTH = 256
@@ -36,8 +35,7 @@ def write_random_checkpoint(
     save_model(random_model(config, dtype), folder, initialization="random")
     tokenizer = json.dumps(_tokenizer(), ensure_ascii=False)
     (folder / "tokenizer.json").write_text(tokenizer, "utf-8")
-    for name, values in processor_files(config).items():
-        write_json(folder / name, values)
+    write_processor_files(config, folder)
 
 
 def random_model(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemmaForConditionalGeneration:

@@ -17,7 +17,7 @@ FEW_ROWS = 24  # up to here reading the weights takes longer than multiplying by
 CACHED_WEIGHTS = 1 << 22  # that are turned into bfloat16 at a time
 CHUNK = 512  # outputs that are quantized at a time, so that no whole copy in float32 is made
 ROWS = 64  # of activations that are turned into bytes at a time, so that they stay in the cache
-MOST_STEPS = 127  # a row's largest value in whole steps
+MOST_STEPS = 127  # the largest value of a row, of weights or activations, in whole steps
 FINER = 254  # steps of the second row in one of the first
 ZERO = 128  # the byte that stands for 0
 COARSE = 0.035  # a step in root mean squares of a row: rounding to it is off by a hundredth
@@ -31,7 +31,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        scales = (weight.abs().amax(1, keepdim=True).float() / 127).clamp(min=1e-12)
+        scales = (weight.abs().amax(1, keepdim=True).float() / MOST_STEPS).clamp(min=1e-12)
         codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
         parts = (tensor.split(CHUNK) for tensor in (weight, codes, scales))
         for part, part_codes, scale in zip(*parts, strict=True):

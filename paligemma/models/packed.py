@@ -54,7 +54,7 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
 
 
-class PackedMLP(nn.Module):
+class PackedMLP(GemmaMLP):
     """A `GemmaMLP` of packed layers, whose products take GELU and the gate in the same pass."""
 
     gate_proj: PackedLinear
@@ -62,13 +62,13 @@ class PackedMLP(nn.Module):
     down_proj: PackedLinear
 
     def __init__(self, mlp: GemmaMLP) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         for name, layer in mlp.named_children():
             self.add_module(name, layer)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:
-            return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+            return super().forward(x)
         linear = torch.ops.mkldnn._linear_pointwise
         gate = linear(x, self.gate_proj.packed, None, "gelu", [], "tanh")
         return self.down_proj(linear.binary(x, gate, self.up_proj.packed, None, "mul"))

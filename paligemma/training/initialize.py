@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paligemma.checkpoints import lora as adapters
-from paligemma.checkpoints.io import save_model, write_json, write_text
+from paligemma.checkpoints.io import save_model, write_processor_files, write_text
 from paligemma.checkpoints.lora import Adapter
 from paligemma.checkpoints.resolve import Checkpoint, resolve
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
@@ -19,7 +19,7 @@ from paligemma.detections import LAST_LOC
 from paligemma.devices import best_device, best_dtype
 from paligemma.models.init import initialize, order_locations
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
-from paligemma.processor import PaliGemmaProcessor, processor_files
+from paligemma.processor import PaliGemmaProcessor
 from paligemma.tokenizer_file import read_tokenizer
 from paligemma.training.config import NewModel, Run, SoftLocTargets
 
@@ -205,8 +205,7 @@ def write_output(run: Run, start: Checkpoint, state: dict[str, Tensor]) -> None:
     save_dtype = run.save_dtype or run.dtype
     model.to(torch.bfloat16 if save_dtype == "bfloat16" else torch.float32)
     save_model(model, run.output_dir)
-    for name, values in processor_files(start.config).items():
-        write_json(run.output_dir / name, values)
+    write_processor_files(start.config, run.output_dir)
     tokenizer = start.processor.tokenizer.to_str(pretty=True)
     write_text(run.output_dir / "tokenizer.json", tokenizer)
     if start.mask_codec is not None and start.mask_codec.parent != run.output_dir:

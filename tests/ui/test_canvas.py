@@ -1,20 +1,9 @@
 """Stamps and emoji on the canvas, in Chromium."""
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import pytest
+from visits import MARKS, SCREENS, VISITS, expect, visit
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # gradio's use of pandas
-]
-ROOT = Path(__file__).parents[2]
-VISITS = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "screenshots.py")))
-SCREENS = {1440: 900, 390: 844}  # width: height
-PATIENCE = 20_000  # milliseconds
+pytestmark = MARKS
 # The box around what is not white, [left, top, right, bottom] in pixels; null if all is white.
 INK = """(canvas) => {
   const {data} = canvas.getContext("2d").getImageData(0, 0, 512, 512), xs = [], ys = [];
@@ -27,24 +16,16 @@ INK = """(canvas) => {
   const most = (values) => values.reduce((a, b) => Math.max(a, b)) + 1;
   return xs.length ? [least(xs), least(ys), most(xs), most(ys)] : null;
 }"""
-expect = sync_api.expect
 
 
 @pytest.fixture
 def page(browser, built_in_url, request):
     width = getattr(request, "param", 1440)
-    page = browser.new_page(viewport={"width": width, "height": SCREENS[width]})
-    page.set_default_timeout(PATIENCE)
-    wrong = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.goto(built_in_url)
-    page.wait_for_function("window.restored")
-    page.get_by_role("tab", name="Draw", exact=True).click()
-    expect(page.locator("#canvas canvas")).to_be_visible()
-    expect(page.locator("#stamps .kind")).to_have_count(32)
-    yield page
-    page.close()
-    assert not wrong
+    with visit(browser, built_in_url, width) as page:
+        page.get_by_role("tab", name="Draw", exact=True).click()
+        expect(page.locator("#canvas canvas")).to_be_visible()
+        expect(page.locator("#stamps .kind")).to_have_count(32)
+        yield page
 
 
 def stamp(page, name, x, y):

@@ -1,11 +1,8 @@
 """Names and stamps of a model with a sheet of stickers, in Chromium."""
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import pytest
 from sheet import SHEET_COLORS, write_sheet
+from visits import MARKS, VISITS, expect, visit
 
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER, KNOWN_NAMES, STICKER_SHEET
 from paligemma.pipeline import PaliGemma
@@ -13,17 +10,9 @@ from paligemma.ui.layout import build_app
 from paligemma.ui.model_manager import ModelManager
 from paligemma.ui.theme import LAUNCH_OPTIONS
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # gradio's use of pandas
-]
-ROOT = Path(__file__).parents[2]
-VISITS = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "screenshots.py")))
+pytestmark = MARKS
 PIXEL = """(canvas, [x, y]) =>
   [...canvas.getContext("2d").getImageData(x, y, 1, 1).data].slice(0, 3)"""
-PATIENCE = 20_000  # milliseconds
-expect = sync_api.expect
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +32,8 @@ def url(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, url):
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.set_default_timeout(PATIENCE)
-    wrong = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.fetched = []
-    page.on("request", lambda request: page.fetched.append(request.url))
-    page.goto(url)
-    page.wait_for_function("window.restored")
-    yield page
-    page.close()
-    assert not wrong
+    with visit(browser, url) as page:
+        yield page
 
 
 def shown(picker) -> list[str]:

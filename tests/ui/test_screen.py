@@ -1,35 +1,20 @@
 """Where things are on the screen, and what the address holds, in Chromium."""
 
 import re
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from visits import MARKS, ROOT, SCREENS, VISITS, expect, visit
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # gradio's use of pandas
-]
-ROOT = Path(__file__).parents[2]
-VISITS = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "screenshots.py")))
-SCREENS = {1440: 900, 390: 844}  # width: height
+pytestmark = MARKS
 RESULTS = ".result, .raw, table.comparison, #drawings, #attention-map"
-PATIENCE = 20_000  # milliseconds
-expect = sync_api.expect
 
 
 @pytest.fixture
 def page(browser, built_in_url, request):
     width = getattr(request, "param", 1440)
-    page = browser.new_page(viewport={"width": width, "height": SCREENS[width]})
-    page.set_default_timeout(PATIENCE)
-    page.goto(built_in_url)
-    page.wait_for_function("window.restored")
-    VISITS.finish(page, "Saved example answer")
-    yield page
-    page.close()
+    with visit(browser, built_in_url, width) as page:
+        VISITS.finish(page, "Saved example answer")
+        yield page
 
 
 on_both_screens = pytest.mark.parametrize("page", SCREENS, indirect=True)
