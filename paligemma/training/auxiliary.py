@@ -36,6 +36,19 @@ def mean(losses: Tensor, count: Tensor) -> Tensor:
     return losses.sum() / torch.where(count > 0, count, 1)
 
 
+def places(where: Tensor) -> Tensor:
+    """The numbers of the true ones of `where`, its dimensions as one.
+
+    A GPU must come to rest to count them, as it must for an index of booleans: so once is best.
+    """
+    return where.flatten().nonzero()[:, 0]
+
+
+def pick(values: Tensor, numbers: Tensor) -> Tensor:
+    """Those of `values` [B, T, ...] that `places` found: [n, ...]."""
+    return values.flatten(0, 1).index_select(0, numbers)
+
+
 class PatchHeads(nn.Module):
     """What each patch shows: kind, color, box, mask and characters, by one linear layer each."""
 
@@ -60,7 +73,7 @@ class PatchHeads(nn.Module):
         counts = counts or self.counts(labels)
         patches, covered = counts["patches"], counts["covered"]
         features = features.float()
-        shows = labels.kind > 0
+        shows = places(labels.kind > 0)
         kind = F.cross_entropy(
             self.kind(features).flatten(0, 1), labels.kind.flatten(), reduction="sum"
         )
@@ -68,11 +81,11 @@ class PatchHeads(nn.Module):
         character = F.cross_entropy(
             characters.flatten(0, 2), labels.characters.flatten(), reduction="sum"
         )
-        features = features[shows]
-        color = F.cross_entropy(self.color(features), labels.color[shows], reduction="sum")
-        box = F.l1_loss(self.box(features), labels.box[shows], reduction="sum")
+        features = pick(features, shows)
+        color = F.cross_entropy(self.color(features), pick(labels.color, shows), reduction="sum")
+        box = F.l1_loss(self.box(features), pick(labels.box, shows), reduction="sum")
         mask = F.binary_cross_entropy_with_logits(
-            self.mask(features), labels.mask[shows], reduction="sum"
+            self.mask(features), pick(labels.mask, shows), reduction="sum"
         )
         everywhere = 2 * mean(kind, patches) + 4 * mean(character, 4 * patches)
         return (
@@ -83,21 +96,28 @@ class PatchHeads(nn.Module):
         )
 
 
+WORD_COUNTS = ("word_kinds", "word_plurals", "word_colors", "word_backgrounds")  # as `WordLists`
+
+
 def word_ids(tokenizer: Tokenizer, world: World) -> list[Tensor]:
     """The ids of a world's words, [n, tokens] padded with -1: of its lists, one after another."""
-    tables = []
-    for words in chain.from_iterable(world.word_lists()):
-        ids = [tokenizer.encode(f" {word}", add_special_tokens=False).ids for word in words]
-        longest = max(map(len, ids))
-        tables.append(torch.tensor([row + [-1] * (longest - len(row)) for row in ids]))
-    return tables
+    lists = [
+        [tokenizer.encode(f" {word}", add_special_tokens=False).ids for word in words]
+        for words in chain.from_iterable(world.word_lists())
+    ]
+    longest = max(len(row) for ids in lists for row in ids)
+    return [torch.tensor([row + [-1] * (longest - len(row)) for row in ids]) for ids in lists]
+
+
+def word_numbers(labels: PatchLabels) -> tuple[Tensor, ...]:
+    """Which word of each of a world's `WordLists` a patch has [B, P]; below 0 for none."""
+    return labels.kind - 1, labels.kind - 1, labels.color - 1, labels.background
 
 
 def word_counts(labels: PatchLabels) -> dict[str, Tensor]:
     """How many patches have a word of each of a world's `WordLists`."""
-    shown = (labels.kind > 0, labels.kind > 0, labels.color > 0, labels.background >= 0)
-    names = ("word_kinds", "word_plurals", "word_colors", "word_backgrounds")
-    return {name: where.sum().float() for name, where in zip(names, shown, strict=True)}
+    sums = [(numbers >= 0).sum().float() for numbers in word_numbers(labels)]
+    return dict(zip(WORD_COUNTS, sums, strict=True))
 
 
 def word_loss(
@@ -113,16 +133,21 @@ def word_loss(
     a patch is most like, where it shows one of them; a mean over languages.
     """
     counts = counts or word_counts(labels)
-    numbers = (labels.kind - 1, labels.kind - 1, labels.color - 1, labels.background)
+    ids = torch.cat(list(words))
+    is_token = (ids >= 0).to(table.dtype)
+    rows = (F.embedding(ids.clamp(min=0), table) * is_token[..., None]).sum(1)
+    rows = (rows / is_token.sum(1)[:, None]).split([len(one) for one in words])
     total = torch.zeros((), device=images.device)
-    names, languages = tuple(word_counts(labels)), len(words) // len(numbers)
-    for ids, number, name in zip(words, numbers * languages, names * languages, strict=True):
-        is_token = (ids >= 0).to(table.dtype)
-        rows = (table[ids.clamp(min=0)] * is_token[..., None]).sum(1) / is_token.sum(1)[:, None]
-        shown = number >= 0
-        scores = images[shown].float() @ rows.T
-        total = total + mean(F.cross_entropy(scores, number[shown], reduction="sum"), counts[name])
-    return total / languages
+    for which, (name, numbers) in enumerate(zip(WORD_COUNTS, word_numbers(labels), strict=True)):
+        spoken = rows[which :: len(WORD_COUNTS)]  # once in each language
+        shown = places(numbers >= 0)
+        scores = pick(images, shown).float() @ torch.cat(spoken).T
+        losses = [
+            F.cross_entropy(one, pick(numbers, shown), reduction="sum")
+            for one in scores.split([len(one) for one in spoken], 1)
+        ]
+        total = total + mean(torch.stack(losses), counts[name])
+    return total / (len(words) // len(WORD_COUNTS))
 
 
 class GroundingHead(nn.Module):
@@ -135,9 +160,9 @@ class GroundingHead(nn.Module):
     @staticmethod
     def counts(names: Tensor, grounding: Tensor) -> dict[str, Tensor]:
         """Names, and those of objects that are there."""
-        rows, positions = names.nonzero(as_tuple=True)
-        present = grounding[rows, names[rows, positions] - 1, 0]
-        return {"names": (names > 0).sum().float(), "present": present.sum()}
+        named = names > 0
+        present = grounding[..., 0].gather(1, (names - 1).clamp(min=0)) * named
+        return {"names": named.sum().float(), "present": present.sum()}
 
     def forward(
         self, hidden: Tensor, names: Tensor, grounding: Tensor, counts: Counts | None = None
@@ -172,9 +197,9 @@ class NextGroupHead(nn.Module):
     def forward(self, hidden: Tensor, next_group: Tensor, counts: Counts | None = None) -> Tensor:
         """Hidden states [B, T, D] and `next_group` [B, T, 3] (-1 outside captions) -> the loss."""
         counts = counts or self.counts(next_group)
-        inside = next_group[..., 0] >= 0
-        predicted = self.linear(hidden[inside]).float().split(self.sizes, 1)
-        true = next_group[inside].unbind(1)
+        inside = places(next_group[..., 0] >= 0)
+        predicted = self.linear(pick(hidden, inside)).float().split(self.sizes, 1)
+        true = pick(next_group, inside).unbind(1)
         losses = [
             F.cross_entropy(one, other, reduction="sum")
             for one, other in zip(predicted, true, strict=True)

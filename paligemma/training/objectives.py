@@ -36,6 +36,8 @@ from paligemma.training.auxiliary import (
     GroundingHead,
     NextGroupHead,
     PatchHeads,
+    pick,
+    places,
     word_counts,
     word_ids,
     word_loss,
@@ -117,7 +119,8 @@ class Answers(Objective):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """The summed weights of answer tokens, and what each auxiliary loss counts."""
-        counts = {"answers": batch["weights"][batch["labels"] != IGNORE_INDEX].sum()}
+        unlabeled = batch["labels"] == IGNORE_INDEX
+        counts = {"answers": batch["weights"].masked_fill(unlabeled, 0).sum()}
         if self.weights.patches:
             counts |= PatchHeads.counts(batch["patch_labels"])
         if self.weights.words:
@@ -191,10 +194,10 @@ class Answers(Objective):
 
     def answer_loss(self, hidden: Tensor, batch: Batch, counts: Counts) -> Tensor:
         """Cross-entropy of the suffixes' tokens, by their weights. Scores of no others are made."""
-        counted = loss_mask(batch["labels"])
-        logits = self.model.logits(hidden[counted]).float()
-        targets = batch["labels"].roll(-1, 1)[counted]
-        weights = batch["weights"].roll(-1, 1)[counted]
+        counted = places(loss_mask(batch["labels"]))
+        logits = self.model.logits(pick(hidden, counted)).float()
+        targets = pick(batch["labels"].roll(-1, 1), counted)
+        weights = pick(batch["weights"].roll(-1, 1), counted)
         scores = F.log_softmax(logits, -1)
         ids, shares = self.target_ids[targets], self.target_shares[targets]
         losses = -(scores.gather(1, ids) * shares).sum(1)

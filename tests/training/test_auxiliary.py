@@ -33,6 +33,13 @@ def test_the_grounding_head_reads_names_only():
     assert hidden.grad[0, [0, 1, 3, 4]].abs().sum() == 0
 
 
+def test_names_are_counted_and_those_that_are_there():
+    named, table = torch.tensor([[0, 1, 2], [2, 0, 0]]), torch.zeros(2, NAMES, 6)
+    table[0, 1] = table[1, 0] = 1
+    counts = GroundingHead.counts(named, table)
+    assert {name: count.item() for name, count in counts.items()} == {"names": 3, "present": 1}
+
+
 def test_the_grounding_loss_is_0_where_all_is_right():
     head, there = GroundingHead(8, WORLD), torch.tensor([1, 0.1, 0.2, 0.3, 0.4, 3])
     table = torch.zeros(1, NAMES, 6)
