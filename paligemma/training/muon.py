@@ -44,22 +44,32 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:
-        alike: dict[torch.Size, list[tuple[Tensor, dict]]] = defaultdict(list)
+        alike: dict[torch.Size, list[tuple[Tensor, Tensor, dict]]] = defaultdict(list)
         for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    alike[matrix.shape].append((matrix, group))
-        for shape, pairs in alike.items():
-            directions = []
-            for matrix, group in pairs:
-                state = self.state[matrix]
-                if not state:
-                    state["momentum"] = torch.zeros_like(matrix)
-                mean = state["momentum"]
-                mean.lerp_(matrix.grad, 1 - group["momentum"])
-                directions.append(matrix.grad.lerp(mean, group["momentum"]))
+            matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+            if not matrices:
+                continue
+            for matrix in matrices:
+                if not self.state[matrix]:
+                    self.state[matrix]["momentum"] = torch.zeros_like(matrix)
+            means = [self.state[matrix]["momentum"] for matrix in matrices]
+            gradients = [matrix.grad for matrix in matrices]
+            torch.ops.aten._foreach_lerp_(means, gradients, 1 - group["momentum"])
+            directions = torch.ops.aten._foreach_lerp(gradients, means, group["momentum"])
+            for matrix, direction in zip(matrices, directions, strict=True):
+                alike[matrix.shape].append((matrix, direction, group))
+        for shape, found in alike.items():
+            matrices, directions, groups = zip(*found, strict=True)
             scale = 0.2 * max(shape) ** 0.5
-            steps = orthogonalize(torch.stack(directions), self.dtype)
-            for (matrix, group), turned in zip(pairs, steps, strict=True):
-                rate = group["lr"]
-                matrix.mul_(1 - rate * group["weight_decay"]).sub_(turned, alpha=rate * scale)
+            turned = orthogonalize(torch.stack(directions), self.dtype)
+            # as the matrices are: else a GPU would take them one at a time
+            turned = turned.to(matrices[0].dtype, memory_format=torch.contiguous_format)
+            steps = turned.unbind()
+            for group in self.param_groups:
+                own = [number for number, one in enumerate(groups) if one is group]
+                if own:
+                    mine = [matrices[number] for number in own]
+                    torch.ops.aten._foreach_mul_(mine, 1 - group["lr"] * group["weight_decay"])
+                    torch.ops.aten._foreach_sub_(
+                        mine, [steps[number] for number in own], alpha=group["lr"] * scale
+                    )
