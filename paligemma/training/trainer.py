@@ -79,6 +79,8 @@ def train(run: Run) -> None:
     for name in ("torchao", "torch.utils._pytree"):  # peft imports torchao, which warns as it loads
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_flush_denormal(True)  # numbers too small to matter take many times as long
+    # at some lengths its gradient is NaN where there is a mask (pytorch/pytorch#196678)
+    torch.backends.cuda.enable_cudnn_sdp(False)
     accelerator = Accelerator(
         mixed_precision="bf16" if compute_dtype(run) == torch.bfloat16 else "no",
         cpu=best_device().type == "cpu",
