@@ -12,7 +12,7 @@ from reprlib import repr as short_repr
 
 import torch
 
-from paligemma.models.gemma import KVCache
+from paligemma.models.decode_graph import decoder
 
 MAX_NEW_TOKENS = 512  # the longest answers that PaliGemma was trained to give
 
@@ -119,26 +119,30 @@ def stream(
     def choose(logits: torch.Tensor, finished: torch.Tensor):
         ids = sample_tokens(logits, options, generator).masked_fill(finished, eos_token_id)
         logprobs = logits.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0]
+        logprobs = logprobs.masked_fill(finished, 0.0)
         step_finished = finished | (ids == eos_token_id)
+        # all that is read comes in one transfer, as a GPU stops for each
+        numbers = torch.stack((ids, logprobs.view(torch.int32), step_finished)).cpu()
         step = Step(
-            ids.tolist(), logprobs.masked_fill(finished, 0.0).tolist(), step_finished.tolist()
+            numbers[0].tolist(),
+            numbers[1].to(torch.int32).view(torch.float32).tolist(),
+            numbers[2].bool().tolist(),
         )
         return step, ids, step_finished
 
     prefill = torch.inference_mode()(model.prefill)
-    decode = torch.inference_mode()(model.decode)
 
     def steps() -> Iterator[Step]:
-        kv_cache = KVCache.allocate(text_config, batch, length + budget, device, dtype)
-        logits = prefill(input_ids, image_features, attention_mask, kv_cache, answer_ids)
-        for _ in range(answer_ids.shape[1]):  # the numbers that drew them
-            sample_tokens(logits, options, generator)
-        finished = torch.zeros(batch, dtype=torch.bool, device=device)
-        for count in range(1, budget + 1):
-            step, ids, finished = choose(logits, finished)
-            yield step
-            if count == budget or all(step.finished):
-                return
-            logits = decode(ids[:, None], kv_cache)
+        with decoder(model, batch, length + budget, device, dtype) as (kv_cache, decode):
+            logits = prefill(input_ids, image_features, attention_mask, kv_cache, answer_ids)
+            for _ in range(answer_ids.shape[1]):  # the numbers that drew them
+                sample_tokens(logits, options, generator)
+            finished = torch.zeros(batch, dtype=torch.bool, device=device)
+            for count in range(1, budget + 1):
+                step, ids, finished = choose(logits, finished)
+                yield step
+                if count == budget or all(step.finished):
+                    return
+                logits = decode(ids[:, None])
 
     return steps()

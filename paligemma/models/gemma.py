@@ -142,13 +142,13 @@ def softcap(x: Tensor, cap: float) -> Tensor:
 
 
 def attention_weights(
-    q: Tensor, k: Tensor, mask: Tensor, scale: float, cap: float | None = None
+    q: Tensor, k: Tensor, mask: Tensor | None, scale: float, cap: float | None = None
 ) -> Tensor:
     """Attention weights: `q` [B, N, T, H], `k` [B, K, S, H] -> [B, N, T, S] float32.
 
     Each key head is shared by N/K query heads. `mask` [B, 1, T, S] is true where a query may attend
-    to a key. Scores are multiplied by `scale`, then softcapped at `cap`; weights of a query sum
-    to 1.
+    to a key; without one, all attend to all. Scores are multiplied by `scale`, then softcapped at
+    `cap`; weights of a query sum to 1.
     """
     B, N, T, H = q.shape
     K, S = k.shape[1:3]
@@ -156,11 +156,13 @@ def attention_weights(
     scores = scores.view(B, N, T, S).float() * scale
     if cap is not None:
         scores = softcap(scores, cap)
-    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1)
 
 
 def attention_output(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, cap: float | None = None
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, cap: float | None = None
 ) -> Tensor:
     """Values `v` [B, K, S, H] averaged by the `attention_weights` of the rest: [B, N, T, H]."""
     B, N, T, H = q.shape
@@ -168,7 +170,10 @@ def attention_output(
     if cap is None:
         if T == 1:  # heads that share a key are rows of one product: far fewer passes over k and v
             q = q.reshape(B, K, N // K, H)
-            return F.scaled_dot_product_attention(q, k, v, mask, scale=scale).view(B, N, T, H)
+            return F.scaled_dot_product_attention(q, k, v, mask, scale=scale).reshape(B, N, T, H)
+        if mask is not None and q.is_cuda:  # its fused kernel for masks does not share keys
+            k, v = (x.repeat_interleave(N // K, 1) for x in (k, v))
+            return F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
         return F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=True)
     weights = attention_weights(q, k, mask, scale, cap).to(v.dtype)
     return (weights.view(B, K, N // K * T, S) @ v).view(B, N, T, H)
@@ -207,7 +212,7 @@ class GemmaAttention(nn.Module):
         self,
         x: Tensor,
         rope: tuple[Tensor, Tensor],
-        mask: Tensor,
+        mask: Tensor | None,
         kv_cache: KVCache | None,
         record: Callable[[Callable[[slice], Tensor], Tensor, Tensor], None] | None,  # the hook
     ) -> Tensor:
@@ -221,7 +226,11 @@ class GemmaAttention(nn.Module):
         output = attention_output(q, k, v, mask, self.scale, self.cap)
         if record is not None:  # beside the answer's own path: recording changes no bit of it
             weights = lambda queries: attention_weights(
-                q[:, :, queries], k, mask[:, :, queries], self.scale, self.cap
+                q[:, :, queries],
+                k,
+                None if mask is None else mask[:, :, queries],
+                self.scale,
+                self.cap,
             )
             record(weights, v, output)
         return self.o_proj(output.transpose(1, 2).flatten(2))
@@ -298,14 +307,15 @@ class GemmaDecoder(nn.Module):
         self,
         x: Tensor,
         positions: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         local_mask: Tensor | None = None,
         kv_cache: KVCache | None = None,
     ) -> Tensor:
         """`x` [B, T, D], already scaled -> [B, T, D].
 
         `positions` [B, T] count the tokens of each sequence. `mask` [B, 1, T, S] is true where a
-        query may attend to a key; S is T, or with a cache its filled positions and T more.
+        query may attend to a key; S is T, or with a cache its filled positions and T more. Without
+        one, all attend to all.
         `local_mask`, the same shape, is for the sliding layers; leave it out where the window
         covers everything.
         """

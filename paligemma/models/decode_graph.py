@@ -1,0 +1,246 @@
+"""Decoding on a CUDA device: each step replays one captured graph.
+
+A step of the decoder is about a thousand kernels, and to launch them one by one takes longer than
+to run them. A captured graph launches all at once, but reads and writes the same memory each time:
+so the step here has static shapes. Its cache has room for the whole answer from the start, and how
+far it is filled is a tensor that the step itself advances.
+
+    with decoder(model, batch, length, device, dtype) as (kv_cache, decode):
+        logits = model.prefill(..., kv_cache)
+        logits = decode(ids)  # once a token
+
+Where nothing can be captured (another kind of device, a recorder, hooks as those of accelerate, a
+step that failed to capture) `decode` is `model.decode`.
+"""
+
+import threading
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import chain
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from paligemma.config import TextConfig
+from paligemma.models.gemma import KVCache, active_recorder
+from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
+
+LENGTHS = 128  # a cache's length is a multiple of it, so that answers can share a graph
+MAX_IDLE = 4  # graphs that a model keeps for later answers
+
+SETTINGS = (bool, int, float, str, list, dict)  # of a module, that a graph has baked in
+OF_TORCH = vars(nn.Module()).keys()
+CAPTURE: ContextVar[bool] = ContextVar("CAPTURE", default=True)  # false: never capture
+
+Decode = Callable[[Tensor], Tensor]  # ids [B, 1] -> logits [B, V]
+
+
+class StaticCache(KVCache):
+    """The tensors of `cache`, written at the position `index` [1]; all positions are returned."""
+
+    def __init__(self, cache: KVCache, index: Tensor) -> None:
+        super().__init__()
+        self.k, self.v, self.valid, self.grows = cache.k, cache.v, cache.valid, False
+        self.index = index
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        self.k[layer].index_copy_(2, self.index, k)
+        self.v[layer].index_copy_(2, self.index, v)
+        return self.k[layer], self.v[layer]
+
+
+class StaticStep:
+    """A decode step on tensors that stay where they are, for one batch of answers at a time.
+
+    Prefill fills `cache`. Then a call reads the next token of each answer, `ids` [B, 1], and
+    returns the logits [B, V] after it, which the next call overwrites. On a CUDA device the first
+    call warms up, the second captures, and all from then on replay. On others nothing is captured.
+    """
+
+    def __init__(
+        self,
+        config: TextConfig,
+        batch: int,
+        length: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.window, self.cap = config.sliding_window, config.attn_logit_softcapping
+        self.cache = KVCache.allocate(config, batch, length, device, dtype)
+        self.ids = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        self.index = torch.zeros(1, dtype=torch.long, device=device)  # of the token that is read
+        self.positions = torch.zeros(batch, 1, dtype=torch.long, device=device)  # of that before
+        self.order = torch.arange(length, device=device)
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.logits: Tensor | None = None
+        self._is_warm = self._is_started = False
+
+    @torch.inference_mode()
+    def reset(self) -> None:
+        """Empty the cache, for other answers."""
+        torch._foreach_zero_([*self.cache.k, *self.cache.v, self.cache.valid])
+        self.cache.length, self._is_started = 0, False
+
+    @torch.inference_mode()
+    def __call__(self, model: PaliGemmaForConditionalGeneration, ids: Tensor) -> Tensor:
+        if not self._is_started:
+            self.index.fill_(self.cache.length)
+            torch.sum(self.cache.valid, 1, keepdim=True, out=self.positions)
+            self._is_started = True
+        self.ids.copy_(ids)
+        if not self.ids.is_cuda:
+            logits = self.step(model)
+        elif not self._is_warm:
+            logits = self._warm_up(model)
+        else:
+            if self.graph is None:
+                self._capture(model)
+            assert self.graph is not None and self.logits is not None
+            self.graph.replay()
+            logits = self.logits
+        self.cache.length += 1
+        return logits
+
+    def step(self, model: PaliGemmaForConditionalGeneration) -> Tensor:
+        """What is captured: no shape and no number of it depends on how far the cache is filled."""
+        self.positions += 1
+        self.cache.valid.index_fill_(1, self.index, True)
+        x = model.embed_tokens(self.ids)
+        mask, local_mask = self.cache.valid[:, None, None], None
+        if self.window is not None and self.window < self.cache.max_length:
+            local_mask = self._mask(mask & (self.order > self.index - self.window), x.dtype)
+        cache = StaticCache(self.cache, self.index)
+        mask = self._mask(mask, x.dtype)
+        hidden = model.language_model(x, self.positions, mask, local_mask, cache)
+        logits = model.logits(hidden[:, -1])
+        self.index += 1
+        return logits
+
+    def _mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """As attention adds it to the scores; each layer would make it again of a bool one."""
+        if self.cap is not None:
+            return mask
+        added = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+        return added.masked_fill_(~mask, -torch.inf)
+
+    def _warm_up(self, model: PaliGemmaForConditionalGeneration) -> Tensor:
+        """The step as it is, on another stream than the default one, which cannot capture."""
+        assert self.stream is not None
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            logits = self.step(model)
+        current.wait_stream(self.stream)
+        logits.record_stream(current)
+        self._is_warm = True
+        return logits
+
+    def _capture(self, model: PaliGemmaForConditionalGeneration) -> None:
+        graph = torch.cuda.CUDAGraph()
+        capture = torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local")
+        with _CAPTURING, capture:
+            logits = self.step(model)
+        self.graph, self.logits = graph, logits
+
+
+_CAPTURING = threading.Lock()
+_LOCK = threading.Lock()
+Idle = list[tuple[Hashable, Hashable, StaticStep]]  # weights, shape; the last used at the end
+_IDLE: WeakKeyDictionary[nn.Module, Idle] = WeakKeyDictionary()
+_FAILED: WeakSet[nn.Module] = WeakSet()
+
+
+@contextmanager
+def decoder(
+    model: PaliGemmaForConditionalGeneration,
+    batch: int,
+    length: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Iterator[tuple[KVCache, Decode]]:
+    """An empty cache for `length` positions, and what decodes a token after it was filled."""
+    config = model.config.text_config
+    eager = torch.inference_mode()(model.decode)
+    if not can_capture(model, device):
+        kv_cache = KVCache.allocate(config, batch, length, device, dtype)
+        yield kv_cache, lambda ids: eager(ids, kv_cache)
+        return
+    weights = _weights(model)
+    shape = (batch, -(-length // LENGTHS) * LENGTHS, device, dtype)
+    static = _take(model, weights, shape) or StaticStep(config, *shape)
+    failed = False
+
+    def decode(ids: Tensor) -> Tensor:
+        nonlocal failed
+        if failed or active_recorder() is not None:
+            failed = True  # from here on the place in the cache is known to the host only
+            return eager(ids, static.cache)
+        try:
+            return static(model, ids)
+        except RuntimeError as error:
+            warnings.warn(f"decoding without a CUDA graph: {error}", stacklevel=2)
+            _FAILED.add(model)
+            failed = True
+            return eager(ids, static.cache)
+
+    static.reset()
+    try:
+        yield static.cache, decode
+    finally:
+        if not failed and static.graph is not None:
+            _put_back(model, weights, shape, static)
+
+
+def can_capture(model: PaliGemmaForConditionalGeneration, device: torch.device) -> bool:
+    """Whether every kernel of a step runs on one CUDA device, and nobody watches the step."""
+    if device.type != "cuda" or not CAPTURE.get() or model in _FAILED or model.training:
+        return False
+    if active_recorder() is not None or device.index != torch.cuda.current_device():
+        return False
+    decoder = model.language_model
+    return all(
+        not (hasattr(module, "_hf_hook") or module._forward_hooks or module._forward_pre_hooks)
+        for module in decoder.modules()
+    ) and all(weight.device == device for weight in _tensors(decoder))
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    return chain(module.parameters(), module.buffers())
+
+
+def _weights(model: PaliGemmaForConditionalGeneration) -> Hashable:
+    """What a graph has of the decoder: its modules, with their settings, and where its tensors are.
+
+    A settings dict counts as it is printed: peft keeps an adapter's scale in one.
+    """
+    decoder = model.language_model
+    modules = tuple(
+        (
+            id(module),
+            *(
+                str(value)
+                for name, value in vars(module).items()
+                if name not in OF_TORCH and type(value) in SETTINGS
+            ),
+        )
+        for module in decoder.modules()
+    )
+    return modules, tuple((tensor.data_ptr(), tensor.dtype) for tensor in _tensors(decoder))
+
+
+def _take(model: nn.Module, weights: Hashable, shape: Hashable) -> StaticStep | None:
+    """An idle step of that shape, which nobody else gets; those of other weights are freed."""
+    with _LOCK:
+        idle = [one for one in _IDLE.get(model, []) if one[0] == weights]
+        found = next((one for one in reversed(idle) if one[1] == shape), None)
+        _IDLE[model] = [one for one in idle if one is not found]
+    return None if found is None else found[2]
+
+
+def _put_back(model: nn.Module, weights: Hashable, shape: Hashable, static: StaticStep) -> None:
+    with _LOCK:
+        _IDLE[model] = [*_IDLE.get(model, []), (weights, shape, static)][-MAX_IDLE:]

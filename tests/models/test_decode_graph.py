@@ -1,0 +1,141 @@
+"""The decode step that a GPU captures, run uncaptured, against the ordinary one."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from reference import CONFIGS, ours, prompts
+
+from paligemma.generation import SamplingOptions, stream
+from paligemma.interpret.capture import capture_attention
+from paligemma.models import decode_graph
+from paligemma.models.decode_graph import StaticStep, decoder
+from paligemma.models.gemma import KVCache
+
+CPU = torch.device("cpu")
+both = pytest.mark.parametrize("name", CONFIGS)
+
+
+@pytest.fixture
+def static(monkeypatch):
+    """As on a GPU, but for the capture."""
+    monkeypatch.setattr(decode_graph, "can_capture", lambda *_: True)
+
+
+def prefilled(model, inputs, kv_cache):
+    with torch.inference_mode():
+        features = model.embed_image(inputs["pixel_values"])
+        return model.prefill(inputs["input_ids"], features, inputs["attention_mask"], kv_cache)
+
+
+def answer(model, inputs, **options):
+    with torch.inference_mode():
+        features = model.embed_image(inputs["pixel_values"])
+    given = inputs["input_ids"], features, inputs["attention_mask"]
+    return list(stream(model, *given, SamplingOptions(**options), eos_token_id=7))
+
+
+@both
+@pytest.mark.parametrize("lengths", [(6,), (3, 9, 5)])
+def test_the_static_step_gives_the_same_logits(name, lengths):
+    model, inputs = ours(CONFIGS[name]), prompts(*lengths)
+    batch, text = len(lengths), model.config.text_config
+    static = StaticStep(text, batch, 64, CPU, torch.float32)
+    for _ in range(2):  # the second time on the memory of the first
+        static.reset()
+        kv_cache = KVCache()
+        expected = prefilled(model, inputs, kv_cache)
+        assert torch.equal(prefilled(model, inputs, static.cache), expected)
+        for _ in range(20):
+            ids = torch.randint(3, 90, (batch, 1))
+            with torch.inference_mode():
+                expected = model.decode(ids, kv_cache)
+            torch.testing.assert_close(static(model, ids), expected, rtol=1e-4, atol=1e-4)
+        assert static.cache.length == kv_cache.length
+        filled = static.cache.valid[:, : kv_cache.length]
+        assert torch.equal(filled, kv_cache.valid[:, : kv_cache.length])
+
+
+@both
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_stream_gives_the_same_tokens(name, temperature, monkeypatch):
+    model, inputs = ours(CONFIGS[name]), prompts(3, 9)
+    options = {"max_new_tokens": 30, "temperature": temperature, "seed": 5}
+    expected = answer(model, inputs, **options)
+    monkeypatch.setattr(decode_graph, "can_capture", lambda *_: True)
+    steps = answer(model, inputs, **options)
+    assert [step.ids for step in steps] == [step.ids for step in expected]
+    assert [step.finished for step in steps] == [step.finished for step in expected]
+    for step, other in zip(steps, expected, strict=True):
+        assert step.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_a_step_that_fails_goes_on_without_a_graph(static, monkeypatch):
+    model, inputs = ours(CONFIGS["gemma1"]), prompts(6)
+    expected = [step.ids for step in answer(model, inputs, max_new_tokens=12)]
+    whole, count = StaticStep.step, 0
+
+    def step(self, model):
+        nonlocal count
+        count += 1
+        if count == 4:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return whole(self, model)
+
+    monkeypatch.setattr(StaticStep, "step", step)
+    with pytest.warns(UserWarning, match="without a CUDA graph: operation not permitted"):
+        assert [step.ids for step in answer(model, inputs, max_new_tokens=12)] == expected
+    assert count == 4 and model in decode_graph._FAILED
+
+
+def test_a_recorder_sees_the_ordinary_steps(static):
+    model, inputs = ours(CONFIGS["gemma1"]), prompts(6)
+    expected = [step.ids for step in answer(model, inputs, max_new_tokens=8)]
+    with capture_attention(model) as maps:
+        steps = answer(model, inputs, max_new_tokens=8)
+    assert [step.ids for step in steps] == expected
+    assert maps[0].image.shape[2] == 6 + 7  # the last token is not read
+
+
+def test_idle_steps_serve_later_answers_of_the_same_weights(static):
+    model = ours(CONFIGS["gemma1"])
+    given = (model, 2, 100, CPU, torch.float32)
+    weights, shape = decode_graph._weights(model), (2, 128, CPU, torch.float32)
+    made = StaticStep(model.config.text_config, *shape)
+    decode_graph._put_back(model, weights, shape, made)
+    with decoder(*given) as (first, _), decoder(*given) as (second, _):
+        assert first is made.cache and second is not first  # two at a time share none
+        assert second.max_length == 128
+    decode_graph._put_back(model, weights, shape, made)
+    layer = model.language_model.layers[0].self_attn
+    layer.scale *= 2
+    with decoder(*given) as (other, _):
+        assert other is not made.cache
+    layer.scale /= 2
+    layer.q_proj.weight = torch.nn.Parameter(layer.q_proj.weight.detach().clone())
+    decode_graph._put_back(model, weights, shape, made)
+    with decoder(*given) as (other, _):
+        assert other is not made.cache
+    assert not decode_graph._IDLE[model]
+    for _ in range(9):
+        decode_graph._put_back(model, weights, shape, made)
+    assert len(decode_graph._IDLE[model]) == decode_graph.MAX_IDLE
+
+
+def test_idle_steps_go_with_their_model():
+    model = ours(CONFIGS["gemma1"])
+    shape = (1, 128, CPU, torch.float32)
+    made = StaticStep(model.config.text_config, *shape)
+    decode_graph._put_back(model, decode_graph._weights(model), shape, made)
+    gone = weakref.ref(made)
+    del model, made
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_cpu_captures_nothing():
+    model = ours(CONFIGS["gemma1"])
+    assert not decode_graph.can_capture(model, CPU)
+    with decoder(model, 1, 100, CPU, torch.float32) as (kv_cache, _):
+        assert kv_cache.max_length == 100
