@@ -83,7 +83,7 @@ def load_random(
     target, precision = plan_placement(config, device, dtype, name=variant, quantize=quantize)
     if isinstance(target, DeviceMap):
         raise ValueError("Random weights are made on one device: choose one that has the memory.")
-    model = random_model(config, precision).to(target).eval().requires_grad_(False)
+    model = random_model(config, precision, target).eval().requires_grad_(False)
     if target.type == "cpu":
         lay_out_weights(model, quantize)
     return LoadedModel(f"{variant}, random weights", model, quantize, is_random=True)

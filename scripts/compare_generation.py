@@ -97,7 +97,7 @@ def main() -> None:
     config = replace(config, text_config=text)
     given = random_inputs(config, arguments.batch, device, torch.bfloat16)
 
-    plain = random_model(config, torch.bfloat16).to(device).eval().requires_grad_(False)
+    plain = random_model(config, torch.bfloat16, device).eval().requires_grad_(False)
     twin = theirs(plain)
     generators = {"transformers": their_generate(twin, given, False)}
     if arguments.compile:

@@ -88,14 +88,15 @@ def theirs(config: PaliGemmaConfig, gradient_checkpointing: bool):
     return model, lambda batch: model(**batch).loss
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> dict[str, float | str]:
+    """Returns what it prints last."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=SIZES, default="built-in")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--bfloat16", action="store_true", help="compute in it, by autocast")
     parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     config, device = SIZES[arguments.model](), arguments.device
     text = replace(config.text_config, max_position_embeddings=8192)
     config = replace(config, text_config=text)
@@ -141,9 +142,9 @@ def main() -> None:
         peak = f", peak {peaks[name] / 1e9:.1f} GB" if device != "cpu" else ""
         print(f"{name:13} {speed:10,.0f} tokens/s, first loss {losses[name]:.4f}{peak}")
     ratio = speeds["ours"] / speeds["transformers"]
-    print(
-        json.dumps({"model": arguments.model, "batch": arguments.batch, "ratio": ratio, **speeds})
-    )
+    report = {"model": arguments.model, "batch": arguments.batch, "ratio": ratio, **speeds}
+    print(json.dumps(report))
+    return report
 
 
 if __name__ == "__main__":

@@ -38,10 +38,12 @@ def write_random_checkpoint(
     write_processor_files(config, folder)
 
 
-def random_model(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemmaForConditionalGeneration:
+def random_model(
+    config: PaliGemmaConfig, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> PaliGemmaForConditionalGeneration:
     """Weights from a normal distribution of std 0.02, in which activations stay finite."""
     model = build_on_meta(config).to(dtype)
-    model.to_empty(device="cpu")
+    model.to_empty(device=device)
     torch.manual_seed(0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)

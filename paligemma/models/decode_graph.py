@@ -82,7 +82,8 @@ class StaticStep:
     @torch.inference_mode()
     def reset(self) -> None:
         """Empty the cache, for other answers."""
-        torch._foreach_zero_([*self.cache.k, *self.cache.v, self.cache.valid])
+        for tensor in (*self.cache.k, *self.cache.v, self.cache.valid):
+            tensor.zero_()
         self.cache.length, self._is_started = 0, False
 
     @torch.inference_mode()
@@ -206,6 +207,11 @@ def can_capture(model: PaliGemmaForConditionalGeneration, device: torch.device) 
         not (hasattr(module, "_hf_hook") or module._forward_hooks or module._forward_pre_hooks)
         for module in decoder.modules()
     ) and all(weight.device == device for weight in _tensors(decoder))
+
+
+def captured_graphs(model: PaliGemmaForConditionalGeneration) -> int:
+    """How many graphs of the model wait for its next answers."""
+    return sum(static.graph is not None for _, _, static in _IDLE.get(model, []))
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
