@@ -123,16 +123,31 @@ class KVCache:
         return self.k[layer][:, :, :end], self.v[layer][:, :, :end]
 
 
+def can_fuse(x: Tensor) -> bool:
+    """Whether a sum may be rounded to the dtype of `x` as it is written, by the same kernel.
+
+    A GPU decodes a token in about a thousand kernels, and most take no longer than their start.
+    """
+    return x.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 def rope_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [B, 1, T, H/2] of `positions` [B, T], in float32."""
+    """Cosines and sines [B, 1, T, H] of `positions` [B, T], in float32, for `apply_rope`.
+
+    Both halves hold the same angles; the sines of the first are negative.
+    """
     pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
     angles = positions[:, None, :, None].float() * (1 / theta ** (pairs / head_dim))
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (i, i + H/2) of `x` [B, N, T, H] by its angle."""
-    a, b = x.chunk(2, dim=-1)
+    half = x.shape[-1] // 2
+    if can_fuse(x):
+        return torch.addcmul(x * cos, x.roll(half, -1), sin, out=torch.empty_like(x))
+    a, b, cos, sin = x[..., :half], x[..., half:], cos[..., half:], sin[..., half:]
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
 
 
@@ -188,6 +203,9 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        if can_fuse(x):
+            normed = F.rms_norm(x.float(), x.shape[-1:], eps=self.eps)
+            return torch.addcmul(normed, normed, self.weight, out=torch.empty_like(x))
         return F.rms_norm(x.float(), x.shape[-1:], 1 + self.weight.float(), self.eps).type_as(x)
 
 

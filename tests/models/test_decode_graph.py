@@ -9,9 +9,10 @@ from reference import CONFIGS, ours, prompts
 
 from paligemma.generation import SamplingOptions, stream
 from paligemma.interpret.capture import capture_attention
-from paligemma.models import decode_graph
+from paligemma.models import decode_graph, gemma
 from paligemma.models.decode_graph import StaticStep, decoder
 from paligemma.models.gemma import KVCache
+from paligemma.models.paligemma import prefix_lm_mask
 
 CPU = torch.device("cpu")
 both = pytest.mark.parametrize("name", CONFIGS)
@@ -139,3 +140,28 @@ def test_a_cpu_captures_nothing():
     assert not decode_graph.can_capture(model, CPU)
     with decoder(model, 1, 100, CPU, torch.float32) as (kv_cache, _):
         assert kv_cache.max_length == 100
+
+
+@both
+def test_fewer_kernels_give_the_same_logits(name, monkeypatch):
+    model, inputs = ours(CONFIGS[name]), prompts(6)
+    logits = []
+    for fuse in (False, True):
+        monkeypatch.setattr(gemma, "can_fuse", lambda x, fuse=fuse: fuse)
+        static = StaticStep(model.config.text_config, 1, 64, CPU, torch.float32)
+        first = prefilled(model, inputs, static.cache)
+        logits.append(torch.cat([first, static(model, torch.tensor([[5]]))]))
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(*logits)  # rounded elsewhere: both ran
+
+
+@both
+def test_a_whole_prefix_needs_no_mask(name):
+    model, inputs = ours(CONFIGS[name]), prompts(6)
+    table, ids = model.language_model, inputs["input_ids"]
+    positions, whole = torch.arange(ids.shape[1])[None] + 1, torch.ones_like(ids)
+    with torch.inference_mode():
+        x = model.embed_tokens(ids.clamp(max=90))
+        mask = prefix_lm_mask(whole, torch.zeros_like(ids), model.config.text_config.sliding_window)
+        assert mask.all()
+        torch.testing.assert_close(table(x, positions, None), table(x, positions, mask))
