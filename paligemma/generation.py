@@ -5,7 +5,7 @@ command line and evaluation all consume `stream`; closing the generator stops th
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
 from reprlib import repr as short_repr
@@ -120,29 +120,52 @@ def stream(
         ids = sample_tokens(logits, options, generator).masked_fill(finished, eos_token_id)
         logprobs = logits.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0]
         logprobs = logprobs.masked_fill(finished, 0.0)
-        step_finished = finished | (ids == eos_token_id)
-        # all that is read comes in one transfer, as a GPU stops for each
-        numbers = torch.stack((ids, logprobs.view(torch.int32), step_finished)).cpu()
-        step = Step(
-            numbers[0].tolist(),
-            numbers[1].to(torch.int32).view(torch.float32).tolist(),
-            numbers[2].bool().tolist(),
-        )
-        return step, ids, step_finished
+        finished = finished | (ids == eos_token_id)
+        # all that is read comes in one transfer, as a GPU's queue is waited for in each
+        numbers = torch.stack((ids, logprobs.view(torch.int32).long(), finished.long()))
+        return ids[:, None], finished, _transfer(numbers)
 
     prefill = torch.inference_mode()(model.prefill)
 
     def steps() -> Iterator[Step]:
-        with decoder(model, batch, length + budget, device, dtype) as (kv_cache, decode):
-            logits = prefill(input_ids, image_features, attention_mask, kv_cache, answer_ids)
+        with decoder(model, batch, length + budget, device, dtype) as decode:
+            logits = prefill(input_ids, image_features, attention_mask, decode.kv_cache, answer_ids)
             for _ in range(answer_ids.shape[1]):  # the numbers that drew them
                 sample_tokens(logits, options, generator)
             finished = torch.zeros(batch, dtype=torch.bool, device=device)
             for count in range(1, budget + 1):
-                step, ids, finished = choose(logits, finished)
+                ids, finished, numbers = choose(logits, finished)
+                # a GPU goes on while its last token is read, for nothing if that was the end
+                if is_ahead := decode.is_ahead and count < budget:
+                    logits = decode(ids)
+                step = _to_step(numbers())
                 yield step
                 if count == budget or all(step.finished):
                     return
-                logits = decode(ids[:, None])
+                if not is_ahead:
+                    logits = decode(ids)
 
     return steps()
+
+
+def _transfer(numbers: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Begin to copy `numbers` to the host; the result waits for that, not for what comes later."""
+    if not numbers.is_cuda:
+        return numbers.cpu
+    copied = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    copied.copy_(numbers, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record()
+
+    def wait() -> torch.Tensor:
+        done.synchronize()
+        return copied
+
+    return wait
+
+
+def _to_step(numbers: torch.Tensor) -> Step:
+    """`numbers` [3, B]: ids, the bits of float32 logprobs, and whether each is finished."""
+    ids, logprobs, finished = numbers
+    logprobs = logprobs.to(torch.int32).view(torch.float32)
+    return Step(ids.tolist(), logprobs.tolist(), finished.bool().tolist())

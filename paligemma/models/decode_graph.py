@@ -5,17 +5,17 @@ to run them. A captured graph launches all at once, but reads and writes the sam
 so the step here has static shapes. Its cache has room for the whole answer from the start, and how
 far it is filled is a tensor that the step itself advances.
 
-    with decoder(model, batch, length, device, dtype) as (kv_cache, decode):
-        logits = model.prefill(..., kv_cache)
+    with decoder(model, batch, length, device, dtype) as decode:
+        logits = model.prefill(..., decode.kv_cache)
         logits = decode(ids)  # once a token
 
 Where nothing can be captured (another kind of device, a recorder, hooks as those of accelerate, a
-step that failed to capture) `decode` is `model.decode`.
+step that failed to capture) it calls `model.decode`.
 """
 
 import threading
 import warnings
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
@@ -34,8 +34,6 @@ MAX_IDLE = 4  # graphs that a model keeps for later answers
 SETTINGS = (bool, int, float, str, list, dict)  # of a module, that a graph has baked in
 OF_TORCH = vars(nn.Module()).keys()
 CAPTURE: ContextVar[bool] = ContextVar("CAPTURE", default=True)  # false: never capture
-
-Decode = Callable[[Tensor], Tensor]  # ids [B, 1] -> logits [B, V]
 
 
 class StaticCache(KVCache):
@@ -155,6 +153,38 @@ _IDLE: WeakKeyDictionary[nn.Module, Idle] = WeakKeyDictionary()
 _FAILED: WeakSet[nn.Module] = WeakSet()
 
 
+class Decoder:
+    """Decodes the tokens of one batch of answers, after prefill filled `kv_cache`."""
+
+    def __init__(
+        self,
+        model: PaliGemmaForConditionalGeneration,
+        kv_cache: KVCache,
+        static: StaticStep | None = None,
+    ) -> None:
+        self.kv_cache = kv_cache
+        self._model, self._static = model, static
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the next call returns at once, while the device computes."""
+        return self._static is not None and self._static.graph is not None
+
+    @torch.inference_mode()
+    def __call__(self, ids: Tensor) -> Tensor:
+        """`ids` [B, 1] -> logits [B, V], which the next call may overwrite."""
+        if active_recorder() is not None:
+            self._static = None  # for good: from here on only the host knows the place in the cache
+        if self._static is not None:
+            try:
+                return self._static(self._model, ids)
+            except RuntimeError as error:
+                warnings.warn(f"decoding without a CUDA graph: {error}", stacklevel=2)
+                _FAILED.add(self._model)
+                self._static = None
+        return self._model.decode(ids, self.kv_cache)
+
+
 @contextmanager
 def decoder(
     model: PaliGemmaForConditionalGeneration,
@@ -162,37 +192,21 @@ def decoder(
     length: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> Iterator[tuple[KVCache, Decode]]:
-    """An empty cache for `length` positions, and what decodes a token after it was filled."""
+) -> Iterator[Decoder]:
+    """A decoder with an empty cache for `length` positions."""
     config = model.config.text_config
-    eager = torch.inference_mode()(model.decode)
     if not can_capture(model, device):
-        kv_cache = KVCache.allocate(config, batch, length, device, dtype)
-        yield kv_cache, lambda ids: eager(ids, kv_cache)
+        yield Decoder(model, KVCache.allocate(config, batch, length, device, dtype))
         return
     weights = _weights(model)
     shape = (batch, -(-length // LENGTHS) * LENGTHS, device, dtype)
     static = _take(model, weights, shape) or StaticStep(config, *shape)
-    failed = False
-
-    def decode(ids: Tensor) -> Tensor:
-        nonlocal failed
-        if failed or active_recorder() is not None:
-            failed = True  # from here on the place in the cache is known to the host only
-            return eager(ids, static.cache)
-        try:
-            return static(model, ids)
-        except RuntimeError as error:
-            warnings.warn(f"decoding without a CUDA graph: {error}", stacklevel=2)
-            _FAILED.add(model)
-            failed = True
-            return eager(ids, static.cache)
-
     static.reset()
+    decode = Decoder(model, static.cache, static)
     try:
-        yield static.cache, decode
+        yield decode
     finally:
-        if not failed and static.graph is not None:
+        if decode.is_ahead:
             _put_back(model, weights, shape, static)
 
 

@@ -199,7 +199,8 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        is_whole = token_type_ids is None and input_ids.is_cuda and bool(attention_mask.all())
+        is_whole = token_type_ids is None and input_ids.is_cuda
+        is_whole = is_whole and not torch.compiler.is_compiling() and bool(attention_mask.all())
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
         if kv_cache is not None and not is_whole and not attention_mask[:, -1].all():

@@ -105,19 +105,20 @@ def test_idle_steps_serve_later_answers_of_the_same_weights(static):
     weights, shape = decode_graph._weights(model), (2, 128, CPU, torch.float32)
     made = StaticStep(model.config.text_config, *shape)
     decode_graph._put_back(model, weights, shape, made)
-    with decoder(*given) as (first, _), decoder(*given) as (second, _):
+    with decoder(*given) as one, decoder(*given) as another:
+        first, second = one.kv_cache, another.kv_cache
         assert first is made.cache and second is not first  # two at a time share none
         assert second.max_length == 128
     decode_graph._put_back(model, weights, shape, made)
     layer = model.language_model.layers[0].self_attn
     layer.scale *= 2
-    with decoder(*given) as (other, _):
-        assert other is not made.cache
+    with decoder(*given) as other:
+        assert other.kv_cache is not made.cache
     layer.scale /= 2
     layer.q_proj.weight = torch.nn.Parameter(layer.q_proj.weight.detach().clone())
     decode_graph._put_back(model, weights, shape, made)
-    with decoder(*given) as (other, _):
-        assert other is not made.cache
+    with decoder(*given) as other:
+        assert other.kv_cache is not made.cache
     assert not decode_graph._IDLE[model]
     for _ in range(9):
         decode_graph._put_back(model, weights, shape, made)
@@ -138,8 +139,30 @@ def test_idle_steps_go_with_their_model():
 def test_a_cpu_captures_nothing():
     model = ours(CONFIGS["gemma1"])
     assert not decode_graph.can_capture(model, CPU)
-    with decoder(model, 1, 100, CPU, torch.float32) as (kv_cache, _):
-        assert kv_cache.max_length == 100
+    with decoder(model, 1, 100, CPU, torch.float32) as decode:
+        assert decode.kv_cache.max_length == 100
+
+
+@both
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seed": 3}])
+def test_steps_ahead_change_no_token(name, options, static, monkeypatch):
+    """As on a GPU: the next step is begun before the last token is read, and then goes unused."""
+    model, inputs = ours(CONFIGS[name]), prompts(3, 9)
+    expected = answer(model, inputs, max_new_tokens=30, **options)
+    calls, step = [], StaticStep.__call__
+
+    def call(self, model, ids):
+        calls.append(ids)
+        self.graph = object() if len(calls) > 2 else None
+        return step(self, model, ids)
+
+    monkeypatch.setattr(StaticStep, "__call__", call)
+    assert answer(model, inputs, max_new_tokens=30, **options) == expected
+    ended = len(expected) < 30
+    assert len(calls) == len(expected) - 1 + ended
+    for _ in range(2):  # the same memory again
+        assert answer(model, inputs, max_new_tokens=30, **options) == expected
+    assert len(decode_graph._IDLE[model]) == 1
 
 
 @both
