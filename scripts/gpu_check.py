@@ -31,7 +31,7 @@ import torch
 from paligemma.config import VARIANTS, PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma.generation import SamplingOptions, Step, stream
 from paligemma.interpret.capture import capture_attention
-from paligemma.models.decode_graph import CAPTURE, captured_graphs
+from paligemma.models.decode_graph import CAPTURE, COMPILE, captured_graphs
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
 DEVICE = "cuda"
@@ -367,6 +367,16 @@ class Generation:
         self.measure(say, "transformers, compiled", generate, 1, 3)
         self.measure(say, "graph", self.ours(1), 1, 3)
 
+    def check_own_compiled(self, say: Say) -> None:
+        token = COMPILE.set(True)
+        try:
+            generate = self.ours(1)
+            say("first call", f"{elapsed(lambda: generate(TOKENS + 1)):.0f} s")
+            self.measure(say, "graph of compiled kernels", generate, 1, 3)
+        finally:
+            COMPILE.reset(token)
+        self.check_profile(say)
+
 
 def check_training(say: Say) -> None:
     import compare_speed
@@ -403,6 +413,7 @@ def main() -> None:
         "resolutions": (10, of_3b.check_sides),
         "training": (15, check_training),
         "compiled": (40, of_3b.check_compiled),
+        "own compiled": (30, of_3b.check_own_compiled),
     }
     if arguments.only:
         checks = {name: checks[name] for name in arguments.only.split(",")}

@@ -15,9 +15,10 @@ step that failed to capture) it calls `model.decode`.
 
 import threading
 import warnings
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from itertools import chain
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -34,6 +35,7 @@ MAX_IDLE = 4  # graphs that a model keeps for later answers
 SETTINGS = (bool, int, float, str, list, dict)  # of a module, that a graph has baked in
 OF_TORCH = vars(nn.Module()).keys()
 CAPTURE: ContextVar[bool] = ContextVar("CAPTURE", default=True)  # false: never capture
+COMPILE: ContextVar[bool] = ContextVar("COMPILE", default=False)  # true: capture compiled kernels
 
 
 class StaticCache(KVCache):
@@ -75,6 +77,7 @@ class StaticStep:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: Tensor | None = None
+        self._is_compiled = COMPILE.get()
         self._is_warm = self._is_started = False
 
     @torch.inference_mode()
@@ -92,7 +95,7 @@ class StaticStep:
             self._is_started = True
         self.ids.copy_(ids)
         if not self.ids.is_cuda:
-            logits = self.step(model)
+            logits = self._run(model)
         elif not self._is_warm:
             logits = self._warm_up(model)
         else:
@@ -112,12 +115,15 @@ class StaticStep:
         mask, local_mask = self.cache.valid[:, None, None], None
         if self.window is not None and self.window < self.cache.max_length:
             local_mask = self._mask(mask & (self.order > self.index - self.window), x.dtype)
-        cache = StaticCache(self.cache, self.index)
+        static = StaticCache(self.cache, self.index)
         mask = self._mask(mask, x.dtype)
-        hidden = model.language_model(x, self.positions, mask, local_mask, cache)
+        hidden = model.language_model(x, self.positions, mask, local_mask, static)
         logits = model.logits(hidden[:, -1])
         self.index += 1
         return logits
+
+    def _run(self, model: PaliGemmaForConditionalGeneration) -> Tensor:
+        return _compiled_step()(self, model) if self._is_compiled else self.step(model)
 
     def _mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
         """As attention adds it to the scores; each layer would make it again of a bool one."""
@@ -132,7 +138,7 @@ class StaticStep:
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
-            logits = self.step(model)
+            logits = self._run(model)
         current.wait_stream(self.stream)
         logits.record_stream(current)
         self._is_warm = True
@@ -142,8 +148,13 @@ class StaticStep:
         graph = torch.cuda.CUDAGraph()
         capture = torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local")
         with _CAPTURING, capture:
-            logits = self.step(model)
+            logits = self._run(model)
         self.graph, self.logits = graph, logits
+
+
+@cache
+def _compiled_step() -> Callable[[StaticStep, PaliGemmaForConditionalGeneration], Tensor]:
+    return torch.compile(StaticStep.step, dynamic=False)
 
 
 _CAPTURING = threading.Lock()
@@ -198,7 +209,7 @@ def decoder(
     if not can_capture(model, device):
         yield Decoder(model, KVCache.allocate(config, batch, length, device, dtype))
         return
-    weights = _weights(model)
+    weights = _weights(model), COMPILE.get()
     shape = (batch, -(-length // LENGTHS) * LENGTHS, device, dtype)
     static = _take(model, weights, shape) or StaticStep(config, *shape)
     static.reset()
