@@ -191,3 +191,23 @@ def test_a_whole_prefix_needs_no_mask(name):
         mask = prefix_lm_mask(whole, torch.zeros_like(ids), model.config.text_config.sliding_window)
         assert mask.all()
         torch.testing.assert_close(table(x, positions, None), table(x, positions, mask))
+
+
+@both
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("lengths", [(6,), (3, 9, 5)])
+def test_a_gpu_replays_what_it_would_compute(name, lengths):
+    model = ours(CONFIGS[name]).to("cuda")
+    inputs = {key: value.to("cuda") for key, value in prompts(*lengths).items()}
+    token = decode_graph.CAPTURE.set(False)
+    try:
+        expected = answer(model, inputs, max_new_tokens=30)
+    finally:
+        decode_graph.CAPTURE.reset(token)
+    assert not decode_graph.captured_graphs(model)
+    for _ in range(2):
+        assert [one.ids for one in answer(model, inputs, max_new_tokens=30)] == [
+            one.ids for one in expected
+        ]
+        assert decode_graph.captured_graphs(model) == 1
