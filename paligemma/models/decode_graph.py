@@ -15,10 +15,9 @@ step that failed to capture) it calls `model.decode`.
 
 import threading
 import warnings
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from itertools import chain
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -35,7 +34,6 @@ MAX_IDLE = 4  # graphs that a model keeps for later answers
 SETTINGS = (bool, int, float, str, list, dict)  # of a module, that a graph has baked in
 OF_TORCH = vars(nn.Module()).keys()
 CAPTURE: ContextVar[bool] = ContextVar("CAPTURE", default=True)  # false: never capture
-COMPILE: ContextVar[bool] = ContextVar("COMPILE", default=False)  # true: capture compiled kernels
 
 
 class StaticCache(KVCache):
@@ -77,7 +75,6 @@ class StaticStep:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: Tensor | None = None
-        self._is_compiled = COMPILE.get()
         self._is_warm = self._is_started = False
 
     @torch.inference_mode()
@@ -95,7 +92,7 @@ class StaticStep:
             self._is_started = True
         self.ids.copy_(ids)
         if not self.ids.is_cuda:
-            logits = self._run(model)
+            logits = self.step(model)
         elif not self._is_warm:
             logits = self._warm_up(model)
         else:
@@ -122,9 +119,6 @@ class StaticStep:
         self.index += 1
         return logits
 
-    def _run(self, model: PaliGemmaForConditionalGeneration) -> Tensor:
-        return _compiled_step()(self, model) if self._is_compiled else self.step(model)
-
     def _mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
         """As attention adds it to the scores; each layer would make it again of a bool one."""
         if self.cap is not None:
@@ -138,7 +132,7 @@ class StaticStep:
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
-            logits = self._run(model)
+            logits = self.step(model)
         current.wait_stream(self.stream)
         logits.record_stream(current)
         self._is_warm = True
@@ -148,13 +142,8 @@ class StaticStep:
         graph = torch.cuda.CUDAGraph()
         capture = torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local")
         with _CAPTURING, capture:
-            logits = self._run(model)
+            logits = self.step(model)
         self.graph, self.logits = graph, logits
-
-
-@cache
-def _compiled_step() -> Callable[[StaticStep, PaliGemmaForConditionalGeneration], Tensor]:
-    return torch.compile(StaticStep.step, dynamic=False)
 
 
 _CAPTURING = threading.Lock()
@@ -209,7 +198,7 @@ def decoder(
     if not can_capture(model, device):
         yield Decoder(model, KVCache.allocate(config, batch, length, device, dtype))
         return
-    weights = _weights(model), COMPILE.get()
+    weights = _weights(model)
     shape = (batch, -(-length // LENGTHS) * LENGTHS, device, dtype)
     static = _take(model, weights, shape) or StaticStep(config, *shape)
     static.reset()
