@@ -102,7 +102,7 @@ def test_a_recorder_sees_the_ordinary_steps(static):
 def test_idle_steps_serve_later_answers_of_the_same_weights(static):
     model = ours(CONFIGS["gemma1"])
     given = (model, 2, 100, CPU, torch.float32)
-    weights = decode_graph._weights(model), False
+    weights = decode_graph._weights(model)
     shape = (2, 128, CPU, torch.float32)
     made = StaticStep(model.config.text_config, *shape)
     decode_graph._put_back(model, weights, shape, made)
