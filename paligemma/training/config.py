@@ -260,11 +260,13 @@ class Lora(Part):
 class Packing(Part):
     """All questions about an image in one sequence of `max_length` tokens (see `packing.py`).
 
-    Every `single_every`-th batch asks one question an image, with the mask of inference.
+    Every `single_every`-th batch asks one question an image, with the mask of inference. The world
+    is asked for questions `rounds` times, for sequences that have room for more than one.
     """
 
     max_length: Count
     single_every: Count = 8
+    rounds: Count = 1
 
 
 class Auxiliary(Part):

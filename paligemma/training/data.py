@@ -291,10 +291,12 @@ class SceneBatches(MixtureBatches):
         if self.packing is None:
             scenes = [source.scene(row) for source, (_, row) in zip(sources, places, strict=True)]
         else:
-            pairs = [source.samples(row) for source, (_, row) in zip(sources, places, strict=True)]
+            single = step % self.packing.single_every == self.packing.single_every - 1
+            rounds = 1 if single else self.packing.rounds
+            rows = zip(sources, places, strict=True)
+            pairs = [source.samples(row, rounds) for source, (_, row) in rows]
             scenes = [scene for scene, _ in pairs]
             samples = answer_masks(self.world, [asked for _, asked in pairs], self.codec)
-            single = step % self.packing.single_every == self.packing.single_every - 1
             batch |= self.pack(samples, self.loss_weights, single)
             batch["grounding"] = self.world.grounding(scenes)
         images = self.world.images(scenes, RENDER_SIDE)

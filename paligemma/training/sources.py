@@ -410,17 +410,19 @@ class SyntheticScenes:
         """The scene of a row, for training without samples."""
         return self._draw(np.random.default_rng((self.seed, row)))
 
-    def samples(self, row: int) -> tuple[Any, list[SceneSample]]:
-        """The scene of a row, and all samples about it; the first scene that has any."""
-        rng, samples = np.random.default_rng((self.seed, row)), []
+    def samples(self, row: int, rounds: int = 1) -> tuple[Any, list[SceneSample]]:
+        """The scene of a row, and all samples about it; the first scene that has any.
+
+        The world is asked for samples `rounds` times, which differ; each prompt is there once.
+        """
+        rng, samples = np.random.default_rng((self.seed, row)), {}
         while not samples:
             scene = self._draw(rng)
-            samples = [
-                one
-                for one in self.world.samples(scene, rng)
-                if not self.tasks or one.task in self.tasks
-            ]
-        return scene, samples
+            for _ in range(rounds):
+                for one in self.world.samples(scene, rng):
+                    if not self.tasks or one.task in self.tasks:
+                        samples.setdefault(one.prefix, one)
+        return scene, list(samples.values())
 
     def _draw(self, rng: np.random.Generator) -> Any:
         return self.world.scene(self.first_seed + int(rng.integers(TRAIN_SEED)))

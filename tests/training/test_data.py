@@ -523,6 +523,15 @@ def test_synthetic_samples_are_of_the_tasks_asked_for_and_repeat():
     assert other.image.tobytes() != again.image.tobytes()
 
 
+def test_a_world_asked_twice_asks_more_about_the_same_scene():
+    source = SyntheticScenes(Scenes(scenes=6), tiny.codec(), seed=3)
+    scene, once = source.samples(4)
+    same, twice = source.samples(4, rounds=2)
+    prompts = [one.prefix for one in twice]
+    assert same == scene and len(prompts) == len(set(prompts)) > len(once)
+    assert prompts[: len(once)] == [one.prefix for one in once]
+
+
 def test_the_example_writes_an_export_of_its_own_objects(tmp_path):
     example = runpy.run_path(str(ROOT / "examples" / "own_images.py"))
     known = dict(scenes.KINDS)
