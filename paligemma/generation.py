@@ -155,7 +155,7 @@ def _transfer(numbers: torch.Tensor) -> Callable[[], torch.Tensor]:
     copied = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
     copied.copy_(numbers, non_blocking=True)
     done = torch.cuda.Event()
-    done.record()
+    done.record(torch.cuda.current_stream(numbers.device))  # which need not be the current device
 
     def wait() -> torch.Tensor:
         done.synchronize()

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
+from paligemma import generation
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma.generation import MAX_NEW_TOKENS, SamplingOptions, Step, sample_tokens, stream
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
@@ -112,6 +114,21 @@ def test_inference_mode_does_not_reach_the_consumer():
         weight = torch.ones(1, requires_grad=True)
         (weight * step.logprobs[0]).backward()
         assert weight.grad is not None
+
+
+def test_a_transfer_waits_for_its_own_device(monkeypatch):
+    """For a model on a GPU that is not the current one; there is none here, so nothing is run."""
+    waited = []
+
+    class Event:
+        def record(self, stream):
+            waited.append(stream)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: device)
+    with FakeTensorMode():
+        generation._transfer(torch.zeros(3, 1, dtype=torch.long, device="cuda:1"))
+    assert waited == [torch.device("cuda", 1)]
 
 
 def test_steps_are_plain_values():
