@@ -1,16 +1,16 @@
 """Decoding on a CUDA device: each step replays one captured graph.
 
-A step of the decoder is about a thousand kernels, and to launch them one by one takes longer than
-to run them. A captured graph launches all at once, but reads and writes the same memory each time:
-so the step here has static shapes. Its cache has room for the whole answer from the start, and how
-far it is filled is a tensor that the step itself advances.
+A step of the decoder is hundreds of kernels, and to launch them one by one takes longer than to run
+them. A captured graph launches all at once, but reads and writes the same memory each time: so the
+step here has static shapes. Its cache has room for the whole answer from the start, and how far it
+is filled is a tensor that the step itself advances.
 
     with decoder(model, batch, length, device, dtype) as decode:
         logits = model.prefill(..., decode.kv_cache)
         logits = decode(ids)  # once a token
 
-Where nothing can be captured (another kind of device, a recorder, hooks as those of accelerate, a
-step that failed to capture) it calls `model.decode`.
+Where nothing can be captured (another kind of device, a recorder, autocast, hooks as those of
+accelerate, a step that failed to capture) it calls `model.decode`.
 """
 
 import threading
@@ -28,11 +28,11 @@ from paligemma.config import TextConfig
 from paligemma.models.gemma import KVCache, active_recorder
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 
-LENGTHS = 128  # a cache's length is a multiple of it, so that answers can share a graph
+LENGTH_MULTIPLE = 128  # of a cache's length, so that answers can share a graph
 MAX_IDLE = 4  # graphs that a model keeps for later answers
 
-SETTINGS = (bool, int, float, str, list, dict)  # of a module, that a graph has baked in
-OF_TORCH = vars(nn.Module()).keys()
+SETTING_TYPES = (bool, int, float, str, list, dict)  # of attributes that a graph has baked in
+MODULE_ATTRIBUTES = vars(nn.Module()).keys()  # those of every module, which are no settings
 CAPTURE: ContextVar[bool] = ContextVar("CAPTURE", default=True)  # false: never capture
 
 
@@ -56,6 +56,8 @@ class StaticStep:
     Prefill fills `cache`. Then a call reads the next token of each answer, `ids` [B, 1], and
     returns the logits [B, V] after it, which the next call overwrites. On a CUDA device the first
     call warms up, the second captures, and all from then on replay. On others nothing is captured.
+    Only a thread that has warmed up captures: cuBLAS's handles are its own, and none can be made
+    during a capture.
     """
 
     def __init__(
@@ -75,11 +77,12 @@ class StaticStep:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: Tensor | None = None
-        self._is_warm = self._is_started = False
+        self._warm_thread: int | None = None
+        self._is_started = False
 
     @torch.inference_mode()
     def reset(self) -> None:
-        """Empty the cache, for other answers."""
+        """Empty the cache, so that other answers find nothing of the last ones."""
         for tensor in (*self.cache.k, *self.cache.v, self.cache.valid):
             tensor.zero_()
         self.cache.length, self._is_started = 0, False
@@ -91,9 +94,9 @@ class StaticStep:
             torch.sum(self.cache.valid, 1, keepdim=True, out=self.positions)
             self._is_started = True
         self.ids.copy_(ids)
-        if not self.ids.is_cuda:
+        if self.stream is None:
             logits = self.step(model)
-        elif not self._is_warm:
+        elif self.graph is None and self._warm_thread != threading.get_ident():
             logits = self._warm_up(model)
         else:
             if self.graph is None:
@@ -129,13 +132,13 @@ class StaticStep:
     def _warm_up(self, model: PaliGemmaForConditionalGeneration) -> Tensor:
         """The step as it is, on another stream than the default one, which cannot capture."""
         assert self.stream is not None
-        current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self.ids.device)
         self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
+        with _CAPTURING, torch.cuda.stream(self.stream):
             logits = self.step(model)
         current.wait_stream(self.stream)
         logits.record_stream(current)
-        self._is_warm = True
+        self._warm_thread = threading.get_ident()
         return logits
 
     def _capture(self, model: PaliGemmaForConditionalGeneration) -> None:
@@ -146,8 +149,8 @@ class StaticStep:
         self.graph, self.logits = graph, logits
 
 
-_CAPTURING = threading.Lock()
-_LOCK = threading.Lock()
+_CAPTURING = threading.Lock()  # one at a time: torch has few streams, and two steps may share one
+_LOCK = threading.RLock()  # again in one thread, if garbage collection closes a generator meanwhile
 Idle = list[tuple[Hashable, Hashable, StaticStep]]  # weights, shape; the last used at the end
 _IDLE: WeakKeyDictionary[nn.Module, Idle] = WeakKeyDictionary()
 _FAILED: WeakSet[nn.Module] = WeakSet()
@@ -199,7 +202,7 @@ def decoder(
         yield Decoder(model, KVCache.allocate(config, batch, length, device, dtype))
         return
     weights = _weights(model)
-    shape = (batch, -(-length // LENGTHS) * LENGTHS, device, dtype)
+    shape = (batch, -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, device, dtype)
     static = _take(model, weights, shape) or StaticStep(config, *shape)
     static.reset()
     decode = Decoder(model, static.cache, static)
@@ -213,6 +216,8 @@ def decoder(
 def can_capture(model: PaliGemmaForConditionalGeneration, device: torch.device) -> bool:
     """Whether every kernel of a step runs on one CUDA device, and nobody watches the step."""
     if device.type != "cuda" or not CAPTURE.get() or model in _FAILED or model.training:
+        return False
+    if torch.is_autocast_enabled("cuda"):  # its copies of weights go when its block ends
         return False
     if active_recorder() is not None or device.index != torch.cuda.current_device():
         return False
@@ -235,21 +240,22 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 def _weights(model: PaliGemmaForConditionalGeneration) -> Hashable:
     """What a graph has of the decoder: its modules, with their settings, and where its tensors are.
 
-    A settings dict counts as it is printed: peft keeps an adapter's scale in one.
+    A tensor may change in place, as by an adapter that is merged: a replay reads it anew.
     """
     decoder = model.language_model
-    modules = tuple(
-        (
-            id(module),
-            *(
-                str(value)
-                for name, value in vars(module).items()
-                if name not in OF_TORCH and type(value) in SETTINGS
-            ),
-        )
-        for module in decoder.modules()
-    )
+    modules = tuple((id(module), _settings(module)) for module in decoder.modules())
     return modules, tuple((tensor.data_ptr(), tensor.dtype) for tensor in _tensors(decoder))
+
+
+def _settings(module: nn.Module) -> str:
+    """The numbers of a module that are not tensors, as printed: peft has them in dictionaries."""
+    return str(
+        {
+            name: value
+            for name, value in vars(module).items()
+            if name not in MODULE_ATTRIBUTES and type(value) in SETTING_TYPES
+        }
+    )
 
 
 def _take(model: nn.Module, weights: Hashable, shape: Hashable) -> StaticStep | None:

@@ -2,10 +2,13 @@
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 from reference import CONFIGS, ours, prompts
+from torch._subclasses import FakeTensorMode
 
 from paligemma.generation import SamplingOptions, stream
 from paligemma.interpret.capture import capture_attention
@@ -116,6 +119,12 @@ def test_idle_steps_serve_later_answers_of_the_same_weights(static):
     with decoder(*given) as other:
         assert other.kv_cache is not made.cache
     layer.scale /= 2
+    layer.scaling = {"default": 1.0}  # as peft has it
+    decode_graph._put_back(model, decode_graph._weights(model), shape, made)
+    layer.scaling["default"] = 0.5
+    with decoder(*given) as other:
+        assert other.kv_cache is not made.cache
+    del layer.scaling
     layer.q_proj.weight = torch.nn.Parameter(layer.q_proj.weight.detach().clone())
     decode_graph._put_back(model, weights, shape, made)
     with decoder(*given) as other:
@@ -137,6 +146,78 @@ def test_idle_steps_go_with_their_model():
     del model
     gc.collect()  # torch's modules may hold each other
     assert gone() is None
+
+
+def test_a_generator_closed_by_garbage_collection_puts_its_step_back():
+    model = ours(CONFIGS["gemma1"])
+    shape = (1, 128, CPU, torch.float32)
+    made = StaticStep(model.config.text_config, *shape)
+    with decode_graph._LOCK:  # in the midst of which Python may collect
+        decode_graph._put_back(model, "weights", shape, made)
+    assert len(decode_graph._IDLE[model]) == 1
+
+
+def test_only_a_thread_that_has_warmed_up_captures(monkeypatch):
+    model, calls, logits = ours(CONFIGS["gemma1"]), [], torch.zeros(1, 101)
+    static = StaticStep(model.config.text_config, 1, 64, CPU, torch.float32)
+    static.stream = object()  # as on a GPU
+
+    def warm_up(self, model):
+        calls.append("warm up")
+        self._warm_thread = decode_graph.threading.get_ident()
+        return logits
+
+    def capture(self, model):
+        calls.append("capture")
+        self.graph, self.logits = SimpleNamespace(replay=lambda: calls.append("replay")), logits
+
+    monkeypatch.setattr(StaticStep, "_warm_up", warm_up)
+    monkeypatch.setattr(StaticStep, "_capture", capture)
+    step = lambda: static(model, torch.zeros(1, 1, dtype=torch.long))
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as another:
+        for thread in (one, another, another, one):
+            assert thread.submit(step).result() is logits
+    assert calls == ["warm up", "warm up", "capture", "replay", "replay"]
+    assert static.cache.length == 4
+
+
+def put_on(device, module):
+    """Parameters without numbers, for which no GPU is needed."""
+    with FakeTensorMode():
+        for part in module.modules():
+            for name, parameter in part.named_parameters(recurse=False):
+                empty = torch.empty(parameter.shape, device=device)
+                setattr(part, name, torch.nn.Parameter(empty))
+
+
+def test_what_a_cuda_device_captures(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    device, model = torch.device("cuda", 0), ours(CONFIGS["gemma2"])
+    layer = model.language_model.layers[1]
+    can_capture = lambda: decode_graph.can_capture(model, device)
+    assert not can_capture()
+    put_on(device, model)
+    assert can_capture()
+    assert not decode_graph.can_capture(model, torch.device("cuda", 1))
+    model.train()
+    assert not can_capture()
+    model.eval()
+    hook = layer.register_forward_hook(lambda *_: None)
+    assert not can_capture()
+    hook.remove()
+    layer._hf_hook = None  # accelerate's
+    assert not can_capture()
+    del layer._hf_hook
+    with capture_attention(model):
+        assert not can_capture()
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        assert not can_capture()
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+    assert can_capture()
+    put_on("cuda:1", layer)
+    assert not can_capture()
 
 
 def test_a_cpu_captures_nothing():
