@@ -126,7 +126,7 @@ class KVCache:
 def can_fuse(x: Tensor) -> bool:
     """Whether a sum may be rounded to the dtype of `x` as it is written, by the same kernel.
 
-    A GPU decodes a token in about a thousand kernels, and most take no longer than their start.
+    A GPU decodes a token in hundreds of kernels, and most take no longer than their start.
     """
     return x.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
@@ -144,11 +144,10 @@ def rope_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (i, i + H/2) of `x` [B, N, T, H] by its angle."""
-    half = x.shape[-1] // 2
+    swapped = x.roll(x.shape[-1] // 2, -1)
     if can_fuse(x):
-        return torch.addcmul(x * cos, x.roll(half, -1), sin, out=torch.empty_like(x))
-    a, b, cos, sin = x[..., :half], x[..., half:], cos[..., half:], sin[..., half:]
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+        return torch.addcmul(x * cos, swapped, sin, out=torch.empty_like(x))
+    return (x * cos + swapped * sin).to(x.dtype)
 
 
 def softcap(x: Tensor, cap: float) -> Tensor:
@@ -333,7 +332,7 @@ class GemmaDecoder(nn.Module):
 
         `positions` [B, T] count the tokens of each sequence. `mask` [B, 1, T, S] is true where a
         query may attend to a key; S is T, or with a cache its filled positions and T more. Without
-        one, all attend to all.
+        one, all attend to all. Where there is no softcap, a float one is added to the scores.
         `local_mask`, the same shape, is for the sliding layers; leave it out where the window
         covers everything.
         """
