@@ -91,10 +91,9 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="transformers' static cache too")
     arguments = parser.parse_args()
     device, config = arguments.device, VARIANTS[arguments.variant]
-    text = replace(config.text_config, max_position_embeddings=8192)
     if arguments.layers:
-        text = replace(text, num_hidden_layers=arguments.layers)
-    config = replace(config, text_config=text)
+        text = replace(config.text_config, num_hidden_layers=arguments.layers)
+        config = replace(config, text_config=text)
     given = random_inputs(config, arguments.batch, device, torch.bfloat16)
 
     plain = random_model(config, torch.bfloat16, device).eval().requires_grad_(False)
