@@ -144,7 +144,9 @@ class StaticStep:
     def _capture(self, model: PaliGemmaForConditionalGeneration) -> None:
         graph = torch.cuda.CUDAGraph()
         capture = torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local")
-        with _CAPTURING, capture:
+        # one that fails would leave the thread on its stream, so the former is set again around it
+        current = torch.cuda.stream(torch.cuda.current_stream(self.ids.device))
+        with _CAPTURING, current, capture:
             logits = self.step(model)
         self.graph, self.logits = graph, logits
 
@@ -183,7 +185,8 @@ class Decoder:
                 return self._static(self._model, ids)
             except RuntimeError as error:
                 warnings.warn(f"decoding without a CUDA graph: {error}", stacklevel=2)
-                _FAILED.add(self._model)
+                if not isinstance(error, torch.OutOfMemoryError):  # which may be over soon
+                    _FAILED.add(self._model)
                 self._static = None
         return self._model.decode(ids, self.kv_cache)
 

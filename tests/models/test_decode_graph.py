@@ -75,7 +75,8 @@ def test_a_stream_gives_the_same_tokens(name, temperature, monkeypatch):
         assert step.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
-def test_a_step_that_fails_goes_on_without_a_graph(static, monkeypatch):
+@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
+def test_a_step_that_fails_goes_on_without_a_graph(static, monkeypatch, kind):
     model, inputs = ours(CONFIGS["gemma1"]), prompts(6)
     expected = [step.ids for step in answer(model, inputs, max_new_tokens=12)]
     whole, count = StaticStep.step, 0
@@ -84,13 +85,49 @@ def test_a_step_that_fails_goes_on_without_a_graph(static, monkeypatch):
         nonlocal count
         count += 1
         if count == 4:
-            raise RuntimeError("operation not permitted when stream is capturing")
+            raise kind("operation not permitted when stream is capturing")
         return whole(self, model)
 
     monkeypatch.setattr(StaticStep, "step", step)
     with pytest.warns(UserWarning, match="without a CUDA graph: operation not permitted"):
         assert [step.ids for step in answer(model, inputs, max_new_tokens=12)] == expected
-    assert count == 4 and model in decode_graph._FAILED
+    assert count == 4
+    assert (model in decode_graph._FAILED) == (kind is RuntimeError)  # memory may be free later
+
+
+def test_a_capture_that_fails_sets_the_former_stream_again(monkeypatch):
+    current = ["former"]
+
+    class Stream:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __enter__(self):
+            self.former, current[0] = current[0], self.stream
+
+        def __exit__(self, *_):
+            current[0] = self.former
+
+    class Capture:
+        def __init__(self, graph, stream, capture_error_mode):
+            self.stream = stream
+
+        def __enter__(self):
+            current[0] = self.stream
+
+        def __exit__(self, *_):  # as torch's, it raises before it has set the stream again
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[0])
+    monkeypatch.setattr(torch.cuda, "stream", Stream)
+    monkeypatch.setattr(torch.cuda, "graph", Capture)
+    model = ours(CONFIGS["gemma1"])
+    static = StaticStep(model.config.text_config, 1, 64, CPU, torch.float32)
+    static.stream = "side"
+    with pytest.raises(RuntimeError, match="during capture"), torch.inference_mode():
+        static._capture(model)
+    assert current == ["former"] and static.graph is None
 
 
 def test_a_recorder_sees_the_ordinary_steps(static):
