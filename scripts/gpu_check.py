@@ -216,8 +216,9 @@ class Generation:
     @cached_property
     def token_bytes(self) -> int:
         """What a token reads: the decoder's weights."""
-        weights = self.model.language_model.parameters()
-        return sum(weight.numel() * weight.element_size() for weight in weights)
+        from paligemma.bench import LoadedModel
+
+        return LoadedModel(self.variant, self.model, None).decoder_bytes
 
     def measure(
         self, say: Say, name: str, generate: Callable[[int], object], batch: int, rounds: int

@@ -199,6 +199,7 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        # flash attention, which a GPU has, takes no mask; a prefix without padding needs none
         is_whole = token_type_ids is None and input_ids.is_cuda
         is_whole = is_whole and not torch.compiler.is_compiling() and bool(attention_mask.all())
         if token_type_ids is None:
@@ -207,11 +208,12 @@ class PaliGemmaForConditionalGeneration(nn.Module):
             raise ValueError("a prompt ends in padding; for generation, pad prompts on the left.")
         x = self._embed(input_ids, image_features)
         positions = attention_mask.long().cumsum(1)  # from 1, as transformers counts
-        # flash attention, which a GPU has, takes no mask; a prefix without padding needs none
-        mask = None if is_whole else prefix_lm_mask(attention_mask, token_type_ids)
-        window, local_mask = self.config.text_config.sliding_window, None
-        if not is_whole and window is not None and window < x.shape[1]:
-            local_mask = prefix_lm_mask(attention_mask, token_type_ids, window)
+        mask = local_mask = None
+        if not is_whole:
+            mask = prefix_lm_mask(attention_mask, token_type_ids)
+            window = self.config.text_config.sliding_window
+            if window is not None and window < x.shape[1]:
+                local_mask = prefix_lm_mask(attention_mask, token_type_ids, window)
         if kv_cache is not None:
             kv_cache.reserve(attention_mask.bool())
         hidden = self.language_model(x, positions, mask, local_mask, kv_cache)

@@ -36,17 +36,17 @@ def mean(losses: Tensor, count: Tensor) -> Tensor:
     return losses.sum() / torch.where(count > 0, count, 1)
 
 
-def places(where: Tensor) -> Tensor:
-    """The numbers of the true ones of `where`, its dimensions as one.
+def true_indices(where: Tensor) -> Tensor:
+    """The indices of the true ones of `where`, flattened.
 
     A GPU must come to rest to count them, as it must for an index of booleans: so once is best.
     """
     return where.flatten().nonzero()[:, 0]
 
 
-def pick(values: Tensor, numbers: Tensor) -> Tensor:
-    """Those of `values` [B, T, ...] that `places` found: [n, ...]."""
-    return values.flatten(0, 1).index_select(0, numbers)
+def take(values: Tensor, indices: Tensor) -> Tensor:
+    """Those of `values` [B, T, ...] at `indices`, which `true_indices` found: [n, ...]."""
+    return values.flatten(0, 1).index_select(0, indices)
 
 
 class PatchHeads(nn.Module):
@@ -73,7 +73,7 @@ class PatchHeads(nn.Module):
         counts = counts or self.counts(labels)
         patches, covered = counts["patches"], counts["covered"]
         features = features.float()
-        shows = places(labels.kind > 0)
+        shows = true_indices(labels.kind > 0)
         kind = F.cross_entropy(
             self.kind(features).flatten(0, 1), labels.kind.flatten(), reduction="sum"
         )
@@ -81,11 +81,11 @@ class PatchHeads(nn.Module):
         character = F.cross_entropy(
             characters.flatten(0, 2), labels.characters.flatten(), reduction="sum"
         )
-        features = pick(features, shows)
-        color = F.cross_entropy(self.color(features), pick(labels.color, shows), reduction="sum")
-        box = F.l1_loss(self.box(features), pick(labels.box, shows), reduction="sum")
+        features = take(features, shows)
+        color = F.cross_entropy(self.color(features), take(labels.color, shows), reduction="sum")
+        box = F.l1_loss(self.box(features), take(labels.box, shows), reduction="sum")
         mask = F.binary_cross_entropy_with_logits(
-            self.mask(features), pick(labels.mask, shows), reduction="sum"
+            self.mask(features), take(labels.mask, shows), reduction="sum"
         )
         everywhere = 2 * mean(kind, patches) + 4 * mean(character, 4 * patches)
         return (
@@ -140,10 +140,10 @@ def word_loss(
     total = torch.zeros((), device=images.device)
     for which, (name, numbers) in enumerate(zip(WORD_COUNTS, word_numbers(labels), strict=True)):
         spoken = rows[which :: len(WORD_COUNTS)]  # once in each language
-        shown = places(numbers >= 0)
-        scores = pick(images, shown).float() @ torch.cat(spoken).T
+        shown = true_indices(numbers >= 0)
+        scores = take(images, shown).float() @ torch.cat(spoken).T
         losses = [
-            F.cross_entropy(one, pick(numbers, shown), reduction="sum")
+            F.cross_entropy(one, take(numbers, shown), reduction="sum")
             for one in scores.split([len(one) for one in spoken], 1)
         ]
         total = total + mean(torch.stack(losses), counts[name])
@@ -197,9 +197,9 @@ class NextGroupHead(nn.Module):
     def forward(self, hidden: Tensor, next_group: Tensor, counts: Counts | None = None) -> Tensor:
         """Hidden states [B, T, D] and `next_group` [B, T, 3] (-1 outside captions) -> the loss."""
         counts = counts or self.counts(next_group)
-        inside = places(next_group[..., 0] >= 0)
-        predicted = self.linear(pick(hidden, inside)).float().split(self.sizes, 1)
-        true = pick(next_group, inside).unbind(1)
+        inside = true_indices(next_group[..., 0] >= 0)
+        predicted = self.linear(take(hidden, inside)).float().split(self.sizes, 1)
+        true = take(next_group, inside).unbind(1)
         losses = [
             F.cross_entropy(one, other, reduction="sum")
             for one, other in zip(predicted, true, strict=True)

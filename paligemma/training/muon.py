@@ -6,6 +6,7 @@ at once, in float32 where the machine has no bfloat16 arithmetic: there it is se
 
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -64,12 +65,12 @@ class Muon(Optimizer):
             turned = orthogonalize(torch.stack(directions), self.dtype)
             # as the matrices are: else a GPU would take them one at a time
             turned = turned.to(matrices[0].dtype, memory_format=torch.contiguous_format)
-            steps = turned.unbind()
-            for group in self.param_groups:
-                own = [number for number, one in enumerate(groups) if one is group]
-                if own:
-                    mine = [matrices[number] for number in own]
-                    torch.ops.aten._foreach_mul_(mine, 1 - group["lr"] * group["weight_decay"])
-                    torch.ops.aten._foreach_sub_(
-                        mine, [steps[number] for number in own], alpha=group["lr"] * scale
-                    )
+            for _, of_group in groupby(zip(matrices, turned, groups, strict=True), _group_of):
+                own, steps, (group, *_) = zip(*of_group, strict=True)
+                torch.ops.aten._foreach_mul_(own, 1 - group["lr"] * group["weight_decay"])
+                torch.ops.aten._foreach_sub_(own, steps, alpha=group["lr"] * scale)
+
+
+def _group_of(updated: tuple[Tensor, Tensor, dict]) -> int:
+    """Which group a (matrix, step, group) is of."""
+    return id(updated[2])

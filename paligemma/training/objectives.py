@@ -36,8 +36,8 @@ from paligemma.training.auxiliary import (
     GroundingHead,
     NextGroupHead,
     PatchHeads,
-    pick,
-    places,
+    take,
+    true_indices,
     word_counts,
     word_ids,
     word_loss,
@@ -194,10 +194,10 @@ class Answers(Objective):
 
     def answer_loss(self, hidden: Tensor, batch: Batch, counts: Counts) -> Tensor:
         """Cross-entropy of the suffixes' tokens, by their weights. Scores of no others are made."""
-        counted = places(loss_mask(batch["labels"]))
-        logits = self.model.logits(pick(hidden, counted)).float()
-        targets = pick(batch["labels"].roll(-1, 1), counted)
-        weights = pick(batch["weights"].roll(-1, 1), counted)
+        counted = true_indices(loss_mask(batch["labels"]))
+        logits = self.model.logits(take(hidden, counted)).float()
+        targets = take(batch["labels"].roll(-1, 1), counted)
+        weights = take(batch["weights"].roll(-1, 1), counted)
         scores = F.log_softmax(logits, -1)
         ids, shares = self.target_ids[targets], self.target_shares[targets]
         losses = -(scores.gather(1, ids) * shares).sum(1)
