@@ -83,22 +83,22 @@ def said(text):
 @pytest.mark.parametrize(
     "language, style, expected",
     [
-        ("en", "caption", "a red car, two cats and a dog on a green background"),
-        ("de", "caption", "ein rotes Auto, zwei Katzen und ein Hund auf grünem Hintergrund"),
-        ("fr", "caption", "une voiture rouge, deux chats et un chien sur un fond vert"),
-        ("es", "caption", "un coche rojo, dos gatos y un perro sobre un fondo verde"),
-        ("en", "cap", "car, two cats, dog"),
-        ("de", "cap", "Auto, zwei Katzen, Hund"),
-        ("fr", "cap", "voiture, deux chats, chien"),
-        ("es", "cap", "coche, dos gatos, perro"),
-        ("en", "describe", "A small red car is at the top right and there are two cats. A large dog"
-         " is on the left. The background is green."),
-        ("de", "describe", "Ein kleines rotes Auto ist oben rechts und es gibt zwei Katzen. Ein"
-         " großer Hund ist links. Der Hintergrund ist grün."),
-        ("fr", "describe", "Une petite voiture rouge est en haut à droite et il y a deux chats. Un"
-         " grand chien est à gauche. Le fond est vert."),
-        ("es", "describe", "Un coche rojo pequeño está arriba a la derecha y hay dos gatos. Un"
-         " perro grande está a la izquierda. El fondo es verde."),
+        ("en", "caption", "a red car, a dog and two cats on a green background"),
+        ("de", "caption", "ein rotes Auto, ein Hund und zwei Katzen auf grünem Hintergrund"),
+        ("fr", "caption", "une voiture rouge, un chien et deux chats sur un fond vert"),
+        ("es", "caption", "un coche rojo, un perro y dos gatos sobre un fondo verde"),
+        ("en", "cap", "car, dog, two cats"),
+        ("de", "cap", "Auto, Hund, zwei Katzen"),
+        ("fr", "cap", "voiture, chien, deux chats"),
+        ("es", "cap", "coche, perro, dos gatos"),
+        ("en", "describe", "A small red car is at the top right and a large dog is on the left."
+         " There are two cats. The background is green."),
+        ("de", "describe", "Ein kleines rotes Auto ist oben rechts und ein großer Hund ist links."
+         " Es gibt zwei Katzen. Der Hintergrund ist grün."),
+        ("fr", "describe", "Une petite voiture rouge est en haut à droite et un grand chien est à"
+         " gauche. Il y a deux chats. Le fond est vert."),
+        ("es", "describe", "Un coche rojo pequeño está arriba a la derecha y un perro grande está a"
+         " la izquierda. Hay dos gatos. El fondo es verde."),
     ],
 )  # fmt: skip
 def test_captions(language, style, expected):
@@ -195,10 +195,10 @@ ANIMAL = Term("category", "animal")
           "fr": ("le hibou est-il au-dessus de l'hélicoptère ?", "non"),
           "es": ("¿está el búho encima del helicóptero?", "no")}),
         (Fact("what_at", (), ("list", groups(STREET)), place="top left"),
-         {"en": ("what is at the top left?", "car, two cats, dog"),
-          "de": ("was ist oben links?", "Auto, zwei Katzen, Hund"),
-          "fr": ("qu'y a-t-il en haut à gauche ?", "voiture, deux chats, chien"),
-          "es": ("¿qué hay arriba a la izquierda?", "coche, dos gatos, perro")}),
+         {"en": ("what is at the top left?", "car, dog, two cats"),
+          "de": ("was ist oben links?", "Auto, Hund, zwei Katzen"),
+          "fr": ("qu'y a-t-il en haut à gauche ?", "voiture, chien, deux chats"),
+          "es": ("¿qué hay arriba a la izquierda?", "coche, perro, dos gatos")}),
         (Fact("category", (KIND("shoe"),), ("category", "clothing")),
          {"en": ("what kind of thing is the shoe?", "clothing"),
           "de": ("was für ein Ding ist der Schuh?", "Kleidungsstück"),
@@ -356,9 +356,10 @@ class Judge:
         return found[0] if found else None
 
     def listed(self, things):
-        counts = sorted(Counter(o.name for o in things).items())
+        counts = Counter(o.name for o in sorted(things, key=lambda o: o.box[1]))
         names = [
-            name if n == 1 else f"{NUMBERS[n]} {KINDS[name].plural['en']}" for name, n in counts
+            name if n == 1 else f"{NUMBERS[n]} {KINDS[name].plural['en']}"
+            for name, n in counts.items()
         ]
         return ", ".join(names) or "nothing"
 
@@ -794,8 +795,9 @@ def test_captions_mention_every_group_in_order(many):
             if sample.task == "caption":
                 listed = [mention[1:] for mention in sample.groups]
                 if "cap " in sample.prefix.lower():
-                    expected = Counter(o.name for o in drawn.objects if is_clear(o))
-                    assert listed == [(name, "", n) for name, n in sorted(expected.items())]
+                    clear = sorted(filter(is_clear, drawn.objects), key=lambda o: o.box[1])
+                    expected = Counter(o.name for o in clear)
+                    assert listed == [(name, "", n) for name, n in expected.items()]
                 else:
                     assert listed == list(map(tuple, groups(drawn)))
                 ends = [mention.end for mention in sample.groups]

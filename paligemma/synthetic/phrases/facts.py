@@ -171,19 +171,19 @@ class SceneFacts:
         self.alone = [name for name in self.present if len(self.by_name[name]) == 1]
 
     def groups(self, things: Sequence[SceneObject] | None = None) -> list[Group]:
-        """Like things together, in alphabetical order of their English names."""
+        """Like things together, in the order of the highest of each, from top to bottom."""
         counts: dict[tuple[str, str], int] = {}
-        for thing in self.things if things is None else things:
+        for thing in top_down(self.things if things is None else things):
             key = (thing.name, said_color(thing))
             counts[key] = counts.get(key, 0) + 1
-        return [Group(*key, count) for key, count in sorted(counts.items())]
+        return [Group(*key, count) for key, count in counts.items()]
 
     def plain_groups(self, things: Sequence[SceneObject] | None = None) -> tuple[Group, ...]:
         """The same without colours."""
         counts: dict[str, int] = {}
-        for thing in self.things if things is None else things:
+        for thing in top_down(self.things if things is None else things):
             counts[thing.name] = counts.get(thing.name, 0) + 1
-        return tuple(Group(name, "", count) for name, count in sorted(counts.items()))
+        return tuple(Group(name, "", count) for name, count in counts.items())
 
     def absent(self, random: Random) -> str:
         """A name of nothing that is here; often one of the category of something that is."""
