@@ -1,7 +1,7 @@
 """A scene of the drawn world by its seed: an image, and everything that there is to say about it.
 
     composer = Composer(load_atlas(stickers_cache() / "atlas"))
-    image, scene = composer(seed)              # [160, 160, 3] uint8, ComposedScene
+    image, scene = composer(seed)              # [256, 256, 3] uint8, ComposedScene
 
 A scene is up to six things and up to two blocks of words on a ground. Everything about it is
 a function of the seed, the options and the atlas.

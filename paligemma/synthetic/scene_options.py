@@ -11,9 +11,10 @@ COUNTS = (0.04, 0.2, 0.25, 0.22, 0.15, 0.09, 0.05)  # of zero to six things
 class SceneOptions:
     """What scenes are like. `artists` None means those for training. `counts` are the chances of
     zero, one, two … things. `restyle`, `texts` and `effects` are factors of the usual chances.
-    `grounds` are weights of `grounds.STYLES`. `kinds` None means all that the atlas has."""
+    `grounds` are weights of `grounds.STYLES`. `kinds` None means all that the atlas has. `size`
+    is in pixels: no fewer than a model's image has, or it is shown nothing but larger pixels."""
 
-    size: int = 160
+    size: int = 256
     artists: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
     counts: tuple[float, ...] = COUNTS

@@ -73,7 +73,7 @@ class Stickers:
         return DrawnScene(scene, image)
 
     def images(self, scenes: Sequence[DrawnScene], side: int) -> list[Image.Image]:
-        """The images as they were composed, whatever the `side`: the processor resizes them."""
+        """The images as they were composed, of `SceneOptions.size` pixels, whatever the `side`."""
         return [Image.fromarray(drawn.image) for drawn in scenes]
 
     def patch_labels(self, scenes: Sequence[DrawnScene], grid: int) -> PatchLabels:

@@ -359,7 +359,7 @@ def test_letters_lie_in_their_boxes(atlas):
 
 
 def test_patches_show_the_thing_that_covers_them(atlas):
-    composer = Composer(atlas)
+    composer = Composer(atlas, SceneOptions(size=160))
     images, scenes = render_batch(composer, range(40))
     assert images.shape == (40, 160, 160, 3)
     labels = label_patches(scenes, 10)
@@ -473,7 +473,7 @@ def test_fonts_that_are_absent_are_skipped(monkeypatch):
 
 def test_sheets(atlas):
     assert kind_sheet(atlas, ("apple", "dog"), cell=32).size == (100 + 4 * 32, 64)
-    assert scene_sheet(Composer(atlas), range(5), columns=4, boxes=True).size == (640, 2 * 184)
+    assert scene_sheet(Composer(atlas), range(5), columns=4, boxes=True).size == (1024, 2 * 280)
 
 
 # the real atlas
