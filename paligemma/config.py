@@ -44,6 +44,7 @@ _TEXT_BOUNDS = _SHARED_BOUNDS | {
 }
 _TOKEN_BOUNDS = (0, 1_048_576)
 _LOC_GRID_BOUNDS = (1, 1_023)
+_LOC_REACH_BOUNDS = (1, 100)
 MAX_IMAGE_TOKENS = 16_384  # of one image; 4096 is the most published
 MAX_PARAMETERS = 60_000_000_000  # twice those of the largest published model
 
@@ -126,7 +127,9 @@ class PaliGemmaConfig:
     """A whole model. `projection_dim`, the connector's output, is the decoder's width.
 
     `loc_grid`: the model was trained on boxes that end at multiples of 1 / `loc_grid` of a side
-    alone; None: at every `<loc>`, as the published ones.
+    alone; None: at every `<loc>`, as the published ones. `loc_reach`: greedy decoding counts a
+    `<loc>` together with its neighbors up to that far away, for a model that was trained to spread
+    it over them; None: alone, as in transformers.
     """
 
     vision_config: VisionConfig
@@ -137,6 +140,7 @@ class PaliGemmaConfig:
     eos_token_id: int
     bos_token_id: int
     loc_grid: int | None
+    loc_reach: int | None
 
     def __init__(
         self,
@@ -148,6 +152,7 @@ class PaliGemmaConfig:
         eos_token_id: int = 1,
         bos_token_id: int = 2,
         loc_grid: int | None = None,
+        loc_reach: int | None = None,
     ) -> None:
         """The two configs may be the dictionaries of a config.json: what they leave out is as in
         transformers, and so are the defaults here.
@@ -166,6 +171,8 @@ class PaliGemmaConfig:
         _check_number("bos_token_id", bos_token_id, _TOKEN_BOUNDS)
         if loc_grid is not None:
             _check_number("loc_grid", loc_grid, _LOC_GRID_BOUNDS)
+        if loc_reach is not None:
+            _check_number("loc_reach", loc_reach, _LOC_REACH_BOUNDS)
         if projection_dim != text_config.hidden_size:
             raise ValueError(
                 f"projection_dim is {projection_dim}, but the decoder's hidden_size is "
@@ -180,6 +187,7 @@ class PaliGemmaConfig:
             eos_token_id=eos_token_id,
             bos_token_id=bos_token_id,
             loc_grid=loc_grid,
+            loc_reach=loc_reach,
         )
         if self.num_parameters > MAX_PARAMETERS:
             raise ValueError(
@@ -235,12 +243,13 @@ class PaliGemmaConfig:
             eos_token_id=token("eos_token_id", 1),
             bos_token_id=token("bos_token_id", 2),
             loc_grid=values.get("loc_grid"),
+            loc_reach=values.get("loc_reach"),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The dictionary of a config.json that transformers loads too."""
-        optional = {} if self.loc_grid is None else {"loc_grid": self.loc_grid}
-        return optional | {
+        optional = {"loc_grid": self.loc_grid, "loc_reach": self.loc_reach}
+        return {name: value for name, value in optional.items() if value is not None} | {
             "architectures": ["PaliGemmaForConditionalGeneration"],
             "model_type": "paligemma",
             "image_token_index": self.image_token_index,

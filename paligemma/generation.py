@@ -5,12 +5,13 @@ command line and evaluation all consume `stream`; closing the generator stops th
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from reprlib import repr as short_repr
 
 import torch
+import torch.nn.functional as F
 
 from paligemma.models.decode_graph import decoder
 
@@ -53,8 +54,8 @@ class Step:
     """One token for each of the B sequences.
 
     logprobs are natural logarithms under the model's own distribution, before temperature, top-k
-    and top-p. A sequence is finished from the step of its EOS on; later steps give EOS again, at
-    log-probability 0.
+    and top-p; of a location that counts with its neighbors, theirs together. A sequence is finished
+    from the step of its EOS on; later steps give EOS again, at log-probability 0.
     """
 
     ids: list[int]
@@ -81,6 +82,20 @@ def sample_tokens(
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 
 
+def count_neighbors(logprobs: torch.Tensor, loc_ids: torch.Tensor, reach: int) -> torch.Tensor:
+    """Log-probabilities [B, V] in which a location has those of its neighbors too, the less of them
+    the further away they are: nothing from `reach` on.
+
+    `loc_ids` [1024]: the ids of the locations, in order. A model that was trained with soft targets
+    spreads a location over its neighbors, so that even where an object is as good as certain, no
+    location alone is as probable as the end of the answer.
+    """
+    places = F.pad(logprobs[:, None, loc_ids].exp(), (reach - 1, reach - 1))
+    for _ in range(2):  # twice a mean over neighbors is a mean with a peak
+        places = F.avg_pool1d(places, reach, stride=1)
+    return logprobs.index_copy(1, loc_ids, (reach * places[:, 0]).clamp(max=1).log())
+
+
 def stream(
     model,
     input_ids: torch.Tensor,
@@ -89,11 +104,13 @@ def stream(
     options: SamplingOptions,
     eos_token_id: int,
     answer_ids: torch.Tensor | None = None,
+    loc_ids: Sequence[int] = (),
 ) -> Iterator[Step]:
     """Generate from input_ids [B, T] (padded on the left) and image_features [B, P, D].
 
     `answer_ids` [B, A] are the first tokens of the answers, which are continued as if they had
-    been generated with the same seed.
+    been generated with the same seed. `loc_ids` are those of the locations, in order: a model with
+    a `loc_reach` needs them.
 
     One `Step` a token. Ends when every sequence is finished, after `options.max_new_tokens` steps,
     or when the model has no positions left. The same seed gives the same ids (on one device, for
@@ -113,13 +130,17 @@ def stream(
         )
     device, dtype = image_features.device, image_features.dtype
     generator = torch.Generator(device).manual_seed(int(options.seed))
+    reach = model.config.loc_reach if options.temperature == 0 else None
+    locations = torch.tensor(loc_ids, device=device)
 
     # Inference mode ends before each yield: around one it would stay on in the consumer's code.
     @torch.inference_mode()
     def choose(logits: torch.Tensor, finished: torch.Tensor):
+        logprobs = logits.float().log_softmax(-1)
+        if reach and loc_ids:
+            logits = logprobs = count_neighbors(logprobs, locations, reach)
         ids = sample_tokens(logits, options, generator).masked_fill(finished, eos_token_id)
-        logprobs = logits.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0]
-        logprobs = logprobs.masked_fill(finished, 0.0)
+        logprobs = logprobs.gather(-1, ids[:, None])[:, 0].masked_fill(finished, 0.0)
         finished = finished | (ids == eos_token_id)
         # all that is read comes in one transfer, as a GPU's queue is waited for in each
         numbers = torch.stack((ids, logprobs.view(torch.int32).long(), finished.long()))

@@ -306,6 +306,7 @@ class PaliGemma:
             torch.tensor([[token.id for token in answer]] * len(prompts), dtype=torch.int64).to(
                 self.device
             ),
+            self.processor.loc_ids,
         )
         for builder in builders:
             for token in answer:

@@ -107,6 +107,7 @@ class PaliGemmaProcessor:
         self.pad_token_id: int = ids[PAD]
         self.bos_token_id: int = ids[BOS]
         self.eos_token_id: int = ids[EOS]
+        self.loc_ids: list[int] = [ids[token] for token in LOC_TOKENS]
         self._trained_loc: dict[int, int] = {}  # each location's id to that of the nearest
         if loc_grid is not None:
             for loc, token in enumerate(LOC_TOKENS):

@@ -227,6 +227,17 @@ def test_a_grid_of_locations_is_kept_and_has_bounds():
             PaliGemmaConfig.from_dict({**PUBLISHED_2, "loc_grid": value})
 
 
+def test_a_reach_of_locations_is_kept_and_has_bounds():
+    assert PaliGemmaConfig.from_dict(PUBLISHED_2).loc_reach is None
+    assert "loc_reach" not in PaliGemmaConfig.from_dict(PUBLISHED_2).to_dict()
+    config = PaliGemmaConfig.from_dict({**PUBLISHED_2, "loc_reach": 12})
+    assert config.loc_reach == 12 and PaliGemmaConfig.from_dict(config.to_dict()) == config
+    assert transformers_config(config.to_dict()) == config
+    for value in 0, 101, 1.5, True, "12":
+        with pytest.raises(ValueError, match=r"^loc_reach is "):
+            PaliGemmaConfig.from_dict({**PUBLISHED_2, "loc_reach": value})
+
+
 def test_sizes_are_checked_for_every_caller():
     with pytest.raises(ValueError, match=r"vision_config\.num_hidden_layers is 10000000000"):
         VisionConfig(8, 8, 10**10, 1, image_size=8, patch_size=4)

@@ -20,10 +20,10 @@ EOS = 1
 class Chain:
     """A stand-in model: the next token's logits are a row of `table` [V, V], by the last token."""
 
-    def __init__(self, table: torch.Tensor, positions: int = 64):
+    def __init__(self, table: torch.Tensor, positions: int = 64, loc_reach: int | None = None):
         self.table, self.calls = table, []
         text = TextConfig(len(table), 8, 8, 1, 1, 1, 8, max_position_embeddings=positions)
-        self.config = SimpleNamespace(text_config=text)
+        self.config = SimpleNamespace(text_config=text, loc_reach=loc_reach)
 
     def prefill(self, input_ids, image_features, attention_mask, kv_cache, answer_ids):
         return self._read(input_ids, kv_cache)
@@ -40,10 +40,11 @@ class Chain:
         return self.table[ids[:, -1]]
 
 
-def run(model, last: list[int], length: int = 3, eos: int = EOS, **options):
+def run(model, last: list[int], length: int = 3, eos: int = EOS, loc_ids=(), **options):
     ids = torch.tensor([[5] * (length - 1) + [token] for token in last])
     features = torch.zeros(len(last), 1, 8)
-    return stream(model, ids, features, torch.ones_like(ids), SamplingOptions(**options), eos)
+    sampling = SamplingOptions(**options)
+    return stream(model, ids, features, torch.ones_like(ids), sampling, eos, loc_ids=loc_ids)
 
 
 def successor(size: int = 8) -> torch.Tensor:
@@ -79,6 +80,36 @@ def test_a_finished_row_does_not_disturb_the_others():
     together = list(run(Chain(successor()), [2, 6]))
     assert [step.ids[0] for step in alone] == [step.ids[1] for step in together]
     assert [step.logprobs[0] for step in alone] == [step.logprobs[1] for step in together]
+
+
+def spread() -> torch.Tensor:
+    """After any token: nine locations from 3 on share .8, the middle one twice; EOS has .2."""
+    shares = torch.tensor([0.0, 0.2, 0.0, *[0.08] * 4, 0.16, *[0.08] * 4, *[0.0] * 4])
+    return shares.log().repeat(len(shares), 1)
+
+
+def test_locations_count_with_their_neighbors():
+    def first(loc_reach: int | None, **options) -> Step:
+        model, loc_ids = Chain(spread(), loc_reach=loc_reach), range(3, 16)
+        return next(run(model, [2], loc_ids=loc_ids, max_new_tokens=1, **options))
+
+    assert first(None).ids == first(1).ids == [EOS]
+    assert first(None).logprobs == first(1).logprobs == [pytest.approx(math.log(0.2))]
+    middle = first(3)
+    assert middle.ids == [7]
+    assert middle.logprobs == [pytest.approx(math.log(0.16 + 2 * 0.08 * (2 / 3 + 1 / 3)))]
+    drawn = [first(3, temperature=1.0, seed=seed) for seed in range(40)]
+    assert len({one.ids[0] for one in drawn}) > 5, "what is drawn is drawn from each alone"
+    alone = [one.logprobs[0] for one in drawn if one.ids == [7]]
+    assert alone == pytest.approx([math.log(0.16)] * len(alone))
+
+
+def test_a_location_has_no_more_than_all_of_them_and_others_keep_theirs():
+    logprobs = torch.full((2, 6), -30.0)
+    logprobs[0, 4] = logprobs[1, 0] = 0.0
+    counted = generation.count_neighbors(logprobs, torch.tensor([5, 4, 3]), 2)
+    assert counted[0, 3:].exp().tolist() == pytest.approx([0.5, 1.0, 0.5])
+    assert counted[:, :3].tolist() == logprobs[:, :3].tolist() and counted[1].argmax() == 0
 
 
 def test_the_budget_ends_it():

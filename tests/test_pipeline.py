@@ -97,6 +97,26 @@ def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
         PaliGemma.load(copy)
 
 
+def test_locations_of_a_model_with_a_reach_count_together(folder, tmp_path):
+    alone = PaliGemma.load(folder, dtype="float32")
+    reaching = shutil.copytree(folder, tmp_path / "reaching")
+    values = json.loads((reaching / "config.json").read_text("utf-8"))
+    (reaching / "config.json").write_text(json.dumps(values | {"loc_reach": 100}), "utf-8")
+    together, image = PaliGemma.load(reaching, dtype="float32"), noise_image()
+    for one in alone, together:  # nearly all tokens are as probable
+        one.model.language_model.norm.weight.data.fill_(-0.98)
+    prompts = [PROMPT, "caption en", PROMPT]
+    replies = together.generate_batch([image] * 3, prompts, TEN)
+    assert same(replies[0]) == same(replies[2])
+    for prompt, reply in zip(prompts, replies, strict=True):
+        assert reply.tokens[0].text.startswith("<loc")
+        assert reply.tokens[0].logprob > alone.generate(image, prompt, TEN).tokens[0].logprob
+    drawn = SamplingOptions(max_new_tokens=10, temperature=0.7, seed=3)
+    assert same(together.generate(image, PROMPT, drawn)) == same(
+        alone.generate(image, PROMPT, drawn)
+    )
+
+
 # --- Replies --------------------------------------------------------------------------------------
 
 

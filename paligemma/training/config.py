@@ -294,7 +294,7 @@ class Auxiliary(Part):
 class SoftLocTargets(Part):
     """`<loc>` targets that share their weight with neighbors: a Gaussian of `sigma` pixels, cut
     off at `reach`. A pixel is one of `grid` a side (None: of the model's image), and no box ends
-    between pixels."""
+    between pixels; of the grid of all locations, 1023, `reach` becomes the config's `loc_reach`."""
 
     sigma: Above0 = 1.0
     reach: Count = 3

@@ -56,11 +56,14 @@ def at_resolution(found: Checkpoint, side: int) -> Checkpoint:
 
 
 def on_loc_grid(found: Checkpoint, given: SoftLocTargets | None) -> Checkpoint:
-    """The checkpoint of a model that is trained on the grid of `given`, if there is one."""
+    """The checkpoint of a model that is trained on the grid of `given`, if there is one, and whose
+    locations reach as far, where no grid keeps them apart."""
     if given is None:
         return found
     grid = given.grid or found.config.vision_config.image_size
-    return _with_config(found, replace(found.config, loc_grid=None if grid == LAST_LOC else grid))
+    if grid != LAST_LOC:
+        return _with_config(found, replace(found.config, loc_grid=grid, loc_reach=None))
+    return _with_config(found, replace(found.config, loc_grid=None, loc_reach=given.reach))
 
 
 def _with_config(found: Checkpoint, config: PaliGemmaConfig) -> Checkpoint:
@@ -212,4 +215,6 @@ def write_output(run: Run, start: Checkpoint, state: dict[str, Tensor]) -> None:
         shutil.copyfile(start.mask_codec, run.output_dir / start.mask_codec.name)
     heads = {name: value.contiguous() for name, value in state.items() if name.startswith(HEADS)}
     if heads:
+        if (start.path / AUXILIARY).is_file():  # those that this stage has no use for stay
+            heads = load_file(start.path / AUXILIARY) | heads
         save_file(heads, run.output_dir / AUXILIARY)

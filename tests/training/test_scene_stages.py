@@ -7,6 +7,7 @@ import pytest
 import runs
 import tiny
 import torch
+from safetensors.torch import load_file
 
 from paligemma.checkpoints.io import read_config
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
@@ -146,6 +147,19 @@ def test_a_stage_goes_on_with_the_heads_of_the_one_before(tmp_path):
         assert torch.equal(whole.objective.patch_heads.state_dict()[name], value)
 
 
+def test_heads_that_a_stage_has_no_use_for_stay_for_the_next(tmp_path):
+    def heads(stage: str, folder: str, **changes) -> dict[str, torch.Tensor]:
+        one = trained(tmp_path / folder, stage, max_steps=1, **changes)
+        one.finish()
+        return load_file(one.run.output_dir / "auxiliary.safetensors")
+
+    whole = heads("multimodal", "whole")
+    tower = heads("tower", "tower", model=str(tmp_path / "whole" / "out"))
+    assert whole.keys() == tower.keys()
+    same = {name for name in whole if torch.equal(whole[name], tower[name])}
+    assert same == {name for name in whole if not name.startswith("patch_heads.")}
+
+
 def test_soft_targets():
     processor, vocabulary = tiny.processor(), tiny.config().text_config.vocab_size
     ids, shares = soft_targets(processor, vocabulary, SoftLocTargets(grid=128))
@@ -185,18 +199,24 @@ def test_boxes_between_the_lines_of_the_grid_are_moved_onto_them(tmp_path):
 
 
 def test_the_output_says_on_which_grid_it_was_trained(tmp_path):
-    def written(**changes) -> int | None:
+    def written(**changes) -> tuple[int | None, int | None]:
         one = runs.trainer(parse_run(runs.values(tmp_path, max_steps=1, **changes)))
         one.loop()
         one.finish()
         shutil.rmtree(one.run.output_dir / "states")
-        return read_config(one.run.output_dir).loc_grid
+        config = read_config(one.run.output_dir)
+        return config.loc_grid, config.loc_reach
 
-    assert written() is None
-    assert written(soft_loc_targets={"grid": 64}) == 64
+    everywhere = {"grid": 1023, "reach": 5}
+    assert written() == (None, None)
+    assert written(soft_loc_targets={"grid": 64}) == (64, None)
     (tmp_path / "out").rename(tmp_path / "on_grid")
     start = str(tmp_path / "on_grid")
-    assert written(model=start) == 64
-    assert written(model=start, soft_loc_targets={}) == tiny.VISION.image_size
-    assert written(model=start, soft_loc_targets={"grid": 1023, "reach": 1}) is None
+    assert written(model=start) == (64, None)
+    assert written(model=start, soft_loc_targets={}) == (tiny.VISION.image_size, None)
+    assert written(model=start, soft_loc_targets=everywhere) == (None, 5)
+    (tmp_path / "out").rename(tmp_path / "everywhere")
+    start = str(tmp_path / "everywhere")
+    assert written(model=start) == (None, 5)
+    assert written(model=start, soft_loc_targets={"grid": 64}) == (64, None)
     assert read_config(BUILT_IN_FOLDER).loc_grid == 128
