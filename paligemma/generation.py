@@ -130,14 +130,14 @@ def stream(
         )
     device, dtype = image_features.device, image_features.dtype
     generator = torch.Generator(device).manual_seed(int(options.seed))
-    reach = model.config.loc_reach if options.temperature == 0 else None
-    locations = torch.tensor(loc_ids, device=device)
+    reach = model.config.loc_reach if options.temperature == 0 and loc_ids else None
+    locations = torch.tensor(loc_ids if reach else (), device=device)
 
     # Inference mode ends before each yield: around one it would stay on in the consumer's code.
     @torch.inference_mode()
     def choose(logits: torch.Tensor, finished: torch.Tensor):
         logprobs = logits.float().log_softmax(-1)
-        if reach and loc_ids:
+        if reach:
             logits = logprobs = count_neighbors(logprobs, locations, reach)
         ids = sample_tokens(logits, options, generator).masked_fill(finished, eos_token_id)
         logprobs = logprobs.gather(-1, ids[:, None])[:, 0].masked_fill(finished, 0.0)

@@ -216,26 +216,18 @@ def test_every_id_has_bounds(name, value):
         PaliGemmaConfig.from_dict({**PUBLISHED_2, name: value})
 
 
-def test_a_grid_of_locations_is_kept_and_has_bounds():
-    assert PaliGemmaConfig.from_dict(PUBLISHED_2).loc_grid is None
-    assert "loc_grid" not in PaliGemmaConfig.from_dict(PUBLISHED_2).to_dict()
-    config = PaliGemmaConfig.from_dict({**PUBLISHED_2, "loc_grid": 128})
-    assert config.loc_grid == 128 and PaliGemmaConfig.from_dict(config.to_dict()) == config
+@pytest.mark.parametrize(
+    ("name", "kept", "above"), [("loc_grid", 128, 1024), ("loc_reach", 12, 101)]
+)
+def test_what_a_model_learned_of_locations_is_kept_and_has_bounds(name, kept, above):
+    assert getattr(PaliGemmaConfig.from_dict(PUBLISHED_2), name) is None
+    assert name not in PaliGemmaConfig.from_dict(PUBLISHED_2).to_dict()
+    config = PaliGemmaConfig.from_dict({**PUBLISHED_2, name: kept})
+    assert getattr(config, name) == kept and PaliGemmaConfig.from_dict(config.to_dict()) == config
     assert transformers_config(config.to_dict()) == config
-    for value in 0, 1024, 1.5, True, "128":
-        with pytest.raises(ValueError, match=r"^loc_grid is "):
-            PaliGemmaConfig.from_dict({**PUBLISHED_2, "loc_grid": value})
-
-
-def test_a_reach_of_locations_is_kept_and_has_bounds():
-    assert PaliGemmaConfig.from_dict(PUBLISHED_2).loc_reach is None
-    assert "loc_reach" not in PaliGemmaConfig.from_dict(PUBLISHED_2).to_dict()
-    config = PaliGemmaConfig.from_dict({**PUBLISHED_2, "loc_reach": 12})
-    assert config.loc_reach == 12 and PaliGemmaConfig.from_dict(config.to_dict()) == config
-    assert transformers_config(config.to_dict()) == config
-    for value in 0, 101, 1.5, True, "12":
-        with pytest.raises(ValueError, match=r"^loc_reach is "):
-            PaliGemmaConfig.from_dict({**PUBLISHED_2, "loc_reach": value})
+    for value in 0, above, 1.5, True, str(kept):
+        with pytest.raises(ValueError, match=f"^{name} is "):
+            PaliGemmaConfig.from_dict({**PUBLISHED_2, name: value})
 
 
 def test_sizes_are_checked_for_every_caller():

@@ -6,7 +6,8 @@ out, and whatever they could change (a count, their kind, their category) is not
 Nor is a name asked about that another thing here may be called by too (see `broader.py`).
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple
@@ -172,18 +173,18 @@ class SceneFacts:
 
     def groups(self, things: Sequence[SceneObject] | None = None) -> list[Group]:
         """Like things together, in the order of the highest of each, from top to bottom."""
-        counts: dict[tuple[str, str], int] = {}
-        for thing in top_down(self.things if things is None else things):
-            key = (thing.name, said_color(thing))
-            counts[key] = counts.get(key, 0) + 1
-        return [Group(*key, count) for key, count in counts.items()]
+        return self._grouped(things, said_color)
 
     def plain_groups(self, things: Sequence[SceneObject] | None = None) -> tuple[Group, ...]:
         """The same without colours."""
-        counts: dict[str, int] = {}
-        for thing in top_down(self.things if things is None else things):
-            counts[thing.name] = counts.get(thing.name, 0) + 1
-        return tuple(Group(name, "", count) for name, count in counts.items())
+        return tuple(self._grouped(things, lambda thing: ""))
+
+    def _grouped(
+        self, things: Sequence[SceneObject] | None, color: Callable[[SceneObject], str]
+    ) -> list[Group]:
+        ordered = top_down(self.things if things is None else things)
+        counts = Counter((thing.name, color(thing)) for thing in ordered)
+        return [Group(*key, count) for key, count in counts.items()]
 
     def absent(self, random: Random) -> str:
         """A name of nothing that is here; often one of the category of something that is."""
