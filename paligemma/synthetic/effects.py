@@ -10,32 +10,42 @@ from paligemma.synthetic.canvas import Canvas
 
 def apply_effects(canvas: Canvas, factor: float) -> np.ndarray:
     """The image [R, R, 3] uint8; `factor` multiplies the usual chance of each effect."""
-    rng = canvas.rng
     image = np.clip(canvas.pixels, 0, 255).astype(np.uint8)
     if canvas.chance(0.06 * factor):
         image = _photograph(canvas, image)
-    if canvas.chance(0.14 * factor):
-        canvas.effects.append("blur")
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.4)) * canvas.size / 160)
-    if canvas.chance(0.16 * factor):
-        canvas.effects.append("contrast")
+    image, names = degrade(canvas.rng, image, factor)
+    canvas.effects += names
+    return image
+
+
+def degrade(
+    rng: np.random.Generator, image: np.ndarray, factor: float
+) -> tuple[np.ndarray, list[str]]:
+    """The image [R, R, 3] uint8 after those effects that leave all things where they are, and the
+    names of what was done."""
+    names: list[str] = []
+    if rng.random() < 0.14 * factor:
+        names.append("blur")
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.4)) * len(image) / 160)
+    if rng.random() < 0.16 * factor:
+        names.append("contrast")
         contrast = float(rng.uniform(0.4, 1.1))
         light = float(rng.uniform(-30, 30)) + (1 - contrast) * 128
         image = cv2.addWeighted(image, contrast, image, 0, light)
-    if canvas.chance(0.08 * factor):
-        canvas.effects.append("cast")
+    if rng.random() < 0.08 * factor:
+        names.append("cast")
         cast = rng.uniform(0.8, 1.1, 3).astype(np.float32)
         image = np.clip(image * cast, 0, 255).astype(np.uint8)
-    if canvas.chance(0.1 * factor):
-        canvas.effects.append("noise")
+    if rng.random() < 0.1 * factor:
+        names.append("noise")
         grain = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(3, 16))
         image = np.clip(image + grain, 0, 255).astype(np.uint8)
-    if canvas.chance(0.25 * factor):
-        canvas.effects.append("jpeg")
+    if rng.random() < 0.25 * factor:
+        names.append("jpeg")
         quality = int(rng.integers(10, 85))
         data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
-    return image
+    return image, names
 
 
 def _photograph(canvas: Canvas, image: np.ndarray) -> np.ndarray:

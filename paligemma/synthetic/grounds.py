@@ -57,7 +57,7 @@ def draw_ground(
     elif style == "clutter":
         if rng.random() < 0.5:
             pixels = _texture(rng, size, base)
-        pixels = _clutter(rng, pixels)
+        pixels = draw_clutter(rng, pixels)
     return Ground(np.clip(pixels, 0, 255), style, color if style in NAMED else "")
 
 
@@ -121,7 +121,7 @@ def _texture(rng: np.random.Generator, size: int, base: np.ndarray) -> np.ndarra
     return _between(weight, base, other)
 
 
-def _clutter(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+def draw_clutter(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
     """Small shapes and lines over the ground that are no things."""
     canvas = np.ascontiguousarray(np.clip(pixels, 0, 255).astype(np.uint8))
     size = len(canvas)

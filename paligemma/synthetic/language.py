@@ -9,7 +9,7 @@ import numpy as np
 from paligemma.detections import Box, Detection, format_box, snap
 from paligemma.detections import format as format_objects
 from paligemma.synthetic import scenes
-from paligemma.synthetic.scenes import COLORS, KINDS, Scene
+from paligemma.synthetic.scenes import COLORS, KINDS, Item, Scene
 from paligemma.synthetic.world import Mention, SceneSample
 from paligemma.tasks import TASKS
 
@@ -54,11 +54,36 @@ def _names(kinds: tuple[str, ...]) -> dict[str, str]:
     return forms | {"background": "background"}
 
 
+def listing(phrases: list[str]) -> str:
+    """The phrases as "a, b and c", or "nothing"."""
+    return " and ".join(filter(None, [", ".join(phrases[:-1]), *phrases[-1:]])) or "nothing"
+
+
 def caption(scene: Scene) -> str:
     """Every group of like objects, and the background."""
-    phrases = [phrase(color, kind, count=n) for kind, color, n in groups(scene)] or ["nothing"]
-    objects = " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
+    objects = listing([phrase(color, kind, count=n) for kind, color, n in groups(scene)])
     return f"{objects} on a {scene.background} background"
+
+
+def short_caption(scene: Scene) -> str:
+    """The kinds alone, and how many of each."""
+    kinds = sorted(Counter(item.kind for item in scene.items).items())
+    return listing([phrase(kind, count=count) for kind, count in kinds])
+
+
+def description(scene: Scene) -> str:
+    """Every object by itself and where it is, like ones from top to bottom; and the background."""
+    objects = listing([f"{phrase(i.color, i.kind)} at the {corner(i)}" for i in _in_order(scene)])
+    return f"{objects} on a {scene.background} background"
+
+
+def _in_order(scene: Scene) -> list[Item]:
+    return sorted(scene.items, key=lambda item: (item.kind, item.color, item.y))
+
+
+def corner(item: Item) -> str:
+    """The quarter of the image that its center is in."""
+    return f"{'top' if item.y < 0.5 else 'bottom'} {'left' if item.x < 0.5 else 'right'}"
 
 
 def reading(scene: Scene) -> str:
@@ -94,8 +119,7 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
         asked.append((f"what color is the {item.kind}?", item.color))
         item = pick(alone)
         if min(abs(item.x - 0.5), abs(item.y - 0.5)) > CLOSE:
-            where = f"{'top' if item.y < 0.5 else 'bottom'} {'left' if item.x < 0.5 else 'right'}"
-            asked.append((f"where is the {item.kind}?", where))
+            asked.append((f"where is the {item.kind}?", corner(item)))
     if single := [item for item in items if colors[item.color] == 1]:
         item = pick(single)
         asked.append((f"what is {item.color}?", item.kind))
@@ -132,11 +156,21 @@ def search(scene: Scene, task: str, rng: np.random.Generator, most: int = 4) -> 
     return SceneSample(task, prefix, suffix, found, boxes, labels, names=mentions(prefix))
 
 
-def caption_sample(scene: Scene) -> SceneSample:
-    text = caption(scene)
+def caption_sample(scene: Scene, style: str = "caption") -> SceneSample:
+    """A caption in one of the styles of PaliGemma: "caption", "cap" or "describe"."""
+    match style:
+        case "cap":
+            text = short_caption(scene)
+            kinds = Counter(item.kind for item in scene.items)
+            told = [(kind, "", count) for kind, count in sorted(kinds.items())]
+        case "describe":
+            text = description(scene)
+            told = [(item.kind, item.color, 1) for item in _in_order(scene)]
+        case _:
+            text, told = caption(scene), groups(scene)
     ends = (one.end for one in mentions(text) if one.name != "background")
-    listed = tuple(Mention(end, *group) for end, group in zip(ends, groups(scene), strict=True))
-    return SceneSample("caption", TASKS["caption"].prompt(), text, groups=listed)
+    listed = tuple(Mention(end, *group) for end, group in zip(ends, told, strict=True))
+    return SceneSample("caption", TASKS["caption"].prompt(style=style), text, groups=listed)
 
 
 def samples(scene: Scene, rng: np.random.Generator) -> list[SceneSample]:

@@ -69,6 +69,25 @@ GAP = 0.02  # at least this much background between any two objects
 
 
 @dataclass(frozen=True)
+class Look:
+    """How the pictograms of a scene are drawn: as stickers of usual sizes unless it says otherwise.
+
+    `sizes` are the least and the largest, `max_angle` is in degrees to either side. `thickness`
+    is what lines gain or lose, in pixels of a sprite. Without a rim there are only the lines, and
+    their outline is the silhouette. `aspect` is how much wider than high everything becomes.
+    """
+
+    sizes: tuple[float, float] = (0.22, 0.44)
+    max_angle: float = 30
+    thickness: int = 0
+    has_rim: bool = True
+    aspect: float = 1.0
+
+
+STICKERS = Look()
+
+
+@dataclass(frozen=True)
 class Sprite:
     """A pictogram at unit size, its center at the origin: `lines` [SPRITE, SPRITE] and outlines."""
 
@@ -86,14 +105,25 @@ class Item:
     y: float
     size: float
     angle: float
+    look: Look = STICKERS
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """[2, 2]: a sprite at unit size to the scene."""
+        turn = np.radians(self.angle)
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        across = self.look.aspect**0.5
+        return np.array([[across], [1 / across]]) * rotation * self.size
+
+    @property
+    def sprite(self) -> Sprite:
+        return sprite(self.kind, self.look.thickness, self.look.has_rim)
 
     @cached_property
     def outlines(self) -> list[np.ndarray]:
         """The silhouette as polygons [n, 2] of (x, y)."""
-        turn = np.radians(self.angle)
-        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         center = np.array([self.x, self.y])
-        return [points @ rotation.T * self.size + center for points in sprite(self.kind).outlines]
+        return [points @ self.matrix.T + center for points in self.sprite.outlines]
 
     @cached_property
     def box(self) -> tuple[float, float, float, float]:
@@ -145,15 +175,21 @@ def _font(size: int, bold: bool = True) -> ImageFont.FreeTypeFont:
 
 
 @cache
-def sprite(kind: str) -> Sprite:
+def sprite(kind: str, thickness: int = 0, has_rim: bool = True) -> Sprite:
     """The pictogram of `kind`, a key of `KINDS` or the glyph itself; drawn once."""
     lines = _glyph(KINDS.get(kind, kind))
+    if thickness:
+        lines = (cv2.dilate if thickness > 0 else cv2.erode)(lines, _disc(abs(thickness)))
     # the silhouette: gaps closed, holes filled, and a rim around everything
     wide = cv2.copyMakeBorder(lines, SPRITE, SPRITE, SPRITE, SPRITE, cv2.BORDER_CONSTANT)
-    body = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, _disc(RIM)) > 96
-    body = cv2.dilate(body.astype(np.uint8), _disc(RIM // 2 + 2))
+    body = (cv2.morphologyEx(wide, cv2.MORPH_CLOSE, _disc(RIM)) if has_rim else wide) > 96
+    body = cv2.dilate(body.astype(np.uint8), _disc(RIM // 2 + 2 if has_rim else 0))
     contours, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    contours = [c[:, 0] + 0.5 - 1.5 * SPRITE for c in contours if cv2.contourArea(c) > 60]
+    contours = [
+        c[:, 0] + 0.5 - 1.5 * SPRITE
+        for c in contours
+        if cv2.contourArea(c) > (60 if has_rim else 8)
+    ]
     reach = np.concatenate(contours)
     extent = (reach.max(0) - reach.min(0)).max()
     middle = (reach.max(0) + reach.min(0)) / 2
@@ -184,7 +220,7 @@ def _disc(radius: int) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
-def sample(seed: int) -> Scene:
+def sample(seed: int, look: Look = STICKERS) -> Scene:
     """The scene of a seed, the same on every machine."""
     rng = np.random.default_rng(seed)
     background = _pick(rng, tuple(BACKGROUNDS))
@@ -202,7 +238,7 @@ def sample(seed: int) -> Scene:
             color = other if rng.random() < 0.5 else color
         objects.append((kind, color))
     for kind, color in objects:
-        if item := _place_item(rng, kind, color, taken):
+        if item := _place_item(rng, kind, color, look, taken):
             items.append(item)
     ground = _pick(rng, ("plain", "shaded", "noisy"))
     return Scene(background, ground, tuple(items), tuple(texts), seed)
@@ -220,11 +256,15 @@ def _clear(box: tuple, taken: list[tuple]) -> bool:
     )
 
 
-def _place_item(rng: np.random.Generator, kind: str, color: str, taken: list) -> Item | None:
+def _place_item(
+    rng: np.random.Generator, kind: str, color: str, look: Look, taken: list
+) -> Item | None:
+    low, high = look.sizes
     for attempt in range(60):
-        size = rng.uniform(0.22, 0.44 - 0.0025 * attempt)
+        size = rng.uniform(low, max(low, high - 0.0025 * attempt))
         x, y = rng.uniform(size / 2, 1 - size / 2, 2)
-        item = Item(kind, color, float(x), float(y), float(size), float(rng.uniform(-30, 30)))
+        angle = rng.uniform(-look.max_angle, look.max_angle)
+        item = Item(kind, color, float(x), float(y), float(size), float(angle), look)
         if _clear(item.box, taken):
             taken.append(item.box)
             return item
@@ -259,16 +299,23 @@ def _place_text(rng: np.random.Generator, background: str, taken: list) -> Text 
 def render(scene: Scene, size: int = 256) -> Image.Image:
     """The image of a scene, `size` × `size`, RGB."""
     rng = np.random.default_rng(scene.seed + 1)
-    canvas = _ground(scene, size, rng)
+    return paint(scene, draw_background(scene, size, rng), rng)
+
+
+def paint(scene: Scene, canvas: np.ndarray, rng: np.random.Generator) -> Image.Image:
+    """The image of a scene on its ground `canvas` [R, R, 3] float32, which is drawn upon."""
+    size = len(canvas)
     for item in scene.items:
         filling, lines = (
             np.clip(np.array(c) + rng.integers(-12, 13, 3), 0, 255) for c in COLORS[item.color]
         )
-        _blend(canvas, silhouette(item, size, smooth=True), filling)
+        if item.look.has_rim:
+            _blend(canvas, silhouette(item, size, smooth=True), filling)
         scale = item.size * size / SPRITE
-        warp = cv2.getRotationMatrix2D((SPRITE / 2, SPRITE / 2), -item.angle, scale)
-        warp[:, 2] += np.array([item.x, item.y]) * size - SPRITE / 2
-        source = sprite(item.kind).lines
+        turn = item.matrix * size / SPRITE
+        shift = np.array([item.x, item.y]) * size - turn @ (SPRITE / 2, SPRITE / 2)
+        warp = np.column_stack([turn, shift])
+        source = item.sprite.lines
         if scale < 0.6:  # halve first: the warp alone would skip pixels
             source = cv2.resize(source, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
             warp[:, :2] *= 2
@@ -281,7 +328,8 @@ def render(scene: Scene, size: int = 256) -> Image.Image:
     return image
 
 
-def _ground(scene: Scene, size: int, rng: np.random.Generator) -> np.ndarray:
+def draw_background(scene: Scene, size: int, rng: np.random.Generator) -> np.ndarray:
+    """[size, size, 3] float32, 0 to 255."""
     base = np.array(BACKGROUNDS[scene.background], np.float32) + rng.uniform(-8, 8, 3)
     canvas = np.broadcast_to(base, (size, size, 3)).astype(np.float32)
     if scene.ground == "shaded":

@@ -20,6 +20,7 @@ from paligemma.detections import format as format_detections
 # name: module and class. Modules are imported when the world is opened.
 WORLDS = {
     "pictograms": "paligemma.synthetic.pictograms:Pictograms",
+    "varied-pictograms": "paligemma.synthetic.varied_pictograms:VariedPictograms",
     "stickers": "paligemma.synthetic.sticker_world:Stickers",
 }
 

@@ -11,11 +11,13 @@ from paligemma.detections import format as format_objects
 from paligemma.detections import parse
 from paligemma.synthetic.language import (
     caption,
+    description,
     phrase,
     questions,
     reading,
     samples,
     search,
+    short_caption,
     whole_pixels,
 )
 from paligemma.synthetic.scenes import (
@@ -177,6 +179,19 @@ def test_caption():
     assert caption(EMPTY) == "nothing on a white background"
     one = Scene("black", "noisy", (ANCHOR,), (), 0)
     assert caption(one) == "a blue anchor on a black background"
+
+
+def test_a_short_caption_has_no_colors_and_no_background():
+    assert short_caption(SCENE) == "an anchor, a cat and two mice"
+    assert short_caption(EMPTY) == "nothing"
+
+
+def test_a_description_says_where_each_thing_is():
+    assert description(SCENE) == (
+        "a blue anchor at the bottom right, an orange cat at the bottom left, "
+        "a red mouse at the top left and a red mouse at the top right on a navy background"
+    )
+    assert description(EMPTY) == "nothing on a white background"
 
 
 def test_reading_goes_from_top_to_bottom():
