@@ -12,12 +12,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from paligemma.detections import Detection, format
 from paligemma.pipeline import PaliGemma
 from paligemma.synthetic.language import caption
-from paligemma.synthetic.scenes import Item, Scene, Text, render
+from paligemma.synthetic.scenes import Item, Look, Scene, Text, render
 from paligemma.tasks import TASKS
 
 HERE = Path(__file__).parent
 WHITE, INK = (250, 250, 250), (20, 20, 30)
 SIZE = 640  # pixels a side
+LINES = Look(has_rim=False)
 
 SCENES = {
     "planes": Scene(
@@ -77,11 +78,18 @@ SCENES = {
          Item("note", "purple", 0.84, 0.74, 0.26, 4)),
         (), 8,
     ),
+    "signs": Scene(
+        "white", "plain",
+        (Item("anchor", "blue", 0.28, 0.30, 0.40, 165, LINES),
+         Item("heart", "red", 0.72, 0.28, 0.32, -75, LINES),
+         Item("skull", "purple", 0.72, 0.74, 0.40, 100, LINES)),
+        (), 9,
+    ),
 }  # fmt: skip
 
 PROMPTS = [
     ("harbour", "detect", "anchor ; wheel"),
-    ("castle", "segment", "crown ; moon"),
+    ("castle", "segment", "castle"),
     ("music", "caption", ""),
     ("castle", "read", ""),
     ("music", "ask", "how many notes are there?"),
@@ -92,6 +100,8 @@ PROMPTS = [
     ("weather", "ask", "is the sun above the umbrella?"),
     ("zoo", "ask", "what color is the monkey?"),
     ("harbour", "read", ""),
+    ("signs", "detect", "heart ; skull"),
+    ("signs", "caption", ""),
 ]
 
 
