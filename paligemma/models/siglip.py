@@ -27,7 +27,10 @@ class SiglipEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         patches = self.patch_embedding(pixel_values)  # [B, Dv, grid, grid]
-        return patches.flatten(2).transpose(1, 2) + self.position_embedding.weight
+        # Laid out token by token, as all layers read them: the convolution's strides would last to
+        # the end of the tower, and the compiled backward pass made NaN of them on CPUs with AMX.
+        tokens = patches.flatten(2).transpose(1, 2).contiguous()
+        return tokens + self.position_embedding.weight
 
 
 class SiglipAttention(nn.Module):

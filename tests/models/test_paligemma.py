@@ -406,6 +406,15 @@ def test_tower_compiles_whole():
     torch.testing.assert_close(compiled(pixels), model.vision_tower(pixels), rtol=0, atol=1e-4)
 
 
+def test_patches_lie_token_by_token_through_the_whole_tower():
+    """With the strides of a convolution, compiled gradients became NaN on processors with AMX."""
+    tower, layouts = ours(CONFIGS["gemma1"]).vision_tower, []
+    for layer in tower.encoder.layers:
+        layer.register_forward_hook(lambda *given: layouts.append(given[2].is_contiguous()))
+    tower(torch.rand(2, 3, 28, 28))
+    assert layouts == [True] * len(tower.encoder.layers)
+
+
 def test_plain_and_fused_attention_of_the_tower_have_the_same_gradients(monkeypatch):
     tower, gradients = ours(CONFIGS["gemma1"]).vision_tower, []
     pixels = torch.rand(2, 3, 28, 28)
