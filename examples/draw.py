@@ -89,7 +89,7 @@ SCENES = {
 
 PROMPTS = [
     ("harbour", "detect", "anchor ; wheel"),
-    ("castle", "segment", "castle"),
+    ("weather", "segment", "umbrella ; snowflake"),
     ("music", "caption", ""),
     ("castle", "read", ""),
     ("music", "ask", "how many notes are there?"),
