@@ -67,8 +67,13 @@ def caption(scene: Scene) -> str:
 
 def short_caption(scene: Scene) -> str:
     """The kinds alone, and how many of each."""
-    kinds = sorted(Counter(item.kind for item in scene.items).items())
-    return listing([phrase(kind, count=count) for kind, count in kinds])
+    return listing([phrase(kind, count=count) for kind, _, count in _kinds(scene)])
+
+
+def _kinds(scene: Scene) -> list[tuple[str, str, int]]:
+    """Like `groups`, whatever the colors."""
+    counted = Counter(item.kind for item in scene.items)
+    return sorted((kind, "", count) for kind, count in counted.items())
 
 
 def description(scene: Scene) -> str:
@@ -160,9 +165,7 @@ def caption_sample(scene: Scene, style: str = "caption") -> SceneSample:
     """A caption in one of the styles of PaliGemma: "caption", "cap" or "describe"."""
     match style:
         case "cap":
-            text = short_caption(scene)
-            kinds = Counter(item.kind for item in scene.items)
-            told = [(kind, "", count) for kind, count in sorted(kinds.items())]
+            text, told = short_caption(scene), _kinds(scene)
         case "describe":
             text = description(scene)
             told = [(item.kind, item.color, 1) for item in _in_order(scene)]

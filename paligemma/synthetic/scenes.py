@@ -122,8 +122,8 @@ class Item:
     @cached_property
     def outlines(self) -> list[np.ndarray]:
         """The silhouette as polygons [n, 2] of (x, y)."""
-        center = np.array([self.x, self.y])
-        return [points @ self.matrix.T + center for points in self.sprite.outlines]
+        center, matrix = np.array([self.x, self.y]), self.matrix
+        return [points @ matrix.T + center for points in self.sprite.outlines]
 
     @cached_property
     def box(self) -> tuple[float, float, float, float]:
