@@ -2,9 +2,14 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paligemma.cli.common import add_model_options, load_pipeline, make_folder
+
+if TYPE_CHECKING:
+    from paligemma.synthetic.world import World
 
 
 def add_commands(commands) -> None:
@@ -18,7 +23,7 @@ def add_commands(commands) -> None:
     parser.add_argument("--limit", type=int, help="only the first examples")
     parser.add_argument(
         "--world",
-        choices=("pictograms", "stickers"),
+        choices=("pictograms", "drawings", "stickers"),
         default="pictograms",
         help="what the drawn scenes show (default: pictograms)",
     )
@@ -52,11 +57,11 @@ def run_evaluate(arguments: Namespace) -> None:
         return
     if arguments.data or arguments.out:
         raise ValueError("--data and --out need a --task, such as coco-captions.")
-    if arguments.world == "stickers":
+    if arguments.world != "pictograms":
         _evaluate_stickers(arguments)
         return
     if arguments.artists or arguments.held_out_fonts:
-        raise ValueError("--artists and --held-out-fonts need --world stickers.")
+        raise ValueError("--artists and --held-out-fonts need --world stickers or drawings.")
     from paligemma.evaluation.synthetic import evaluate_synthetic
 
     pg = load_pipeline(arguments)
@@ -68,13 +73,16 @@ def run_evaluate(arguments: Namespace) -> None:
 
 def _evaluate_stickers(arguments: Namespace) -> None:
     from paligemma.evaluation.world import evaluate_world, format_scores
+    from paligemma.synthetic.drawings import OPTIONS, Drawings
     from paligemma.synthetic.scene_options import SceneOptions
     from paligemma.synthetic.sticker_world import Stickers
 
     artists = tuple(arguments.artists.split(",")) if arguments.artists else None
-    # the drawings as their artists made them
-    options = SceneOptions(artists=artists, held_out_fonts=arguments.held_out_fonts, restyle=0)
-    world = Stickers(options)
+    changes = {"artists": artists, "held_out_fonts": arguments.held_out_fonts}
+    changes |= {"restyle": 0, "size": SceneOptions.size}  # as the artists drew them
+    world: World = Stickers(replace(SceneOptions(), **changes))
+    if arguments.world == "drawings":
+        world = Drawings(replace(OPTIONS, **changes), pictograms=0)
     scores = evaluate_world(
         load_pipeline(arguments), world, arguments.num_scenes, arguments.first_seed
     )

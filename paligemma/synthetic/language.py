@@ -1,21 +1,62 @@
-"""Prompts and true answers about scenes of pictograms."""
+"""Prompts and true answers in plain English about scenes: their things, words and background."""
 
 import re
 from collections import Counter
+from collections.abc import Collection, Sequence
 from functools import cache
+from typing import Protocol
 
 import numpy as np
 
 from paligemma.detections import Box, Detection, format_box, snap
 from paligemma.detections import format as format_objects
 from paligemma.synthetic import scenes
-from paligemma.synthetic.scenes import COLORS, KINDS, Item, Scene
+from paligemma.synthetic.kinds import all_kinds
+from paligemma.synthetic.scenes import COLORS
 from paligemma.synthetic.world import Mention, SceneSample
 from paligemma.tasks import TASKS
 
 PIXELS = 128  # a side; boxes in answers end at whole pixels of an image of this size
 CLOSE = 0.06  # positions nearer than this are not compared
 NUMBERS = {1: "a", 2: "two", 3: "three", 4: "four"}
+Kinds = (
+    Collection[str] | None
+)  # all that there are; None: the pictograms, to which one may be added
+
+
+class Thing(Protocol):
+    """Something in a scene, its center at (x, y); `color` is "" if captions do not say it."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def color(self) -> str: ...
+    @property
+    def x(self) -> float: ...
+    @property
+    def y(self) -> float: ...
+    @property
+    def box(self) -> Box: ...
+
+
+class Line(Protocol):
+    """A written line, its middle at the height `y`."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def y(self) -> float: ...
+
+
+class Scene(Protocol):
+    """What is said about a scene; `background` is "" where no color has one word."""
+
+    @property
+    def background(self) -> str: ...
+    @property
+    def items(self) -> Sequence[Thing]: ...
+    @property
+    def texts(self) -> Sequence[Line]: ...
 
 
 def whole_pixels(box: Box) -> Box:
@@ -24,13 +65,22 @@ def whole_pixels(box: Box) -> Box:
 
 
 def plural(kind: str) -> str:
-    return "mice" if kind == "mouse" else f"{kind}s"
+    return _plurals().get(kind, f"{kind}s")
+
+
+@cache
+def _plurals() -> dict[str, str]:
+    return {kind.name: kind.plural["en"] for kind in all_kinds()}
 
 
 def phrase(*words: str, count: int = 1) -> str:
-    """The words, the last a kind, with their number: "a cat", "an orange cat", "two red mice"."""
-    *colors, kind = words
-    number = "an" if count == 1 and words[0][0] in "aeiou" else NUMBERS[count]
+    """The words, the last a kind, with their number: "a cat", "an orange cat", "two red mice".
+
+    Words that are "" are left out.
+    """
+    *colors, kind = filter(None, words)
+    has_vowel = (*colors, kind)[0].startswith((*"aeiou", "hour"))
+    number = "an" if count == 1 and has_vowel else NUMBERS[count]
     return " ".join([number, *colors, kind if count == 1 else plural(kind)])
 
 
@@ -40,18 +90,19 @@ def groups(scene: Scene) -> list[tuple[str, str, int]]:
     return sorted((kind, color, count) for (kind, color), count in counted.items())
 
 
-def mentions(text: str) -> tuple[Mention, ...]:
-    """The kinds in a text, in both numbers, and "background"."""
-    names = _names(tuple(scenes.KINDS))
-    found = ((match.end(), names.get(match[0])) for match in re.finditer(r"\w+", text))
-    return tuple(Mention(end, name) for end, name in found if name)
+def mentions(text: str, kinds: Kinds = None) -> tuple[Mention, ...]:
+    """The `kinds` in a text, in both numbers, and "background"."""
+    pattern, names = _names(tuple(kinds or scenes.KINDS))
+    return tuple(Mention(found.end(), names[found[0]]) for found in pattern.finditer(text))
 
 
 @cache
-def _names(kinds: tuple[str, ...]) -> dict[str, str]:
-    """Each name by its forms. `kinds` may grow: an example adds one."""
-    forms = {form: kind for kind in kinds for form in (kind, plural(kind))}
-    return forms | {"background": "background"}
+def _names(kinds: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, str]]:
+    """What finds the names in a text, the longest that fits, and each name by its forms."""
+    names = {form: kind for kind in kinds for form in (kind, plural(kind))}
+    names["background"] = "background"
+    forms = sorted(map(re.escape, names), key=len, reverse=True)
+    return re.compile(rf"\b(?:{'|'.join(forms)})\b"), names
 
 
 def listing(phrases: list[str]) -> str:
@@ -62,7 +113,11 @@ def listing(phrases: list[str]) -> str:
 def caption(scene: Scene) -> str:
     """Every group of like objects, and the background."""
     objects = listing([phrase(color, kind, count=n) for kind, color, n in groups(scene)])
-    return f"{objects} on a {scene.background} background"
+    return objects + on_background(scene)
+
+
+def on_background(scene: Scene) -> str:
+    return f" on {phrase(scene.background, 'background')}" if scene.background else ""
 
 
 def short_caption(scene: Scene) -> str:
@@ -79,14 +134,14 @@ def _kinds(scene: Scene) -> list[tuple[str, str, int]]:
 def description(scene: Scene) -> str:
     """Every object by itself and where it is, like ones from top to bottom; and the background."""
     objects = listing([f"{phrase(i.color, i.kind)} at the {corner(i)}" for i in _in_order(scene)])
-    return f"{objects} on a {scene.background} background"
+    return objects + on_background(scene)
 
 
-def _in_order(scene: Scene) -> list[Item]:
+def _in_order(scene: Scene) -> list[Thing]:
     return sorted(scene.items, key=lambda item: (item.kind, item.color, item.y))
 
 
-def corner(item: Item) -> str:
+def corner(item: Thing) -> str:
     """The quarter of the image that its center is in."""
     return f"{'top' if item.y < 0.5 else 'bottom'} {'left' if item.x < 0.5 else 'right'}"
 
@@ -96,36 +151,40 @@ def reading(scene: Scene) -> str:
     return " ".join(text.text for text in sorted(scene.texts, key=lambda text: text.y))
 
 
-def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """One question and answer of every sort that this scene allows, in random order."""
+def questions(scene: Scene, rng: np.random.Generator, kinds: Kinds = None) -> list[tuple[str, str]]:
+    """One question and answer of every sort that this scene allows, in random order.
+
+    Of `kinds` some are asked for that are not there.
+    """
     items = scene.items
-    kinds = Counter(item.kind for item in items)
+    counts = Counter(item.kind for item in items)
     colors = Counter(item.color for item in items)
-    alone = [item for item in items if kinds[item.kind] == 1]
-    absent = [kind for kind in KINDS if kind not in kinds]
+    alone = [item for item in items if counts[item.kind] == 1]
+    absent = [kind for kind in kinds or scenes.KINDS if kind not in counts]
     pick = lambda options: options[rng.integers(len(options))]
-    asked = [
-        ("what color is the background?", scene.background),
-        ("how many things are there?", str(len(items))),
-    ]
+    asked = [("how many things are there?", str(len(items)))]
+    if scene.background:
+        asked.insert(0, ("what color is the background?", scene.background))
     if items:
         kind = pick(absent) if rng.random() < 0.2 else pick(items).kind
-        asked.append((f"how many {plural(kind)} are there?", str(kinds[kind])))
+        asked.append((f"how many {plural(kind)} are there?", str(counts[kind])))
         kind, answer = (pick(items).kind, "yes") if rng.random() < 0.5 else (pick(absent), "no")
         asked.append((f"is there {phrase(kind)}?", answer))
-        item, answer = pick(items), "yes"
+    if painted := [item for item in items if item.color]:
+        item, answer = pick(painted), "yes"
         color = item.color
         if rng.random() < 0.5:
             here = {other.color for other in items if other.kind == item.kind}
             color, answer = pick([color for color in COLORS if color not in here]), "no"
         asked.append((f"is there {phrase(color, item.kind)}?", answer))
-    if alone:
-        item = pick(alone)
+    if painted := [item for item in alone if item.color]:
+        item = pick(painted)
         asked.append((f"what color is the {item.kind}?", item.color))
+    if alone:
         item = pick(alone)
         if min(abs(item.x - 0.5), abs(item.y - 0.5)) > CLOSE:
             asked.append((f"where is the {item.kind}?", corner(item)))
-    if single := [item for item in items if colors[item.color] == 1]:
+    if single := [item for item in items if item.color and colors[item.color] == 1]:
         item = pick(single)
         asked.append((f"what is {item.color}?", item.kind))
     if len(alone) > 1:
@@ -138,13 +197,22 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
     return [(str(question), str(answer)) for question, answer in asked]
 
 
-def search(scene: Scene, task: str, rng: np.random.Generator, most: int = 4) -> SceneSample:
-    """A detection or segmentation prompt for one to `most` kinds, absent ones among them.
+def search(
+    scene: Scene,
+    task: str,
+    rng: np.random.Generator,
+    most: int = 4,
+    kinds: Kinds = None,
+) -> SceneSample:
+    """A detection or segmentation prompt for one to `most` of `kinds`, absent ones among them.
 
     Objects are answered in the order of the names asked for, and from top to bottom within one.
     """
     present = [str(kind) for kind in rng.permutation(sorted({i.kind for i in scene.items}))]
-    absent = [str(kind) for kind in rng.permutation([k for k in KINDS if k not in present])]
+    absent = [
+        str(kind)
+        for kind in rng.permutation([k for k in kinds or scenes.KINDS if k not in present])
+    ]
     names = []
     for _ in range(1 + min(rng.integers(most), rng.integers(most))):  # fewer more often
         names.append((present if present and rng.random() < 0.75 else absent).pop())
@@ -158,10 +226,10 @@ def search(scene: Scene, task: str, rng: np.random.Generator, most: int = 4) -> 
     detections = [Detection(item.kind, box) for item, box in zip(found, boxes, strict=True)]
     suffix = format_objects(detections) if task == "detect" else ""
     prefix, labels = TASKS[task].prompt(" ; ".join(names)), tuple(item.kind for item in found)
-    return SceneSample(task, prefix, suffix, found, boxes, labels, names=mentions(prefix))
+    return SceneSample(task, prefix, suffix, found, boxes, labels, names=mentions(prefix, kinds))
 
 
-def caption_sample(scene: Scene, style: str = "caption") -> SceneSample:
+def caption_sample(scene: Scene, style: str = "caption", kinds: Kinds = None) -> SceneSample:
     """A caption in one of the styles of PaliGemma: "caption", "cap" or "describe"."""
     match style:
         case "cap":
@@ -171,24 +239,24 @@ def caption_sample(scene: Scene, style: str = "caption") -> SceneSample:
             told = [(item.kind, item.color, 1) for item in _in_order(scene)]
         case _:
             text, told = caption(scene), groups(scene)
-    ends = (one.end for one in mentions(text) if one.name != "background")
+    ends = (one.end for one in mentions(text, kinds) if one.name != "background")
     listed = tuple(Mention(end, *group) for end, group in zip(ends, told, strict=True))
     return SceneSample("caption", TASKS["caption"].prompt(style=style), text, groups=listed)
 
 
-def samples(scene: Scene, rng: np.random.Generator) -> list[SceneSample]:
-    """What is asked about one scene in training, in random order."""
-    asked = [caption_sample(scene)]
-    for question, answer in questions(scene, rng)[:5]:
+def samples(scene: Scene, rng: np.random.Generator, kinds: Kinds = None) -> list[SceneSample]:
+    """What is asked about one scene in training, in random order. `kinds` are all there are."""
+    asked = [caption_sample(scene, kinds=kinds)]
+    for question, answer in questions(scene, rng, kinds)[:5]:
         prefix = TASKS["ask"].prompt(question)
-        asked.append(SceneSample("ask", prefix, answer, names=mentions(prefix)))
+        asked.append(SceneSample("ask", prefix, answer, names=mentions(prefix, kinds)))
     if scene.texts or rng.random() < 0.2:
         asked.append(SceneSample("read", TASKS["read"].prompt(), reading(scene)))
-    asked.append(search(scene, "detect", rng))
+    asked.append(search(scene, "detect", rng, kinds=kinds))
     if rng.random() < 0.6:
-        asked.append(search(scene, "detect", rng))
+        asked.append(search(scene, "detect", rng, kinds=kinds))
     if scene.items:
-        asked.append(search(scene, "segment", rng, most=2))
+        asked.append(search(scene, "segment", rng, most=2, kinds=kinds))
     if scene.items and rng.random() < 0.4:
         item = scene.items[rng.integers(len(scene.items))]
         where = format_box(whole_pixels(item.box))

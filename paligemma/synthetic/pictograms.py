@@ -46,7 +46,7 @@ class Pictograms:
         return [render(scene, side) for scene in scenes]
 
     def samples(self, scene: Scene, rng: np.random.Generator) -> list[SceneSample]:
-        return language.samples(scene, rng)
+        return language.samples(scene, rng, self.kinds)
 
     def crop(self, thing: Item, box: Box) -> np.ndarray:
         return crop(thing, box)
@@ -70,13 +70,15 @@ class Pictograms:
         plurals = [language.plural(kind) for kind in self.kinds]
         return [WordLists(self.kinds, plurals, self.colors, self.backgrounds)]
 
-    def grounding(self, scenes: Sequence[Scene]) -> Tensor:
+    def grounding(self, scenes: Sequence[language.Scene]) -> Tensor:
         shades = (*self.colors, *self.backgrounds)
         table = np.zeros((len(scenes), len(self.kinds) + 1, 6), np.float32)
         for row, scene in zip(table, scenes, strict=True):
-            row[-1] = (1, 0, 0, 1, 1, shades.index(scene.background))
+            shade = shades.index(scene.background) if scene.background else -1
+            row[-1] = (1, 0, 0, 1, 1, shade)
             for item in sorted(scene.items, key=lambda item: -item.box[1]):
-                row[self.kinds.index(item.kind)] = (1, *item.box, shades.index(item.color))
+                color = shades.index(item.color) if item.color else -1
+                row[self.kinds.index(item.kind)] = (1, *item.box, color)
         return torch.from_numpy(table)
 
 

@@ -47,7 +47,9 @@ class VariedPictograms(Pictograms):
         asked = super().samples(scene, rng)
         for style, share in STYLES.items():
             if rng.random() < share:
-                asked.insert(int(rng.integers(len(asked) + 1)), caption_sample(scene, style))
+                asked.insert(
+                    int(rng.integers(len(asked) + 1)), caption_sample(scene, style, self.kinds)
+                )
         return asked
 
     def images(self, scenes: Sequence[Scene], side: int) -> list[Image.Image]:

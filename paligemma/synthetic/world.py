@@ -21,6 +21,7 @@ from paligemma.detections import format as format_detections
 WORLDS = {
     "pictograms": "paligemma.synthetic.pictograms:Pictograms",
     "varied-pictograms": "paligemma.synthetic.varied_pictograms:VariedPictograms",
+    "drawings": "paligemma.synthetic.drawings:Drawings",
     "stickers": "paligemma.synthetic.sticker_world:Stickers",
 }
 

@@ -344,23 +344,24 @@ class Run(Part):
     its own.
 
     `model`: a checkpoint, or the sizes of a new one. `random_init` takes a checkpoint's sizes and
-    tokenizer, and new random weights. Every `eval_steps` steps, and at the end, the loss over
-    `eval_data` is measured; with `eval_metrics` the first `max_eval_samples` of it are answered
-    too, and scored by their task's metric: see `evaluation.answers`. With `metric_for_best_model`
-    the output is that of the best evaluation, not the last; after `early_stopping_patience`
-    evaluations without a better one the run ends. `on_invalid` samples are refused, or skipped and
-    counted. `max_text_tokens` is the most text that a sample may have. `flip`, `crop` and
-    `color_jitter` are the shares of samples that are mirrored, cropped or scaled, and changed in
-    color, as far as `augment` can change the answer alike. `batch_size` is over all processes,
-    `micro_batch_size` what one of them computes at once (None: its whole share). `warmup_ratio` is
-    a share of the steps; the cosine decay to `min_lr_ratio` of the peak follows it, or with
-    `decay_during_warmup` runs over all steps. `weight_decay` is multiplied by the learning rate, as
-    AdamW has it: the 3e-7 that big_vision sets beside a rate of 1e-5 is 0.03 here. `loss_weights`
-    are for the tokens of a task (default 1); with them the loss is a mean over tokens, without them
-    over samples. `dtype` is what is computed in, over float32 weights ("auto": bfloat16 where the
-    device has it); with `lora` the base is in it too. `quantize` shrinks the decoder of the base
-    further: see `models.frozen`. `save_dtype` is that of the output (None: as `dtype`; for "auto"
-    float32).
+    tokenizer, and new random weights. `tokenizer` gives a checkpoint another one: tokens of both
+    keep their embeddings, those of new ones are random. Every `eval_steps` steps, and at the end,
+    the loss over `eval_data` is measured; with `eval_metrics` the first `max_eval_samples` of it
+    are answered too, and scored by their task's metric: see `evaluation.answers`. With
+    `metric_for_best_model` the output is that of the best evaluation, not the last; after
+    `early_stopping_patience` evaluations without a better one the run ends. `on_invalid` samples
+    are refused, or skipped and counted. `max_text_tokens` is the most text that a sample may have.
+    `flip`, `crop` and `color_jitter` are the shares of samples that are mirrored, cropped or
+    scaled, and changed in color, as far as `augment` can change the answer alike. `batch_size` is
+    over all processes, `micro_batch_size` what one of them computes at once (None: its whole
+    share). `warmup_ratio` is a share of the steps; the cosine decay to `min_lr_ratio` of the peak
+    follows it, or with `decay_during_warmup` runs over all steps. `weight_decay` is multiplied by
+    the learning rate, as AdamW has it: the 3e-7 that big_vision sets beside a rate of 1e-5 is 0.03
+    here. `loss_weights` are for the tokens of a task (default 1); with them the loss is a mean over
+    tokens, without them over samples. `dtype` is what is computed in, over float32 weights ("auto":
+    bfloat16 where the device has it); with `lora` the base is in it too. `quantize` shrinks the
+    decoder of the base further: see `models.frozen`. `save_dtype` is that of the output (None: as
+    `dtype`; for "auto" float32).
     """
 
     stage: Literal[
@@ -376,6 +377,7 @@ class Run(Part):
     objective: Literal["tokenizer", "mask_codec", "siglip", "language", "patches", "answers"]
     model: Model | None = None
     random_init: bool = False
+    tokenizer: UserPath | None = None
     resolution: Count | None = None
     lora: Lora | None = None
     data: tuple[Data, ...] = Field(min_length=1)
@@ -443,6 +445,8 @@ class Run(Part):
             raise ValueError(
                 "random_init and lora exclude each other: an adapter needs a trained base"
             )
+        if self.tokenizer and (fresh or self.lora):
+            raise ValueError("tokenizer is for a trained checkpoint, and not under an adapter")
         if self.lora and self.objective != "answers":
             raise ValueError("lora adapts a whole model; its objective is answers")
         if self.quantize and not self.lora:
@@ -456,8 +460,12 @@ class Run(Part):
             raise ValueError(
                 f"{self.objective} compares all samples of a batch: leave micro_batch_size out"
             )
-        if (self.packing or self.auxiliary) and self.objective != "answers":
-            raise ValueError("packing and auxiliary belong to the objective answers")
+        if self.packing and self.objective != "answers":
+            raise ValueError("packing belongs to the objective answers")
+        if self.auxiliary and not self.packing:
+            alone = Auxiliary(words=self.auxiliary.words)
+            if self.objective != "patches" or self.auxiliary != alone:
+                raise ValueError("auxiliary heads need packing; words alone can go with patches")
         if (self.eval_metrics or self.metric_for_best_model) and not self.eval_data:
             raise ValueError("eval_metrics and metric_for_best_model need eval_data")
         if self.eval_metrics and self.objective != "answers":
@@ -473,8 +481,6 @@ class Run(Part):
             raise ValueError(
                 f"{augmented[0]} changes single samples of the objective answers, none packed"
             )
-        if self.auxiliary and not self.packing:
-            raise ValueError("auxiliary heads need packing")
         if self.packing or self.objective in ("tokenizer", "mask_codec", "patches"):
             self.open_world()
         return self

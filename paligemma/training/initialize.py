@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from paligemma.checkpoints import lora as adapters
@@ -24,6 +25,7 @@ from paligemma.tokenizer_file import read_tokenizer
 from paligemma.training.config import NewModel, Run, SoftLocTargets
 
 POSITIONS = "vision_tower.embeddings.position_embedding.weight"
+EMBEDDINGS = "language_model.embed_tokens.weight"
 AUXILIARY = "auxiliary.safetensors"  # heads that a next stage can go on with
 HEADS = ("patch_heads.", "grounding_head.", "next_group_head.")
 
@@ -74,11 +76,54 @@ def _with_config(found: Checkpoint, config: PaliGemmaConfig) -> Checkpoint:
     return replace(found, config=config, processor=processor)
 
 
-def _new_checkpoint(given: NewModel) -> Checkpoint:
-    """A checkpoint without weights: the sizes of the config, and the tokenizer's vocabulary."""
-    path = given.tokenizer / "tokenizer.json" if given.tokenizer.is_dir() else given.tokenizer
+def with_tokenizer(found: Checkpoint, path: Path) -> Checkpoint:
+    """The checkpoint with the tokenizer at `path`, and a vocabulary as large."""
+    tokenizer = read_tokenizer(_tokenizer_file(path))
+    vision = found.config.vision_config
+    processor = PaliGemmaProcessor(tokenizer, vision.num_image_tokens, vision.image_size)
+    text = replace(found.config.text_config, vocab_size=tokenizer.get_vocab_size())
+    config = replace(
+        found.config,
+        text_config=text,
+        image_token_index=processor.image_token_id,
+        pad_token_id=processor.pad_token_id,
+        eos_token_id=processor.eos_token_id,
+        bos_token_id=processor.bos_token_id,
+    )
+    return _with_config(replace(found, processor=processor), config)
+
+
+def with_vocabulary(table: Tensor, before: Tokenizer, after: Tokenizer, seed: int) -> Tensor:
+    """The embeddings [V, D] for the tokens of `after`, from those of `before`.
+
+    Tokens of both keep theirs. New ones are random, around the mean of the words and as far apart.
+    """
+    known = before.get_vocab()
+    words = table[[number for token, number in known.items() if _is_word(token)]]
+    shape = (after.get_vocab_size(), table.shape[1])
+    rows = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    rows = words.mean(0) + words.std(0) * rows
+    for token, number in after.get_vocab().items():
+        if token in known:
+            rows[number] = table[known[token]]
+    return rows.to(table.dtype)
+
+
+def _is_word(token: str) -> bool:
+    return len(token) > 2 and token.strip("▁").isalpha()
+
+
+def _tokenizer_file(path: Path) -> Path:
+    """`path`, or the tokenizer.json in it. Raises ValueError if there is none."""
+    path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"There is no tokenizer at {path}.")
+    return path
+
+
+def _new_checkpoint(given: NewModel) -> Checkpoint:
+    """A checkpoint without weights: the sizes of the config, and the tokenizer's vocabulary."""
+    path = _tokenizer_file(given.tokenizer)
     if given.mask_codec and not given.mask_codec.is_file():
         raise ValueError(f"There is no mask codec at {given.mask_codec}.")
     tokenizer = read_tokenizer(path)
@@ -126,9 +171,16 @@ def make_model(
     if not run.lora:  # what was mapped from the file could not be trained in place
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
-    if found.config.vision_config != config.vision_config:
+    if found.config != config:
         state = model.state_dict()
-        state[POSITIONS] = resample(state[POSITIONS], config.vision_config.grid)
+        if found.config.vision_config != config.vision_config:
+            state[POSITIONS] = resample(state[POSITIONS], config.vision_config.grid)
+        if run.tokenizer:
+            before, after = (
+                found.processor.tokenizer,
+                read_tokenizer(_tokenizer_file(run.tokenizer)),
+            )
+            state[EMBEDDINGS] = with_vocabulary(state[EMBEDDINGS], before, after, run.seed)
         with torch.device("meta"):
             model = PaliGemmaForConditionalGeneration(config)
         model.load_state_dict(state, assign=True)

@@ -32,6 +32,7 @@ from paligemma.training.initialize import (
     load_auxiliary,
     make_model,
     on_loc_grid,
+    with_tokenizer,
     write_output,
 )
 from paligemma.training.mask_codec import MaskReconstruction, SilhouetteBatches
@@ -125,7 +126,8 @@ def make_job(run: Run) -> Job:
         make = lambda mixture: SilhouetteBatches(mixture, run.open_world(), run.seed)
         return MaskCodecJob(run, MaskReconstruction(run.seed), *_batches(run, None, make))
     found = find_checkpoint(run)
-    start = at_resolution(found, run.resolution or found.config.vision_config.image_size)
+    start = with_tokenizer(found, run.tokenizer) if run.tokenizer else found
+    start = at_resolution(start, run.resolution or found.config.vision_config.image_size)
     start = on_loc_grid(start, run.soft_loc_targets)
     processor, grid = start.processor, start.config.vision_config.grid
     codec = open_mask_codec(run, start)

@@ -8,7 +8,7 @@ not train.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,19 @@ def decode(
     return decoder.norm(x), states
 
 
+class Words(nn.Module):
+    """The lists of `auxiliary.word_ids`, which move with an objective to its device."""
+
+    def __init__(self, lists: Sequence[Tensor]) -> None:
+        super().__init__()
+        for number, ids in enumerate(lists):
+            self.register_buffer(str(number), ids, persistent=False)
+
+    @property
+    def ids(self) -> list[Tensor]:
+        return list(self.buffers())
+
+
 class Answers(Objective):
     """The suffix, given image and prefix: the prefix-LM of PaliGemma. Auxiliary heads may help."""
 
@@ -112,10 +125,7 @@ class Answers(Objective):
         if weights.next_group:
             self.next_group_head = NextGroupHead(width, world)
         if weights.words:
-            tables = word_ids(processor.tokenizer, world)
-            self.num_word_lists = len(tables)
-            for number, ids in enumerate(tables):
-                self.register_buffer(f"words_{number}", ids, persistent=False)
+            self.words = Words(word_ids(processor.tokenizer, world))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """The summed weights of answer tokens, and what each auxiliary loss counts."""
@@ -140,8 +150,7 @@ class Answers(Objective):
         images = model.multi_modal_projector(features)
         if weights.words:
             table = model.language_model.embed_tokens.weight
-            words = [self.get_buffer(f"words_{number}") for number in range(self.num_word_lists)]
-            parts["words"] = word_loss(images, table, words, batch["patch_labels"], counts)
+            parts["words"] = word_loss(images, table, self.words.ids, batch["patch_labels"], counts)
         hidden, states = self.run_decoder(self.embed(batch["input_ids"], images), batch)
         if weights.grounding:
             parts["grounding"] = self.grounding_head(
@@ -250,7 +259,12 @@ def soft_targets(
 
 
 class Patches(Objective):
-    """What each patch of an image shows: the vision tower alone, under `PatchHeads`."""
+    """What each patch of an image shows: the vision tower alone, under `PatchHeads`.
+
+    With a weight for `words` image tokens become like the words of what they show, as these are:
+    so a decoder that knows the words still knows what it sees. (LiT locks the image tower against
+    the text in the same way, arXiv 2111.07991; here the text is locked.)
+    """
 
     def __init__(
         self, model: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor, run: Run
@@ -259,15 +273,27 @@ class Patches(Objective):
         self.model = model
         model.requires_grad_(False)
         model.vision_tower.requires_grad_(True)
-        self.patch_heads = PatchHeads(model.config.vision_config.hidden_size, run.open_world())
+        world = run.open_world()
+        self.patch_heads = PatchHeads(model.config.vision_config.hidden_size, world)
+        self.word_weight = run.auxiliary.words if run.auxiliary else 0.0
+        self.words = Words(word_ids(processor.tokenizer, world)) if self.word_weight else None
         self.encode_images = torch.compile(encode_images) if run.compile else encode_images
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        return PatchHeads.counts(batch["patch_labels"])
+        counts = PatchHeads.counts(batch["patch_labels"])
+        return counts | (word_counts(batch["patch_labels"]) if self.words else {})
 
     def forward(self, batch: Batch, counts: Counts) -> Losses:
-        features = self.encode_images(self.model.vision_tower, batch["pixel_values"])
-        return {"loss": self.patch_heads(features, batch["patch_labels"], counts)}
+        model, labels = self.model, batch["patch_labels"]
+        features = self.encode_images(model.vision_tower, batch["pixel_values"])
+        patches = self.patch_heads(features, labels, counts)
+        if self.words is None:
+            return {"loss": patches}
+        images = model.multi_modal_projector(features)
+        table = model.language_model.embed_tokens.weight
+        words = word_loss(images, table, self.words.ids, labels, counts)
+        loss = patches + self.word_weight * words
+        return {"loss": loss, "patches": patches.detach(), "words": words.detach()}
 
 
 class SigLIP(Objective):

@@ -119,6 +119,14 @@ WRONG = {
     "patience alone": ({"early_stopping_patience": 2}, "needs metric_for_best_model, such as loss"),
     "no such metric": ({"metric_for_best_model": "ap"}, "did you mean map?"),
     "auxiliary heads alone": ({"auxiliary": {"words": 1}}, "auxiliary heads need packing"),
+    "a tower with other heads": (
+        {"stage": "tower", "auxiliary": {"words": 1, "grounding": 1}},
+        "auxiliary heads need packing; words alone can go with patches",
+    ),
+    "a new model with another tokenizer": (
+        {"random_init": True, "tokenizer": "t"},
+        "tokenizer is for a trained checkpoint",
+    ),
     "packing of files": ({"packing": {"max_length": 9}}, "packing needs synthetic data"),
     "a tower on files": ({"stage": "tower"}, "patches needs synthetic data, all of one world"),
     "a weight of no task": ({"loss_weights": {"ocr": 1}}, "did you mean"),

@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from paligemma.checkpoints.io import read_config
-from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
+from paligemma.checkpoints.resolve import BUILT_IN_FOLDER, resolve
+from paligemma.synthetic.scenes import CHARACTERS
 from paligemma.training import checkpoint
 from paligemma.training.config import SoftLocTargets, parse_run
 from paligemma.training.objectives import soft_targets
 from paligemma.training.sources import EVAL_SEED
+from paligemma.training.tokenizer import train_tokenizer
 from paligemma.training.trainer import Trainer
 
 STAGES = ("tower", "multimodal")
@@ -158,6 +160,52 @@ def test_heads_that_a_stage_has_no_use_for_stay_for_the_next(tmp_path):
     assert whole.keys() == tower.keys()
     same = {name for name in whole if torch.equal(whole[name], tower[name])}
     assert same == {name for name in whole if not name.startswith("patch_heads.")}
+
+
+def test_a_tower_learns_to_say_words_that_stay_as_they_are(tmp_path):
+    auxiliary = {"auxiliary": {"words": 0.5}}
+    start = runs.trainer(parse_run(runs.scenes(tmp_path, "tower", **auxiliary)))
+    before = {name: value.clone() for name, value in start.objective.state_dict().items()}
+    batch = start.job.batches[0, [0, 1]]
+    losses = start.objective(batch, start.objective.counts(batch))
+    torch.testing.assert_close(losses["loss"], losses["patches"] + 0.5 * losses["words"])
+    start.loop()
+    after = start.objective.state_dict()
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved == {
+        name for name in before if name.startswith(("model.vision_tower", "patch_heads"))
+    }
+    plain = trained(tmp_path / "plain", "tower")
+    for name, value in plain.objective.model.vision_tower.state_dict().items():
+        assert not torch.equal(value, after[f"model.vision_tower.{name}"])  # the words had a say
+
+
+def test_a_checkpoint_takes_another_vocabulary(tmp_path):
+    """Tokens of both tokenizers keep their embeddings, under other ids; new ones are words too."""
+    first = trained(tmp_path, "multimodal", max_steps=1)
+    first.finish()
+    others = train_tokenizer(["two penguins and a cat on a white background"] * 30, CHARACTERS)
+    others.save(str(tmp_path / "others.json"))
+    changes = {"model": str(tmp_path / "out"), "tokenizer": str(tmp_path / "others.json")}
+    second = runs.trainer(parse_run(runs.scenes(tmp_path / "second", "multimodal", **changes)))
+    old, new = tiny.words().get_vocab(), others.get_vocab()
+    table, before = (
+        one.job.objective.model.language_model.embed_tokens.weight for one in (second, first)
+    )
+    assert len(table) == len(new) and "▁penguins" in new.keys() - old.keys()
+    for token in new.keys() & old.keys():
+        assert torch.equal(table[new[token]], before[old[token]]), token
+    size = table[new["▁penguins"]].norm() / before[old["▁background"]].norm()
+    assert 0.3 < size < 3
+    second.loop()
+    second.finish()
+    found = resolve(tmp_path / "second" / "out")
+    assert found.config.text_config.vocab_size == len(new)
+    assert found.config.image_token_index == new["<image>"]
+    assert found.processor.tokenizer.get_vocab() == new
+    gone = parse_run(runs.scenes(tmp_path / "third", "multimodal", **changes | {"tokenizer": "no"}))
+    with pytest.raises(ValueError, match="There is no tokenizer at no"):
+        runs.trainer(gone)
 
 
 def test_soft_targets():

@@ -1,0 +1,129 @@
+"""The world of drawings: pictograms and stickers in one language, by one list of kinds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sheet import SHEET_COLORS, sheet_atlas
+
+from paligemma.detections import parse
+from paligemma.synthetic.compose import Composer
+from paligemma.synthetic.drawings import OPTIONS, STICKERS, Drawings, StickerScene
+from paligemma.synthetic.kinds import all_kinds
+from paligemma.synthetic.language import mentions, phrase, plural
+from paligemma.synthetic.scenes import KINDS
+from paligemma.synthetic.varied_pictograms import VariedPictograms
+from paligemma.synthetic.world import open_world
+from paligemma.training.tokenizer import train_tokenizer
+
+GRID = 8
+
+
+@pytest.fixture(scope="module")
+def world():
+    opened = open_world("drawings")
+    opened.__dict__["composer"] = Composer(sheet_atlas(), replace(OPTIONS, effects=0))
+    return opened
+
+
+@pytest.fixture(scope="module")
+def drawn(world):
+    scenes = [world.scene(seed) for seed in range(120)]
+    return [scene for scene in scenes if isinstance(scene, StickerScene)]
+
+
+def test_kinds_are_known_once_and_take_a_plain_article():
+    known = {kind.name: kind for kind in all_kinds()}
+    assert len(set(Drawings.kinds)) == len(Drawings.kinds) == len(KINDS) + len(STICKERS) == 192
+    for name in Drawings.kinds:
+        assert known[name].singular["en"] == phrase(name)
+        assert known[name].plural["en"] == plural(name)
+
+
+def test_names_of_several_words_are_whole():
+    text = "is there a fire truck left of two maple leaves on a navy background?"
+    found = mentions(text, Drawings.kinds)
+    assert [one.name for one in found] == ["fire truck", "maple leaf", "background"]
+    assert [text[: one.end].rsplit(" ", 1)[1] for one in found] == ["truck", "leaves", "background"]
+    assert phrase("", "hourglass") == "an hourglass" and phrase("", "dog", count=2) == "two dogs"
+
+
+def test_a_share_of_the_scenes_are_the_pictograms_of_old(world, drawn):
+    assert 0.55 < len(drawn) / 120 < 0.75
+    seed = next(n for n in range(120) if not isinstance(world.scene(n), StickerScene))
+    assert world.scene(seed) == VariedPictograms().scene(seed)
+    alone = Drawings(pictograms=1)
+    assert not any(isinstance(alone.scene(seed), StickerScene) for seed in range(30))
+
+
+def test_what_is_said_of_stickers_is_true(world, drawn):
+    rng = np.random.default_rng(0)
+    told = 0
+    for scene in drawn:
+        kinds = [item.kind for item in scene.items]
+        for sample in world.samples(scene, rng):
+            assert {mention.name for mention in sample.names} <= {*world.kinds, "background"}
+            if sample.task == "detect":
+                labels = [one.label for one in parse(sample.suffix)]
+                asked = sample.prefix.removeprefix("detect ").split(" ; ")
+                assert labels == [name for name in asked for _ in range(kinds.count(name))]
+            elif sample.prefix == "cap en":
+                told += 1
+                named = [one.name for one in sample.groups for _ in range(one.count)]
+                assert named == sorted(kinds)
+            elif sample.task == "read":
+                assert sample.spelled and 0 < sample.weight < 1
+            assert "on a  " not in sample.suffix and not sample.suffix.endswith(" ")
+    assert told > 5
+
+
+def test_masks_are_those_of_the_stickers(world, drawn):
+    count = 0
+    for scene in drawn:
+        for item in scene.items:
+            crop = world.crop(item, item.box)
+            area = scene.scene.objects[item.number].area
+            box = (item.box[2] - item.box[0]) * (item.box[3] - item.box[1])
+            assert crop.shape == (64, 64) and crop.mean() == pytest.approx(area / box, abs=0.08)
+            count += 1
+    assert count > 50
+
+
+def test_labels_of_patches_are_in_the_numbers_of_this_world(world, drawn):
+    labels = world.patch_labels(drawn, GRID)
+    seen, written = set(), 0
+    for n, scene in enumerate(drawn):
+        kinds = {item.kind for item in scene.items}
+        named = {world.kinds[k - 1] for k in labels.kind[n].unique().tolist() if k}
+        assert named <= kinds
+        seen |= named
+        letters = {world.characters[c - 1] for c in labels.characters[n].unique().tolist() if c}
+        assert letters <= set("".join(line.text for line in scene.texts))
+        written += len(letters)
+        shown = labels.background[n].unique().tolist()
+        assert {world.backgrounds[b] for b in shown if b >= 0} <= {scene.background}
+    assert seen == {*SHEET_COLORS} & {*world.kinds} and written > 50
+
+
+def test_a_batch_may_have_scenes_of_both_sorts(world, drawn):
+    pictograms = VariedPictograms()
+    scene = pictograms.scene(1)
+    labels = world.patch_labels([drawn[0], scene], GRID)
+    own = pictograms.patch_labels([scene], GRID)
+    assert torch.equal(labels.kind[1:], own.kind)  # the first kinds are theirs
+    assert torch.equal(labels.characters[1:], own.characters)
+    assert torch.equal(labels.background[1:], own.background)
+    assert [image.mode for image in world.images([drawn[0], scene], 64)] == ["RGB", "RGB"]
+    table = world.grounding([drawn[0], scene])
+    for row, one in zip(table, (drawn[0], scene), strict=True):
+        there = {world.kinds[n] for n in row[:-1, 0].nonzero()[:, 0].tolist()}
+        assert there == {item.kind for item in one.items}
+
+
+def test_every_name_has_tokens_of_its_own(world):
+    tokenizer = train_tokenizer(world.texts(20, 0), world.characters)
+    for kind in world.kinds:
+        for name in (kind, plural(kind)):
+            for text in (name, f" {name}"):
+                assert len(tokenizer.encode(text).tokens) == len(name.split())
