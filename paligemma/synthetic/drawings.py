@@ -37,7 +37,7 @@ STICKERS = tuple(
     for name in """
     dog, hamster, rabbit, bear, panda, koala, tiger, pig, frog, chicken, chick, bird, penguin, wolf,
     sheep, goat, camel, elephant, crocodile, turtle, snake, whale, dolphin, fish, octopus, snail,
-    caterpillar, ant, bee, ladybug, squirrel, rose, tulip, sunflower, bouquet, Christmas tree,
+    caterpillar, ant, bee, ladybug, squirrel, rose, tulip, sunflower, bouquet,
     palm tree, cactus, seedling, maple leaf, leaf, mushroom, apple, pear, tangerine, lemon,
     watermelon, strawberry, cherry, peach, tomato, chicken leg, hamburger, pizza, fried egg,
     ice cream, donut, cookie, cake, honey pot, cocktail, car, taxi, police car, ambulance,
