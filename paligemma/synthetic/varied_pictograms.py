@@ -1,7 +1,7 @@
 """The world of pictograms, drawn in more ways than one.
 
 A model that saw stickers of one size, upright on clean grounds, knows nothing else. Of these scenes
-a third are just such; in the others pictograms are small or large, turned, stretched as a wide page
+half are just such; in the others pictograms are small or large, turned, stretched as a wide page
 is, thick or thin, or bare lines without a rim, before clutter now and then. Whole images lose
 contrast and sharpness. What there is to say about a scene is the same as ever, and short and long
 captions besides.
@@ -21,7 +21,7 @@ from paligemma.synthetic.pictograms import Pictograms
 from paligemma.synthetic.scenes import STICKERS, Look, Scene, draw_background, paint, sample
 from paligemma.synthetic.world import SceneSample
 
-USUAL = 0.33  # the share of scenes of stickers as they are
+USUAL = 0.5  # the share of scenes of stickers as they are
 FLAT = 0.35  # the chances of the other looks, each by itself
 ANY_SIZE = 0.5
 TURNED = 0.4

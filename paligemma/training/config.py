@@ -520,7 +520,7 @@ STAGES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 # A model of a thousandth of the size learns at a higher rate, and its boxes end at whole pixels.
-TRANSFER_OF_BUILT_IN: dict[str, Any] = {"learning_rate": 3e-4, "soft_loc_targets": {}}
+TRANSFER_OF_BUILT_IN: dict[str, Any] = {"learning_rate": 3e-4, "soft_loc_targets": {"grid": 128}}
 
 
 def read_run(path: str | Path) -> Run:

@@ -77,9 +77,9 @@ def test_lines_are_as_thick_as_they_are_said_to_be():
         assert thin < usual < thick, kind
 
 
-def test_a_third_are_stickers_as_ever(scenes):
+def test_half_are_stickers_as_ever(scenes):
     usual = [scene for scene in scenes if scene == sample(scene.seed)]
-    assert 0.25 < len(usual) / len(scenes) < 0.45
+    assert 0.4 < len(usual) / len(scenes) < 0.6
     looks = {item.look for scene in scenes for item in scene.items}
     assert len(looks) > 100
 

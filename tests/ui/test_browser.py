@@ -558,8 +558,8 @@ def test_a_batch(built_in, tmp_path):
 
 def test_how_it_works(built_in):
     tab(built_in, "How it works").click()
-    expect(panel(built_in).locator("svg.anatomy")).to_contain_text("8 × 8 patches of 16 pixels")
-    expect(panel(built_in).locator("#sequence")).to_contain_text("64 in all")
+    expect(panel(built_in).locator("svg.anatomy")).to_contain_text("12 × 12 patches of 16 pixels")
+    expect(panel(built_in).locator("#sequence")).to_contain_text("144 in all")
     panel(built_in).locator("[data-file='models/gemma.py']").click()
     expect(built_in.locator("#source")).to_contain_text("paligemma/models/gemma.py")
 

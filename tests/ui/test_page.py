@@ -826,9 +826,9 @@ def test_diagram_tokens_and_mask():
     drawing, strip, mask = how_it_works.show_model(
         models, LastRequest("detect cat", ["<loc0000>", " cat"])
     )
-    assert "8 × 8 patches of 16 pixels" in drawing and "3 query heads, 1 key/value head" in drawing
+    assert "12 × 12 patches of 16 pixels" in drawing and "3 query heads, 1 key/value head" in drawing
     assert 'data-file="models/gemma.py"' in drawing
-    assert "… 64 in all" in strip and "&lt;loc0000&gt;" in strip and "·cat" in strip
+    assert "… 144 in all" in strip and "&lt;loc0000&gt;" in strip and "·cat" in strip
     assert mask.constructor_args["visible"]
     assert how_it_works.show_model(models, None)[1] == "There was no request yet."
 
