@@ -89,7 +89,7 @@ SCENES = {
 
 PROMPTS = [
     ("harbour", "detect", "anchor ; wheel"),
-    ("weather", "segment", "umbrella ; snowflake"),
+    ("weather", "segment", "cloud ; sun"),
     ("music", "caption", ""),
     ("castle", "read", ""),
     ("music", "ask", "how many notes are there?"),
@@ -100,7 +100,7 @@ PROMPTS = [
     ("weather", "ask", "is the sun above the umbrella?"),
     ("zoo", "ask", "what color is the monkey?"),
     ("harbour", "read", ""),
-    ("signs", "detect", "heart ; skull"),
+    ("signs", "detect", "anchor ; heart"),
     ("signs", "caption", ""),
 ]
 
