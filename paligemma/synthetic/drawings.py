@@ -110,7 +110,7 @@ class StickerScene:
     def background(self) -> str:
         return self.scene.background
 
-    @cached_property
+    @property
     def items(self) -> tuple[Sticker, ...]:
         return tuple(Sticker(self.scene, number) for number in range(len(self.scene.objects)))
 

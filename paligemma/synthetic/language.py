@@ -258,7 +258,7 @@ def samples(scene: Scene, rng: np.random.Generator, kinds: Kinds = None) -> list
     if scene.items:
         asked.append(search(scene, "segment", rng, most=2, kinds=kinds))
     if scene.items and rng.random() < 0.4:
-        item = scene.items[rng.integers(len(scene.items))]
+        item = scene.items[int(rng.integers(len(scene.items)))]
         where = format_box(whole_pixels(item.box))
         prefix = f"{TASKS['caption'].prompt()} {where}"
         asked.append(SceneSample("region", prefix, phrase(item.color, item.kind)))

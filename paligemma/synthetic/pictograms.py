@@ -45,7 +45,7 @@ class Pictograms:
     def images(self, scenes: Sequence[Scene], side: int) -> list[Image.Image]:
         return [render(scene, side) for scene in scenes]
 
-    def samples(self, scene: Scene, rng: np.random.Generator) -> list[SceneSample]:
+    def samples(self, scene: language.Scene, rng: np.random.Generator) -> list[SceneSample]:
         return language.samples(scene, rng, self.kinds)
 
     def crop(self, thing: Item, box: Box) -> np.ndarray:

@@ -125,7 +125,7 @@ class Item:
         center, matrix = np.array([self.x, self.y]), self.matrix
         return [points @ matrix.T + center for points in self.sprite.outlines]
 
-    @cached_property
+    @property
     def box(self) -> tuple[float, float, float, float]:
         """(x1, y1, x2, y2), tight around the silhouette."""
         points = np.concatenate(self.outlines)

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from paligemma.synthetic import language
 from paligemma.synthetic.effects import degrade
 from paligemma.synthetic.grounds import draw_clutter
-from paligemma.synthetic.language import caption_sample
 from paligemma.synthetic.pictograms import Pictograms
 from paligemma.synthetic.scenes import STICKERS, Look, Scene, draw_background, paint, sample
 from paligemma.synthetic.world import SceneSample
@@ -43,13 +43,12 @@ class VariedPictograms(Pictograms):
         scene = sample(seed, choose_look(rng))
         return replace(scene, ground="cluttered") if rng.random() < CLUTTERED else scene
 
-    def samples(self, scene: Scene, rng: np.random.Generator) -> list[SceneSample]:
+    def samples(self, scene: language.Scene, rng: np.random.Generator) -> list[SceneSample]:
         asked = super().samples(scene, rng)
         for style, share in STYLES.items():
             if rng.random() < share:
-                asked.insert(
-                    int(rng.integers(len(asked) + 1)), caption_sample(scene, style, self.kinds)
-                )
+                one = language.caption_sample(scene, style, self.kinds)
+                asked.insert(int(rng.integers(len(asked) + 1)), one)
         return asked
 
     def images(self, scenes: Sequence[Scene], side: int) -> list[Image.Image]:

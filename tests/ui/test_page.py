@@ -826,7 +826,8 @@ def test_diagram_tokens_and_mask():
     drawing, strip, mask = how_it_works.show_model(
         models, LastRequest("detect cat", ["<loc0000>", " cat"])
     )
-    assert "12 × 12 patches of 16 pixels" in drawing and "3 query heads, 1 key/value head" in drawing
+    assert "12 × 12 patches of 16 pixels" in drawing
+    assert "3 query heads, 1 key/value head" in drawing
     assert 'data-file="models/gemma.py"' in drawing
     assert "… 144 in all" in strip and "&lt;loc0000&gt;" in strip and "·cat" in strip
     assert mask.constructor_args["visible"]
