@@ -58,7 +58,7 @@ def run_evaluate(arguments: Namespace) -> None:
     if arguments.data or arguments.out:
         raise ValueError("--data and --out need a --task, such as coco-captions.")
     if arguments.world != "pictograms":
-        _evaluate_stickers(arguments)
+        _evaluate_composed(arguments)
         return
     if arguments.artists or arguments.held_out_fonts:
         raise ValueError("--artists and --held-out-fonts need --world stickers or drawings.")
@@ -71,7 +71,7 @@ def run_evaluate(arguments: Namespace) -> None:
     print(json.dumps(scores))
 
 
-def _evaluate_stickers(arguments: Namespace) -> None:
+def _evaluate_composed(arguments: Namespace) -> None:
     from paligemma.evaluation.world import evaluate_world, format_scores
     from paligemma.synthetic.drawings import OPTIONS, Drawings
     from paligemma.synthetic.scene_options import SceneOptions
@@ -80,9 +80,11 @@ def _evaluate_stickers(arguments: Namespace) -> None:
     artists = tuple(arguments.artists.split(",")) if arguments.artists else None
     changes = {"artists": artists, "held_out_fonts": arguments.held_out_fonts}
     changes |= {"restyle": 0, "size": SceneOptions.size}  # as the artists drew them
-    world: World = Stickers(replace(SceneOptions(), **changes))
+    world: World
     if arguments.world == "drawings":
         world = Drawings(replace(OPTIONS, **changes), pictograms=0)
+    else:
+        world = Stickers(replace(SceneOptions(), **changes))
     scores = evaluate_world(
         load_pipeline(arguments), world, arguments.num_scenes, arguments.first_seed
     )

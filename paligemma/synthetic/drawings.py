@@ -26,6 +26,7 @@ from paligemma.synthetic.restyle import COLORS
 from paligemma.synthetic.scene_options import SceneOptions
 from paligemma.synthetic.scenes import CHARACTERS as CAPITALS
 from paligemma.synthetic.scenes import KINDS, Item, Scene
+from paligemma.synthetic.sticker_world import silhouette
 from paligemma.synthetic.stickers import stickers_cache
 from paligemma.synthetic.varied_pictograms import VariedPictograms
 from paligemma.synthetic.words import CHARACTERS
@@ -123,7 +124,7 @@ class StickerScene:
 class Drawings(VariedPictograms):
     """A `World` of pictograms, a share `pictograms` of the scenes, and of stickers.
 
-    `options`: what the scenes of stickers are like; None for those of training.
+    `options`: what the scenes of stickers are like; of `OPTIONS.kinds`, and at most four things.
     """
 
     kinds: Sequence[str] = (*KINDS, *STICKERS)
@@ -167,6 +168,17 @@ class Drawings(VariedPictograms):
             return thing.scene.mask_crop(thing.number, box)
         return super().crop(thing, box)
 
+    def silhouettes(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        pictograms = VariedPictograms()
+        return np.stack(
+            [
+                pictograms.silhouettes([rng])[0]
+                if rng.random() < self.pictograms
+                else silhouette(self.composer, rng)
+                for rng in rngs
+            ]
+        )
+
     def patch_labels(self, scenes: Sequence[Scene | StickerScene], grid: int) -> PatchLabels:
         labels = [
             _sticker_labels(scene.scene, grid)
@@ -180,7 +192,7 @@ class Drawings(VariedPictograms):
         """What is said of pictograms, then every name by itself and after a space, and colors."""
         names = [form for kind in self.kinds for form in (kind, language.plural(kind))]
         words = [word for name in names for word in (name, f" {name}")]
-        words += [f" {color}" for color in (*self.colors, *self.backgrounds)]
+        words += ["nothing", *(f" {color}" for color in (*self.colors, *self.backgrounds))]
         said = VariedPictograms.texts(Drawings(self.options, pictograms=1), scenes, seed)
         return [*said, *(words * FREQUENT)]
 

@@ -12,6 +12,7 @@ from paligemma.detections import Box, Detection, format_box, snap
 from paligemma.detections import format as format_objects
 from paligemma.synthetic import scenes
 from paligemma.synthetic.kinds import all_kinds
+from paligemma.synthetic.phrases.broader import BROADER
 from paligemma.synthetic.scenes import COLORS
 from paligemma.synthetic.world import Mention, SceneSample
 from paligemma.tasks import TASKS
@@ -19,9 +20,8 @@ from paligemma.tasks import TASKS
 PIXELS = 128  # a side; boxes in answers end at whole pixels of an image of this size
 CLOSE = 0.06  # positions nearer than this are not compared
 NUMBERS = {1: "a", 2: "two", 3: "three", 4: "four"}
-Kinds = (
-    Collection[str] | None
-)  # all that there are; None: the pictograms, to which one may be added
+# All kinds there are; None: those of the pictograms, to which an example may add one.
+Kinds = Collection[str] | None
 
 
 class Thing(Protocol):
@@ -151,16 +151,28 @@ def reading(scene: Scene) -> str:
     return " ".join(text.text for text in sorted(scene.texts, key=lambda text: text.y))
 
 
-def questions(scene: Scene, rng: np.random.Generator, kinds: Kinds = None) -> list[tuple[str, str]]:
+def absent_kinds(scene: Scene, kinds: Kinds = None) -> list[str]:
+    """Those of `kinds` that are surely not there: nothing there is called so as well."""
+    there = {item.kind for item in scene.items}
+    called = there.union(*(BROADER.get(kind, ()) for kind in there))
+    return [kind for kind in kinds or scenes.KINDS if kind not in called]
+
+
+def questions(
+    scene: Scene,
+    rng: np.random.Generator,
+    kinds: Kinds = None,
+    palette: Collection[str] = tuple(COLORS),
+) -> list[tuple[str, str]]:
     """One question and answer of every sort that this scene allows, in random order.
 
-    Of `kinds` some are asked for that are not there.
+    Of `kinds`, and of the colors of the `palette`, some are asked for that are not there.
     """
     items = scene.items
     counts = Counter(item.kind for item in items)
     colors = Counter(item.color for item in items)
     alone = [item for item in items if counts[item.kind] == 1]
-    absent = [kind for kind in kinds or scenes.KINDS if kind not in counts]
+    absent = absent_kinds(scene, kinds)
     pick = lambda options: options[rng.integers(len(options))]
     asked = [("how many things are there?", str(len(items)))]
     if scene.background:
@@ -170,12 +182,13 @@ def questions(scene: Scene, rng: np.random.Generator, kinds: Kinds = None) -> li
         asked.append((f"how many {plural(kind)} are there?", str(counts[kind])))
         kind, answer = (pick(items).kind, "yes") if rng.random() < 0.5 else (pick(absent), "no")
         asked.append((f"is there {phrase(kind)}?", answer))
-    if painted := [item for item in items if item.color]:
+    plain = {item.kind for item in items if not item.color}  # of some color, which nobody says
+    if painted := [item for item in items if item.kind not in plain]:
         item, answer = pick(painted), "yes"
         color = item.color
         if rng.random() < 0.5:
             here = {other.color for other in items if other.kind == item.kind}
-            color, answer = pick([color for color in COLORS if color not in here]), "no"
+            color, answer = pick([color for color in palette if color not in here]), "no"
         asked.append((f"is there {phrase(color, item.kind)}?", answer))
     if painted := [item for item in alone if item.color]:
         item = pick(painted)
@@ -184,7 +197,7 @@ def questions(scene: Scene, rng: np.random.Generator, kinds: Kinds = None) -> li
         item = pick(alone)
         if min(abs(item.x - 0.5), abs(item.y - 0.5)) > CLOSE:
             asked.append((f"where is the {item.kind}?", corner(item)))
-    if single := [item for item in items if item.color and colors[item.color] == 1]:
+    if single := [item for item in items if not plain and colors[item.color] == 1]:
         item = pick(single)
         asked.append((f"what is {item.color}?", item.kind))
     if len(alone) > 1:
@@ -209,10 +222,7 @@ def search(
     Objects are answered in the order of the names asked for, and from top to bottom within one.
     """
     present = [str(kind) for kind in rng.permutation(sorted({i.kind for i in scene.items}))]
-    absent = [
-        str(kind)
-        for kind in rng.permutation([k for k in kinds or scenes.KINDS if k not in present])
-    ]
+    absent = [str(kind) for kind in rng.permutation(absent_kinds(scene, kinds))]
     names = []
     for _ in range(1 + min(rng.integers(most), rng.integers(most))):  # fewer more often
         names.append((present if present and rng.random() < 0.75 else absent).pop())
@@ -244,10 +254,15 @@ def caption_sample(scene: Scene, style: str = "caption", kinds: Kinds = None) ->
     return SceneSample("caption", TASKS["caption"].prompt(style=style), text, groups=listed)
 
 
-def samples(scene: Scene, rng: np.random.Generator, kinds: Kinds = None) -> list[SceneSample]:
-    """What is asked about one scene in training, in random order. `kinds` are all there are."""
+def samples(
+    scene: Scene,
+    rng: np.random.Generator,
+    kinds: Kinds = None,
+    palette: Collection[str] = tuple(COLORS),
+) -> list[SceneSample]:
+    """What is asked about one scene in training, in random order: see `questions`."""
     asked = [caption_sample(scene, kinds=kinds)]
-    for question, answer in questions(scene, rng, kinds)[:5]:
+    for question, answer in questions(scene, rng, kinds, palette)[:5]:
         prefix = TASKS["ask"].prompt(question)
         asked.append(SceneSample("ask", prefix, answer, names=mentions(prefix, kinds)))
     if scene.texts or rng.random() < 0.2:

@@ -46,7 +46,7 @@ class Pictograms:
         return [render(scene, side) for scene in scenes]
 
     def samples(self, scene: language.Scene, rng: np.random.Generator) -> list[SceneSample]:
-        return language.samples(scene, rng, self.kinds)
+        return language.samples(scene, rng, self.kinds, self.colors)
 
     def crop(self, thing: Item, box: Box) -> np.ndarray:
         return crop(thing, box)

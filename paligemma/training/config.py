@@ -445,7 +445,7 @@ class Run(Part):
             raise ValueError(
                 "random_init and lora exclude each other: an adapter needs a trained base"
             )
-        if self.tokenizer and (fresh or self.lora):
+        if self.tokenizer and (fresh or self.lora or self.model is None):
             raise ValueError("tokenizer is for a trained checkpoint, and not under an adapter")
         if self.lora and self.objective != "answers":
             raise ValueError("lora adapts a whole model; its objective is answers")
@@ -519,7 +519,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "transfer": {"objective": "answers", "learning_rate": 1e-5},
 }  # fmt: skip
 
-# A model of a thousandth of the size learns at a higher rate, and its boxes end at whole pixels.
+# A model of a thousandth of the size learns at a higher rate; its boxes end at 128ths of a side.
 TRANSFER_OF_BUILT_IN: dict[str, Any] = {"learning_rate": 3e-4, "soft_loc_targets": {"grid": 128}}
 
 

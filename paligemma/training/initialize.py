@@ -27,6 +27,7 @@ from paligemma.training.config import NewModel, Run, SoftLocTargets
 POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 EMBEDDINGS = "language_model.embed_tokens.weight"
 AUXILIARY = "auxiliary.safetensors"  # heads that a next stage can go on with
+WORD_HEADS = {"patch_heads.kind.weight", "patch_heads.color.weight"}
 HEADS = ("patch_heads.", "grounding_head.", "next_group_head.")
 
 
@@ -152,13 +153,12 @@ def base_dtype(run: Run) -> torch.dtype:
     return compute_dtype(run) if run.lora else torch.float32
 
 
-def make_model(
-    run: Run, found: Checkpoint, config: PaliGemmaConfig
-) -> PaliGemmaForConditionalGeneration:
-    """The model of `config` in `base_dtype`, its weights random or those of `found`.
+def make_model(run: Run, found: Checkpoint, start: Checkpoint) -> PaliGemmaForConditionalGeneration:
+    """The model of `start` in `base_dtype`, its weights random or those of `found`.
 
     An adapter that is trained further is not merged: see `attach_adapter`.
     """
+    config = start.config
     if run.random_init or isinstance(run.model, NewModel):
         model = PaliGemmaForConditionalGeneration(config)
         initialize(model, run.seed)
@@ -166,8 +166,8 @@ def make_model(
         loc_ids = [vocabulary[f"<loc{number:04d}>"] for number in range(1024)]
         order_locations(model.language_model.embed_tokens.weight, loc_ids)
         return model
-    start = replace(found, adapter=None) if run.lora else found
-    model = start.load_model("cpu", base_dtype(run))
+    base = replace(found, adapter=None) if run.lora else found
+    model = base.load_model("cpu", base_dtype(run))
     if not run.lora:  # what was mapped from the file could not be trained in place
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
@@ -176,10 +176,7 @@ def make_model(
         if found.config.vision_config != config.vision_config:
             state[POSITIONS] = resample(state[POSITIONS], config.vision_config.grid)
         if run.tokenizer:
-            before, after = (
-                found.processor.tokenizer,
-                read_tokenizer(_tokenizer_file(run.tokenizer)),
-            )
+            before, after = found.processor.tokenizer, start.processor.tokenizer
             state[EMBEDDINGS] = with_vocabulary(state[EMBEDDINGS], before, after, run.seed)
         with torch.device("meta"):
             model = PaliGemmaForConditionalGeneration(config)
@@ -188,7 +185,10 @@ def make_model(
 
 
 def load_auxiliary(objective: nn.Module, folder: Path) -> bool:
-    """Go on with the auxiliary heads of the stage before; returns whether it left any that fit."""
+    """Go on with those auxiliary heads of the stage before that fit, where it left any.
+
+    Returns whether those that know the names of this world are among them.
+    """
     if not (folder / AUXILIARY).is_file():
         return False
     own = objective.state_dict()
@@ -199,7 +199,7 @@ def load_auxiliary(objective: nn.Module, folder: Path) -> bool:
         if name in own and own[name].shape == value.shape
     }
     objective.load_state_dict(fits, strict=False)
-    return bool(fits)
+    return fits.keys() >= WORD_HEADS
 
 
 def attach_adapter(run: Run, start: Checkpoint, model: nn.Module) -> None:

@@ -42,7 +42,7 @@ from paligemma.training.data import (
     open_mask_codec,
     open_sources,
 )
-from paligemma.training.initialize import find_checkpoint
+from paligemma.training.initialize import find_checkpoint, with_tokenizer
 from paligemma.training.sources import InvalidSample, Sample, Source, SyntheticScenes
 from visualize import draw_objects
 from visualize.boxes import load_font, shorten
@@ -104,6 +104,7 @@ def check_run(run: Run) -> DataReport:
     if run.packing or run.objective != "answers":
         raise ValueError("Only the samples of runs of the objective answers are checked, unpacked.")
     start = find_checkpoint(run)
+    start = with_tokenizer(start, run.tokenizer) if run.tokenizer else start
     codec = open_mask_codec(run, start)
     sources, more = (open_sources(run, field, codec) for field in ("data", "eval_data"))
     files = [one for one in (*sources, *more) if not isinstance(one, SyntheticScenes)]

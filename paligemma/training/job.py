@@ -149,7 +149,7 @@ def make_job(run: Run) -> Job:
         memory = needed_memory(planned_model(run, start), run, shards)
     if memory and not is_sharded():
         check_memory(memory, run, best_device())
-    model = make_model(run, found, start.config)
+    model = make_model(run, found, start)
     if run.lora:
         attach_adapter(run, start, model)
     if run.quantize:

@@ -39,6 +39,11 @@ class Packer:
     """Lays out the samples of each scene as a sequence of `max_length` tokens, for training."""
 
     def __init__(self, processor: PaliGemmaProcessor, world: World, max_length: int) -> None:
+        if max_length <= processor.num_image_tokens:
+            raise ValueError(
+                f"packing.max_length {max_length} leaves no room behind the "
+                f"{processor.num_image_tokens} tokens of an image."
+            )
         self.processor, self.max_length = processor, max_length
         self.names = {name: n for n, name in enumerate((*world.kinds, "background"), 1)}
         self.colors = {color: n for n, color in enumerate(("", *world.colors))}

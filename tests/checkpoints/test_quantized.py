@@ -73,7 +73,7 @@ def test_what_needs_the_original_weights_is_refused(quantized, tmp_path, capsys)
     run = read_run(config)
     start = find_checkpoint(run)
     with pytest.raises(ValueError, match="only to answer with"):
-        make_model(run, start, start.config)
+        make_model(run, start, start)
 
 
 @pytest.mark.parametrize("change", ["missing", "integers", "floats", "not finite", "shape"])

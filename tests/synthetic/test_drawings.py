@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sheet import SHEET_COLORS, sheet_atlas
+from sheet import SHEET_COLORS, ellipse, sheet_atlas
 
-from paligemma.detections import parse
+from paligemma.detections import box_iou, parse
+from paligemma.synthetic.atlas import Atlas, SpriteRecord, glyph_sprite, tight_box
 from paligemma.synthetic.compose import Composer
 from paligemma.synthetic.drawings import OPTIONS, STICKERS, Drawings, StickerScene
 from paligemma.synthetic.kinds import all_kinds
-from paligemma.synthetic.language import mentions, phrase, plural
+from paligemma.synthetic.language import absent_kinds, corner, mentions, phrase, plural
 from paligemma.synthetic.scenes import KINDS
 from paligemma.synthetic.varied_pictograms import VariedPictograms
 from paligemma.synthetic.world import open_world
@@ -20,10 +21,20 @@ from paligemma.training.tokenizer import train_tokenizer
 GRID = 8
 
 
+def atlas() -> Atlas:
+    """The sheet's, and glyphs of the same kinds, which scenes paint in one color."""
+    drawn, glyph = sheet_atlas(), glyph_sprite(ellipse((0, 0, 0))[..., 3])
+    box = tight_box(glyph[..., 3])
+    glyphs = [SpriteRecord(kind, "dejavu", "a", "glyph", False, box) for kind in SHEET_COLORS]
+    pixels = np.concatenate([drawn.pixels, np.stack([glyph] * len(glyphs))])
+    return Atlas(pixels, (*drawn.sprites, *glyphs), drawn.kinds)
+
+
 @pytest.fixture(scope="module")
 def world():
     opened = open_world("drawings")
-    opened.__dict__["composer"] = Composer(sheet_atlas(), replace(OPTIONS, effects=0))
+    options = replace(OPTIONS, effects=0, glyphs=0.5)
+    opened.__dict__["composer"] = Composer(atlas(), options)
     return opened
 
 
@@ -38,7 +49,7 @@ def test_kinds_are_known_once_and_take_a_plain_article():
     assert len(set(Drawings.kinds)) == len(Drawings.kinds) == len(KINDS) + len(STICKERS) == 191
     for name in Drawings.kinds:
         assert known[name].singular["en"] == phrase(name)
-        assert known[name].plural["en"] == plural(name)
+    assert [plural(name) for name in ("mouse", "wolf", "dog")] == ["mice", "wolves", "dogs"]
 
 
 def test_names_of_several_words_are_whole():
@@ -74,8 +85,55 @@ def test_what_is_said_of_stickers_is_true(world, drawn):
                 assert named == sorted(kinds)
             elif sample.task == "read":
                 assert sample.spelled and 0 < sample.weight < 1
+            for box, thing in zip(sample.boxes, sample.objects, strict=True):
+                assert box_iou(box, thing.box) > 0.8
             assert "on a  " not in sample.suffix and not sample.suffix.endswith(" ")
     assert told > 5
+
+
+def test_colors_are_said_of_what_is_painted_in_one(world, drawn):
+    """And none is denied, or given to one thing alone, where another may have it as well."""
+    rng, asked = np.random.default_rng(0), {"what": 0, "there": 0, "color": 0}
+    denied = set()
+    for scene in drawn:
+        said = [
+            (thing.color * (thing.artist == "dejavu"), thing.name) for thing in scene.scene.objects
+        ]
+        colors = [color for color, _ in said]
+        for sample in world.samples(scene, rng):
+            question = sample.prefix.removeprefix("answer en ").removesuffix("?")
+            if question.startswith("what is "):
+                color = question.removeprefix("what is ")
+                assert "" not in colors and said.count((color, sample.suffix)) == 1
+                asked["what"] += 1
+            elif question.startswith("what color is the ") and "background" not in question:
+                kind = question.removeprefix("what color is the ")
+                assert [one for one in said if one[1] == kind] == [(sample.suffix, kind)]
+                asked["color"] += 1
+            elif question.startswith("is there ") and question.split()[3] in world.colors:
+                color, kind = question.split(maxsplit=4)[3:]
+                assert sample.suffix == ("yes" if (color, kind) in said else "no")
+                assert ("", kind) not in said
+                asked["there"] += 1
+                denied |= {color} if sample.suffix == "no" else set()
+            elif question.startswith("where is "):
+                [item] = [
+                    i for i in scene.items if i.kind == question.removeprefix("where is the ")
+                ]
+                assert sample.suffix == corner(item)
+    assert min(asked.values()) > 5 and denied & {"black", "white", "gray"}
+
+
+def test_nothing_is_denied_that_a_thing_is_called_as_well(world, drawn):
+    things = replace(drawn[0].scene.objects[0], name="penguin")
+    scene = StickerScene(replace(drawn[0].scene, objects=(things,)), drawn[0].image)
+    absent = absent_kinds(scene, world.kinds)
+    assert "penguin" not in absent and "bird" not in absent and "dog" in absent
+
+
+def test_silhouettes_are_of_both(world):
+    masks = world.silhouettes([np.random.default_rng(seed) for seed in range(8)])
+    assert masks.shape == (8, 64, 64) and 0.2 < masks.mean() < 0.95
 
 
 def test_masks_are_those_of_the_stickers(world, drawn):
@@ -101,6 +159,11 @@ def test_labels_of_patches_are_in_the_numbers_of_this_world(world, drawn):
         letters = {world.characters[c - 1] for c in labels.characters[n].unique().tolist() if c}
         assert letters <= set("".join(line.text for line in scene.texts))
         written += len(letters)
+        for color in labels.color[n].unique().tolist():
+            assert not color or world.colors[color - 1] in {o.color for o in scene.scene.objects}
+        boxes = [item.box for item in scene.items]
+        for box in labels.box[n][labels.kind[n] > 0].unique(dim=0).tolist():
+            assert any(np.allclose(box, other, atol=1e-6) for other in boxes)
         shown = labels.background[n].unique().tolist()
         assert {world.backgrounds[b] for b in shown if b >= 0} <= {scene.background}
     assert seen == {*SHEET_COLORS} & {*world.kinds} and written > 50

@@ -260,3 +260,8 @@ def test_every_few_batches_ask_one_question_an_image(tmp_path):
         single = number % 4 == 3
         assert (segments[:, :P] == (1 if single else 0)).all()
         assert (segments.max() == 1) == single
+
+
+def test_a_sequence_that_the_image_fills_is_refused():
+    with pytest.raises(ValueError, match="max_length 16 leaves no room behind the 16 tokens"):
+        Packer(tiny.processor(), WORLD, tiny.P)

@@ -187,6 +187,8 @@ def test_a_checkpoint_takes_another_vocabulary(tmp_path):
     others = train_tokenizer(["two penguins and a cat on a white background"] * 30, CHARACTERS)
     others.save(str(tmp_path / "others.json"))
     changes = {"model": str(tmp_path / "out"), "tokenizer": str(tmp_path / "others.json")}
+    changes["resolution"] = 2 * tiny.VISION.image_size
+    changes["packing"] = {"max_length": 400, "single_every": 4}
     second = runs.trainer(parse_run(runs.scenes(tmp_path / "second", "multimodal", **changes)))
     old, new = tiny.words().get_vocab(), others.get_vocab()
     table, before = (
@@ -202,6 +204,7 @@ def test_a_checkpoint_takes_another_vocabulary(tmp_path):
     found = resolve(tmp_path / "second" / "out")
     assert found.config.text_config.vocab_size == len(new)
     assert found.config.image_token_index == new["<image>"]
+    assert found.config.vision_config.image_size == 2 * tiny.VISION.image_size
     assert found.processor.tokenizer.get_vocab() == new
     gone = parse_run(runs.scenes(tmp_path / "third", "multimodal", **changes | {"tokenizer": "no"}))
     with pytest.raises(ValueError, match="There is no tokenizer at no"):

@@ -541,6 +541,8 @@ def test_the_built_in_model_is_made_by_its_configs(tmp_path, monkeypatch):
             given["model"]["text_config"] |= sizes
         if "packing" in given:
             given["packing"] = {"max_length": 120, "single_every": 2}
+        if "resolution" in given:
+            given["resolution"] = 40
         runs.AcceleratorState._reset_state(True)
         train(parse_run(given))
     tower, whole = (
