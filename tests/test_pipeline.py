@@ -447,14 +447,15 @@ def test_the_builtin_model_answers(builtin):
 
 @pytest.mark.parametrize("quantize", ["int8", "int4"])
 def test_the_builtin_model_answers_quantized(builtin, quantize):
-    pg, image = PaliGemma.load(quantize=quantize), BUILT_IN_FOLDER.parents[1] / "examples/tea.png"
+    image = BUILT_IN_FOLDER.parents[1] / "examples/harbour.png"
+    pg = PaliGemma.load(quantize=quantize)
     assert quantize in pg.facts and pg.memory < builtin.memory / 1.4
     expected, reply = builtin.generate(image, "caption en"), pg.generate(image, "caption en")
     assert reply.text == expected.text
     assert reply.tokens[0].logprob != expected.tokens[0].logprob
     maps = pg.explain(image, "caption en", views=["middle", "gradient"]).maps
     assert maps["gradient"].shape == maps["middle"].shape and maps["gradient"].any()
-    assert np.isfinite(pg.similarity(image, "cup")).all()
+    assert np.isfinite(pg.similarity(image, "anchor")).all()
 
 
 @pytest.mark.gpu

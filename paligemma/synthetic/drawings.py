@@ -26,7 +26,7 @@ from paligemma.synthetic.restyle import COLORS
 from paligemma.synthetic.scene_options import SceneOptions
 from paligemma.synthetic.scenes import CHARACTERS as CAPITALS
 from paligemma.synthetic.scenes import KINDS, Item, Scene
-from paligemma.synthetic.sticker_world import silhouette
+from paligemma.synthetic.sticker_world import sticker_silhouette
 from paligemma.synthetic.stickers import stickers_cache
 from paligemma.synthetic.varied_pictograms import VariedPictograms
 from paligemma.synthetic.words import CHARACTERS
@@ -93,7 +93,7 @@ class Sticker:
 
 
 @dataclass(frozen=True)
-class Line:
+class StickerText:
     """A written line and the height of its middle."""
 
     text: str
@@ -116,9 +116,9 @@ class StickerScene:
         return tuple(Sticker(self.scene, number) for number in range(len(self.scene.objects)))
 
     @property
-    def texts(self) -> tuple[Line, ...]:
+    def texts(self) -> tuple[StickerText, ...]:
         middle = lambda text: (text.box[1] + text.box[3]) / 2
-        return tuple(Line(text.text, middle(text)) for text in self.scene.texts)
+        return tuple(StickerText(text.text, middle(text)) for text in self.scene.texts)
 
 
 class Drawings(VariedPictograms):
@@ -174,7 +174,7 @@ class Drawings(VariedPictograms):
             [
                 pictograms.silhouettes([rng])[0]
                 if rng.random() < self.pictograms
-                else silhouette(self.composer, rng)
+                else sticker_silhouette(self.composer, rng)
                 for rng in rngs
             ]
         )

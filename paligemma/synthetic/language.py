@@ -39,7 +39,7 @@ class Thing(Protocol):
     def box(self) -> Box: ...
 
 
-class Line(Protocol):
+class DescribedLine(Protocol):
     """A written line, its middle at the height `y`."""
 
     @property
@@ -48,7 +48,7 @@ class Line(Protocol):
     def y(self) -> float: ...
 
 
-class Scene(Protocol):
+class DescribedScene(Protocol):
     """What is said about a scene; `background` is "" where no color has one word."""
 
     @property
@@ -56,7 +56,7 @@ class Scene(Protocol):
     @property
     def items(self) -> Sequence[Thing]: ...
     @property
-    def texts(self) -> Sequence[Line]: ...
+    def texts(self) -> Sequence[DescribedLine]: ...
 
 
 def whole_pixels(box: Box) -> Box:
@@ -84,7 +84,7 @@ def phrase(*words: str, count: int = 1) -> str:
     return " ".join([number, *colors, kind if count == 1 else plural(kind)])
 
 
-def groups(scene: Scene) -> list[tuple[str, str, int]]:
+def groups(scene: DescribedScene) -> list[tuple[str, str, int]]:
     """Groups of like objects in alphabetical order: (kind, color, count)."""
     counted = Counter((item.kind, item.color) for item in scene.items)
     return sorted((kind, color, count) for (kind, color), count in counted.items())
@@ -110,34 +110,34 @@ def listing(phrases: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(phrases[:-1]), *phrases[-1:]])) or "nothing"
 
 
-def caption(scene: Scene) -> str:
+def caption(scene: DescribedScene) -> str:
     """Every group of like objects, and the background."""
     objects = listing([phrase(color, kind, count=n) for kind, color, n in groups(scene)])
     return objects + on_background(scene)
 
 
-def on_background(scene: Scene) -> str:
+def on_background(scene: DescribedScene) -> str:
     return f" on {phrase(scene.background, 'background')}" if scene.background else ""
 
 
-def short_caption(scene: Scene) -> str:
+def short_caption(scene: DescribedScene) -> str:
     """The kinds alone, and how many of each."""
     return listing([phrase(kind, count=count) for kind, _, count in _kinds(scene)])
 
 
-def _kinds(scene: Scene) -> list[tuple[str, str, int]]:
+def _kinds(scene: DescribedScene) -> list[tuple[str, str, int]]:
     """Like `groups`, whatever the colors."""
     counted = Counter(item.kind for item in scene.items)
     return sorted((kind, "", count) for kind, count in counted.items())
 
 
-def description(scene: Scene) -> str:
+def description(scene: DescribedScene) -> str:
     """Every object by itself and where it is, like ones from top to bottom; and the background."""
     objects = listing([f"{phrase(i.color, i.kind)} at the {corner(i)}" for i in _in_order(scene)])
     return objects + on_background(scene)
 
 
-def _in_order(scene: Scene) -> list[Thing]:
+def _in_order(scene: DescribedScene) -> list[Thing]:
     return sorted(scene.items, key=lambda item: (item.kind, item.color, item.y))
 
 
@@ -146,12 +146,12 @@ def corner(item: Thing) -> str:
     return f"{'top' if item.y < 0.5 else 'bottom'} {'left' if item.x < 0.5 else 'right'}"
 
 
-def reading(scene: Scene) -> str:
+def reading(scene: DescribedScene) -> str:
     """The written words from top to bottom."""
     return " ".join(text.text for text in sorted(scene.texts, key=lambda text: text.y))
 
 
-def absent_kinds(scene: Scene, kinds: Kinds = None) -> list[str]:
+def absent_kinds(scene: DescribedScene, kinds: Kinds = None) -> list[str]:
     """Those of `kinds` that are surely not there: nothing there is called so as well."""
     there = {item.kind for item in scene.items}
     called = there.union(*(BROADER.get(kind, ()) for kind in there))
@@ -159,7 +159,7 @@ def absent_kinds(scene: Scene, kinds: Kinds = None) -> list[str]:
 
 
 def questions(
-    scene: Scene,
+    scene: DescribedScene,
     rng: np.random.Generator,
     kinds: Kinds = None,
     palette: Collection[str] = tuple(COLORS),
@@ -211,7 +211,7 @@ def questions(
 
 
 def search(
-    scene: Scene,
+    scene: DescribedScene,
     task: str,
     rng: np.random.Generator,
     most: int = 4,
@@ -239,7 +239,9 @@ def search(
     return SceneSample(task, prefix, suffix, found, boxes, labels, names=mentions(prefix, kinds))
 
 
-def caption_sample(scene: Scene, style: str = "caption", kinds: Kinds = None) -> SceneSample:
+def caption_sample(
+    scene: DescribedScene, style: str = "caption", kinds: Kinds = None
+) -> SceneSample:
     """A caption in one of the styles of PaliGemma: "caption", "cap" or "describe"."""
     match style:
         case "cap":
@@ -255,7 +257,7 @@ def caption_sample(scene: Scene, style: str = "caption", kinds: Kinds = None) ->
 
 
 def samples(
-    scene: Scene,
+    scene: DescribedScene,
     rng: np.random.Generator,
     kinds: Kinds = None,
     palette: Collection[str] = tuple(COLORS),

@@ -45,7 +45,9 @@ class Pictograms:
     def images(self, scenes: Sequence[Scene], side: int) -> list[Image.Image]:
         return [render(scene, side) for scene in scenes]
 
-    def samples(self, scene: language.Scene, rng: np.random.Generator) -> list[SceneSample]:
+    def samples(
+        self, scene: language.DescribedScene, rng: np.random.Generator
+    ) -> list[SceneSample]:
         return language.samples(scene, rng, self.kinds, self.colors)
 
     def crop(self, thing: Item, box: Box) -> np.ndarray:
@@ -70,7 +72,7 @@ class Pictograms:
         plurals = [language.plural(kind) for kind in self.kinds]
         return [WordLists(self.kinds, plurals, self.colors, self.backgrounds)]
 
-    def grounding(self, scenes: Sequence[language.Scene]) -> Tensor:
+    def grounding(self, scenes: Sequence[language.DescribedScene]) -> Tensor:
         shades = (*self.colors, *self.backgrounds)
         table = np.zeros((len(scenes), len(self.kinds) + 1, 6), np.float32)
         for row, scene in zip(table, scenes, strict=True):

@@ -91,7 +91,7 @@ class Stickers:
         return thing.scene.mask_crop(thing.number, box)
 
     def silhouettes(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
-        return np.stack([silhouette(self.composer, rng) for rng in rngs])
+        return np.stack([sticker_silhouette(self.composer, rng) for rng in rngs])
 
     def texts(self, scenes: int, seed: int) -> Iterator[str]:
         """All words, in whatever scenes: a few times each, so that they count as frequent."""
@@ -121,7 +121,7 @@ class Stickers:
         return torch.from_numpy(table)
 
 
-def silhouette(composer: Composer, rng: np.random.Generator) -> np.ndarray:
+def sticker_silhouette(composer: Composer, rng: np.random.Generator) -> np.ndarray:
     """The mask [64, 64], 0…1, of a thing of some scene, cut out by a box that is a little off."""
     scene = None
     while scene is None or not scene.objects:

@@ -43,7 +43,9 @@ class VariedPictograms(Pictograms):
         scene = sample(seed, choose_look(rng))
         return replace(scene, ground="cluttered") if rng.random() < CLUTTERED else scene
 
-    def samples(self, scene: language.Scene, rng: np.random.Generator) -> list[SceneSample]:
+    def samples(
+        self, scene: language.DescribedScene, rng: np.random.Generator
+    ) -> list[SceneSample]:
         asked = super().samples(scene, rng)
         for style, share in STYLES.items():
             if rng.random() < share:

@@ -177,7 +177,7 @@ def test_the_peak_of_the_built_in_model_is_in_the_box():
     explanation = pg.explain("examples/harbour.png", "detect anchor", views=tuple(VIEWS))
     (found,) = explanation.reply.detections
     x1, y1, x2, y2 = found.box
-    row, column = divmod(int(explanation.maps[DEFAULT_VIEW][-1].argmax()), 8)
-    assert (
-        y1 - 1 / 8 < (row + 0.5) / 8 < y2 + 1 / 8 and x1 - 1 / 8 < (column + 0.5) / 8 < x2 + 1 / 8
-    )
+    grid = pg.config.vision_config.grid
+    row, column = divmod(int(explanation.maps[DEFAULT_VIEW][-1].argmax()), grid)
+    assert y1 - 1 / grid < (row + 0.5) / grid < y2 + 1 / grid
+    assert x1 - 1 / grid < (column + 0.5) / grid < x2 + 1 / grid
