@@ -201,7 +201,7 @@ def read_adapter(folder: Path) -> Adapter:
         base=base or None,
         rank=number("r", values.get("r", 8), MAX_RANK, whole=True),
         alpha=number("lora_alpha", values.get("lora_alpha", 8), MAX_ALPHA, whole=False),
-        target_modules=None if targets is None else tuple(targets),
+        target_modules=None if targets is None else tuple(sorted(targets)),  # peft writes a set
         rank_pattern=pattern("rank_pattern", MAX_RANK, whole=True),
         alpha_pattern=pattern("alpha_pattern", MAX_ALPHA, whole=False),
         partial=bool(values.get("layers_to_transform") or values.get("exclude_modules")),
