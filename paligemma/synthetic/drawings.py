@@ -7,29 +7,22 @@ others of stickers (`compose.py`), and the same is said about both.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from paligemma.detections import Box
 from paligemma.synthetic import language
-from paligemma.synthetic.atlas import load_atlas
-from paligemma.synthetic.compose import Composer
-from paligemma.synthetic.composed_scene import ComposedScene
-from paligemma.synthetic.grounds import GROUND_COLORS
-from paligemma.synthetic.kinds import all_kinds, kind_number
-from paligemma.synthetic.patches import label_patches
+from paligemma.synthetic.kinds import kind_number
 from paligemma.synthetic.phrases.facts import said_color
-from paligemma.synthetic.restyle import COLORS
 from paligemma.synthetic.scene_options import SceneOptions
 from paligemma.synthetic.scenes import CHARACTERS as CAPITALS
 from paligemma.synthetic.scenes import KINDS, Item, Scene
-from paligemma.synthetic.sticker_world import sticker_silhouette
-from paligemma.synthetic.stickers import stickers_cache
+from paligemma.synthetic.sticker_world import DrawnScene, SceneMask, Stickers
 from paligemma.synthetic.varied_pictograms import VariedPictograms
-from paligemma.synthetic.words import CHARACTERS
 from paligemma.synthetic.world import PatchLabels, SceneSample
 
 # What all artists of the training drew in colors, and whose name takes a plain article.
@@ -65,11 +58,8 @@ OPTIONS = SceneOptions(
 
 
 @dataclass(frozen=True)
-class Sticker:
-    """Object `number` (from 0) of a composed scene, as `language` speaks of it."""
-
-    scene: ComposedScene
-    number: int
+class Sticker(SceneMask):
+    """An object of a composed scene, as `language` speaks of it."""
 
     @property
     def kind(self) -> str:
@@ -101,11 +91,8 @@ class StickerText:
 
 
 @dataclass(frozen=True)
-class StickerScene:
-    """A composed scene with its image [R, R, 3] uint8, as `language` speaks of it."""
-
-    scene: ComposedScene
-    image: np.ndarray
+class StickerScene(DrawnScene):
+    """A composed scene with its image, as `language` speaks of it."""
 
     @property
     def background(self) -> str:
@@ -128,27 +115,23 @@ class Drawings(VariedPictograms):
     """
 
     kinds: Sequence[str] = (*KINDS, *STICKERS)
-    colors: Sequence[str] = tuple(COLORS)
-    backgrounds: Sequence[str] = tuple(GROUND_COLORS)
-    characters = CAPITALS + "".join(c for c in CHARACTERS if c not in CAPITALS)
+    colors = Stickers.colors
+    backgrounds = Stickers.backgrounds
+    characters = CAPITALS + "".join(c for c in Stickers.characters if c not in CAPITALS)
 
     def __init__(self, options: SceneOptions = OPTIONS, pictograms: float = PICTOGRAMS) -> None:
-        self.options, self.pictograms = options, pictograms
-
-    @cached_property
-    def composer(self) -> Composer:
-        return Composer(load_atlas(stickers_cache() / "atlas"), self.options)
+        self.stickers, self.pictograms = Stickers(options), pictograms
 
     def scene(self, seed: int) -> Scene | StickerScene:
         if np.random.default_rng((seed, 3)).random() < self.pictograms:
             return super().scene(seed)
-        image, scene = self.composer(seed)
-        return StickerScene(scene, image)
+        drawn = self.stickers.scene(seed)
+        return StickerScene(drawn.scene, drawn.image)
 
     def images(self, scenes: Sequence[Scene | StickerScene], side: int) -> list[Image.Image]:
         """Those of stickers as they were composed, whatever the `side`."""
         return [
-            Image.fromarray(scene.image)
+            self.stickers.images([scene], side)[0]
             if isinstance(scene, StickerScene)
             else super(Drawings, self).images([scene], side)[0]
             for scene in scenes
@@ -165,23 +148,18 @@ class Drawings(VariedPictograms):
 
     def crop(self, thing: Item | Sticker, box: Box) -> np.ndarray:
         if isinstance(thing, Sticker):
-            return thing.scene.mask_crop(thing.number, box)
+            return self.stickers.crop(thing, box)
         return super().crop(thing, box)
 
     def silhouettes(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
         pictograms = VariedPictograms()
-        return np.stack(
-            [
-                pictograms.silhouettes([rng])[0]
-                if rng.random() < self.pictograms
-                else sticker_silhouette(self.composer, rng)
-                for rng in rngs
-            ]
-        )
+        worlds = (pictograms if rng.random() < self.pictograms else self.stickers for rng in rngs)
+        masks = (world.silhouettes([rng]) for world, rng in zip(worlds, rngs, strict=True))
+        return np.concatenate(list(masks))
 
     def patch_labels(self, scenes: Sequence[Scene | StickerScene], grid: int) -> PatchLabels:
         labels = [
-            _sticker_labels(scene.scene, grid)
+            _renumbered(self.stickers.patch_labels([scene], grid))
             if isinstance(scene, StickerScene)
             else super(Drawings, self).patch_labels([scene], grid)
             for scene in scenes
@@ -193,24 +171,21 @@ class Drawings(VariedPictograms):
         names = [form for kind in self.kinds for form in (kind, language.plural(kind))]
         words = [word for name in names for word in (name, f" {name}")]
         words += ["nothing", *(f" {color}" for color in (*self.colors, *self.backgrounds))]
-        said = VariedPictograms.texts(Drawings(self.options, pictograms=1), scenes, seed)
+        said = VariedPictograms.texts(Drawings(pictograms=1), scenes, seed)
         return [*said, *(words * FREQUENT)]
 
 
-def _sticker_labels(scene: ComposedScene, grid: int) -> PatchLabels:
-    """The labels of one composed scene, in the numbers of `Drawings`."""
-    labels = label_patches([scene], grid)
+def _renumbered(labels: PatchLabels) -> PatchLabels:
+    """The labels of stickers in the numbers of `Drawings`."""
     kinds, characters = _numbers()
-    fields = (kinds[labels.kind], labels.color, labels.box, labels.mask)
-    fields = (*fields, characters[labels.characters], labels.ground)
-    return PatchLabels(*map(torch.from_numpy, fields))
+    return labels._replace(kind=kinds[labels.kind], characters=characters[labels.characters])
 
 
 @cache
-def _numbers() -> tuple[np.ndarray, np.ndarray]:
-    """From the numbers of all kinds, and of the characters of composed scenes, to this world's."""
-    kinds = np.zeros(len(all_kinds()) + 1, np.int64)
+def _numbers() -> tuple[Tensor, Tensor]:
+    """From the numbers of kinds and characters in `Stickers` to this world's."""
+    kinds = torch.zeros(len(Stickers.kinds) + 1, dtype=torch.long)
     for number, name in enumerate(Drawings.kinds, 1):
         kinds[kind_number(name) + 1] = number
-    places = [Drawings.characters.index(character) + 1 for character in CHARACTERS]
-    return kinds, np.array([0, *places])
+    places = [Drawings.characters.index(character) + 1 for character in Stickers.characters]
+    return kinds, torch.tensor([0, *places])

@@ -91,7 +91,16 @@ class Stickers:
         return thing.scene.mask_crop(thing.number, box)
 
     def silhouettes(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
-        return np.stack([sticker_silhouette(self.composer, rng) for rng in rngs])
+        """Of the things of scenes, cut out by boxes that are a little off."""
+        masks = []
+        for rng in rngs:
+            scene = None
+            while scene is None or not scene.objects:
+                _, scene = self.composer(int(rng.integers(1 << 40)))
+            number = int(rng.integers(len(scene.objects)))
+            x1, y1, x2, y2 = np.array(scene.objects[number].box) + rng.normal(0, 0.005, 4)
+            masks.append(scene.mask_crop(number, (x1, y1, x2, y2)))
+        return np.stack(masks)
 
     def texts(self, scenes: int, seed: int) -> Iterator[str]:
         """All words, in whatever scenes: a few times each, so that they count as frequent."""
@@ -119,13 +128,3 @@ class Stickers:
                 color = self.colors.index(thing.color) if thing.color else -1
                 row[thing.number] = (1, *thing.box, color)
         return torch.from_numpy(table)
-
-
-def sticker_silhouette(composer: Composer, rng: np.random.Generator) -> np.ndarray:
-    """The mask [64, 64], 0…1, of a thing of some scene, cut out by a box that is a little off."""
-    scene = None
-    while scene is None or not scene.objects:
-        _, scene = composer(int(rng.integers(1 << 40)))
-    number = int(rng.integers(len(scene.objects)))
-    x1, y1, x2, y2 = np.array(scene.objects[number].box) + rng.normal(0, 0.005, 4)
-    return scene.mask_crop(number, (x1, y1, x2, y2))

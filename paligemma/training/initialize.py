@@ -77,8 +77,10 @@ def _with_config(found: Checkpoint, config: PaliGemmaConfig) -> Checkpoint:
     return replace(found, config=config, processor=processor)
 
 
-def with_tokenizer(found: Checkpoint, path: Path) -> Checkpoint:
-    """The checkpoint with the tokenizer at `path`, and a vocabulary as large."""
+def with_tokenizer(found: Checkpoint, path: Path | None) -> Checkpoint:
+    """The checkpoint with the tokenizer at `path`, if there is one, and a vocabulary as large."""
+    if path is None:
+        return found
     tokenizer = read_tokenizer(_tokenizer_file(path))
     vision = found.config.vision_config
     processor = PaliGemmaProcessor(tokenizer, vision.num_image_tokens, vision.image_size)
@@ -171,7 +173,7 @@ def make_model(run: Run, found: Checkpoint, start: Checkpoint) -> PaliGemmaForCo
     if not run.lora:  # what was mapped from the file could not be trained in place
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
-    if found.config != config:
+    if run.tokenizer or found.config.vision_config != config.vision_config:
         state = model.state_dict()
         if found.config.vision_config != config.vision_config:
             state[POSITIONS] = resample(state[POSITIONS], config.vision_config.grid)

@@ -103,8 +103,7 @@ def check_run(run: Run) -> DataReport:
     """
     if run.packing or run.objective != "answers":
         raise ValueError("Only the samples of runs of the objective answers are checked, unpacked.")
-    start = find_checkpoint(run)
-    start = with_tokenizer(start, run.tokenizer) if run.tokenizer else start
+    start = with_tokenizer(find_checkpoint(run), run.tokenizer)
     codec = open_mask_codec(run, start)
     sources, more = (open_sources(run, field, codec) for field in ("data", "eval_data"))
     files = [one for one in (*sources, *more) if not isinstance(one, SyntheticScenes)]

@@ -126,7 +126,7 @@ def make_job(run: Run) -> Job:
         make = lambda mixture: SilhouetteBatches(mixture, run.open_world(), run.seed)
         return MaskCodecJob(run, MaskReconstruction(run.seed), *_batches(run, None, make))
     found = find_checkpoint(run)
-    start = with_tokenizer(found, run.tokenizer) if run.tokenizer else found
+    start = with_tokenizer(found, run.tokenizer)
     start = at_resolution(start, run.resolution or found.config.vision_config.image_size)
     start = on_loc_grid(start, run.soft_loc_targets)
     processor, grid = start.processor, start.config.vision_config.grid

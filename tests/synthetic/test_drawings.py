@@ -34,7 +34,7 @@ def atlas() -> Atlas:
 def world():
     opened = open_world("drawings")
     options = replace(OPTIONS, effects=0, glyphs=0.5)
-    opened.__dict__["composer"] = Composer(atlas(), options)
+    opened.stickers.__dict__["composer"] = Composer(atlas(), options)
     return opened
 
 
