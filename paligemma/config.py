@@ -44,7 +44,7 @@ _TEXT_BOUNDS = _SHARED_BOUNDS | {
 }
 _TOKEN_BOUNDS = (0, 1_048_576)
 _LOC_GRID_BOUNDS = (1, 1_023)
-_LOC_REACH_BOUNDS = (1, 100)
+MAX_LOC_REACH = 100
 MAX_IMAGE_TOKENS = 16_384  # of one image; 4096 is the most published
 MAX_PARAMETERS = 60_000_000_000  # twice those of the largest published model
 
@@ -172,7 +172,7 @@ class PaliGemmaConfig:
         if loc_grid is not None:
             _check_number("loc_grid", loc_grid, _LOC_GRID_BOUNDS)
         if loc_reach is not None:
-            _check_number("loc_reach", loc_reach, _LOC_REACH_BOUNDS)
+            _check_number("loc_reach", loc_reach, (1, MAX_LOC_REACH))
         if projection_dim != text_config.hidden_size:
             raise ValueError(
                 f"projection_dim is {projection_dim}, but the decoder's hidden_size is "

@@ -7,7 +7,6 @@ world of drawings: by known artists, and by those that are never trained on. Nee
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from paligemma.checkpoints.resolve import resolve
 from paligemma.synthetic.drawings import OPTIONS, Drawings
-from paligemma.synthetic.scene_options import SceneOptions
 from paligemma.training.initialize import AUXILIARY
 
 FIRST_SEED = 3_000_000
@@ -37,7 +35,7 @@ def main() -> None:
     heads = load_file(arguments.folder / AUXILIARY)
     weight, bias = (heads[f"patch_heads.kind.{name}"].float() for name in ("weight", "bias"))
     for name, artists in ARTISTS.items():
-        options = replace(OPTIONS, artists=artists, restyle=0, size=SceneOptions.size)
+        options = OPTIONS.as_drawn(artists)
         world = Drawings(options, pictograms=0)
         scenes = [world.scene(FIRST_SEED + number) for number in range(arguments.scenes)]
         labels = world.patch_labels(scenes, found.config.vision_config.grid)

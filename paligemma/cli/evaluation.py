@@ -2,7 +2,6 @@
 
 import json
 from argparse import ArgumentParser, Namespace
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,13 +77,12 @@ def _evaluate_composed(arguments: Namespace) -> None:
     from paligemma.synthetic.sticker_world import Stickers
 
     artists = tuple(arguments.artists.split(",")) if arguments.artists else None
-    changes = {"artists": artists, "held_out_fonts": arguments.held_out_fonts}
-    changes |= {"restyle": 0, "size": SceneOptions.size}  # as the artists drew them
+    drawn = (artists, arguments.held_out_fonts)
     world: World
     if arguments.world == "drawings":
-        world = Drawings(replace(OPTIONS, **changes), pictograms=0)
+        world = Drawings(OPTIONS.as_drawn(*drawn), pictograms=0)
     else:
-        world = Stickers(replace(SceneOptions(), **changes))
+        world = Stickers(SceneOptions().as_drawn(*drawn))
     scores = evaluate_world(
         load_pipeline(arguments), world, arguments.num_scenes, arguments.first_seed
     )

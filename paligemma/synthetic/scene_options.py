@@ -1,6 +1,6 @@
 """What scenes of the drawn world are like."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paligemma.synthetic import grounds
 
@@ -28,3 +28,10 @@ class SceneOptions:
     stretch: float = 0.35
     any_angle: float = 0.12
     grounds: tuple[tuple[str, int], ...] = tuple(grounds.STYLES.items())
+
+    def as_drawn(
+        self, artists: tuple[str, ...] | None, held_out_fonts: bool = False
+    ) -> "SceneOptions":
+        """These for evaluation: the drawings of `artists` as they are, in full size."""
+        size = SceneOptions.size
+        return replace(self, artists=artists, held_out_fonts=held_out_fonts, restyle=0, size=size)

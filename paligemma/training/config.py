@@ -30,7 +30,7 @@ from pydantic import (
 
 from paligemma.checkpoints.lora import ALL_LINEAR
 from paligemma.checkpoints.resolve import BUILT_IN
-from paligemma.config import TextConfig, VisionConfig
+from paligemma.config import MAX_LOC_REACH, TextConfig, VisionConfig
 from paligemma.synthetic.world import WORLDS, World, open_world
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -297,8 +297,12 @@ class SoftLocTargets(Part):
     between pixels; of the grid of all locations, 1023, `reach` becomes the config's `loc_reach`."""
 
     sigma: Above0 = 1.0
-    reach: Count = 3
+    reach: Annotated[int, Field(ge=1, le=MAX_LOC_REACH)] = 3
     grid: Count | None = None
+
+    def grid_of(self, image_size: int) -> int:
+        """The grid for a model whose images have so many pixels a side."""
+        return self.grid or image_size
 
 
 # --- The optimizer --------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def on_loc_grid(found: Checkpoint, given: SoftLocTargets | None) -> Checkpoint:
     locations reach as far, where no grid keeps them apart."""
     if given is None:
         return found
-    grid = given.grid or found.config.vision_config.image_size
+    grid = given.grid_of(found.config.vision_config.image_size)
     if grid != LAST_LOC:
         return _with_config(found, replace(found.config, loc_grid=grid, loc_reach=None))
     return _with_config(found, replace(found.config, loc_grid=None, loc_reach=given.reach))

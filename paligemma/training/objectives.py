@@ -247,7 +247,7 @@ def soft_targets(
     ids = torch.arange(vocabulary)[:, None].repeat(1, len(offsets))
     shares = torch.zeros(vocabulary, len(offsets))
     shares[:, given.reach] = 1  # of other tokens
-    grid = given.grid or processor.image_size
+    grid = given.grid_of(processor.image_size)
     locs = [processor.tokenizer.token_to_id(token) for token in LOC_TOKENS]
     lines = {value_to_loc(pixel / grid): pixel for pixel in range(grid + 1)}
     for loc, row in enumerate(locs):
