@@ -155,11 +155,15 @@ class PaliGemma:
     def facts(self) -> str:
         """Parameters, resolution, dtype, device and memory, in one line."""
         side = self.resolution
-        dtype = self.quantize or str(self.dtype).removeprefix("torch.")
         return (
             f"{self.config.num_parameters / 1e6:,.1f} million parameters · {side} × {side} pixels"
-            f" · {dtype} · {self.device} · {format_bytes(self.memory)}"
+            f" · {self.precision} · {self.device} · {format_bytes(self.memory)}"
         )
+
+    @property
+    def precision(self) -> str:
+        """ "int8", "int4", or the dtype's name, such as "bfloat16"."""
+        return self.quantize or str(self.dtype).removeprefix("torch.")
 
     @property
     def resolution(self) -> int:

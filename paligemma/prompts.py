@@ -13,8 +13,8 @@ from paligemma.tasks import LANGUAGES
 
 FORMS = "caption en, answer en (a question), ocr, detect (names), segment (names)"
 WITH_LANGUAGE = ("caption", "cap", "describe", "answer", "question")
-BUILT_IN_FORMS = ("caption", "answer", "ocr", "detect", "segment")
-BUILT_IN = "caption en, answer en, ocr, detect and segment"
+BUILT_IN_FORMS = ("caption", "cap", "describe", "answer", "ocr", "detect", "segment")
+BUILT_IN = "caption en, cap en, describe en, answer en, ocr, detect and segment"
 WITH_NAMES = ("detect", "segment")
 QUESTION_WORDS = (
     "what who whose which where when why how is are was were do does did can could has have there"

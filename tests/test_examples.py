@@ -66,6 +66,13 @@ def test_words(pg, name, task, text):
     assert ask(pg, name, task, text).text == truth[task]
 
 
+def test_styles_of_captions(pg):
+    image = EXAMPLES / "harbour.png"
+    assert pg.generate(image, "cap en").text == "an anchor and a wheel"
+    described = pg.generate(image, "describe en").text
+    assert "a red anchor at the top left" in described and "teal background" in described
+
+
 @rows_of("detect", "segment")
 def test_objects(pg, name, task, text):
     names = [label.strip() for label in text.split(";")]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -63,6 +64,21 @@ class Checkpoint:
         if _as_path(self.source).exists():
             return (self.adapter or self.path).resolve().name
         return self.source
+
+    @property
+    def version(self) -> str:
+        """Which weights these are: where they lie, their bytes, and when they last changed."""
+        places = [place for place in (self.path, self.adapter) if place]
+        files = [
+            file
+            for place in places
+            for file in ([place] if place.is_file() else sorted(place.glob("*.safetensors")))
+        ]
+        stats = [file.stat() for file in files]
+        changed = datetime.fromtimestamp(max(one.st_mtime for one in stats), UTC)
+        size = sum(one.st_size for one in stats)
+        where = " with ".join(str(place.resolve()) for place in places)
+        return f"{where}, {size:,} bytes, changed {changed:%Y-%m-%d %H:%M:%S}"
 
     @property
     def known_names(self) -> tuple[str, ...]:

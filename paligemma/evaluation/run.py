@@ -8,6 +8,7 @@ again answers only what no file there has, whatever the number of processes was 
 the first process reads all files, so that each example counts once.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -51,7 +52,15 @@ def evaluate_benchmark(
     examples = dataset.examples[:limit]
     _check_ids(examples, data)
     pg = load(str(state.device) if state.num_processes > 1 else None)
-    task = {"task": benchmark.key, "data": str(data.resolve()), "split": split, "model": pg.name}
+    task = {
+        "task": benchmark.key,
+        "data": str(data.resolve()),
+        "split": split,
+        "images": _digest(dataset.examples),
+        "model": pg.name,
+        "weights": pg.checkpoint.version,
+        "precision": pg.precision,
+    }
     with state.main_process_first():
         _claim_folder(out, task)
     predictions = read_predictions(out)
@@ -138,6 +147,12 @@ def _check_ids(examples: Iterable[EvaluationExample], data: Path) -> None:
         if example.id in ids:
             raise ValueError(f"{data} has two examples with the id {example.id}.")
         ids.add(example.id)
+
+
+def _digest(examples: Iterable[EvaluationExample]) -> str:
+    """Which image each example shows: an answer to one is none to another with the same prompt."""
+    shown = "\n".join(f"{example.id} {example.image.name}" for example in examples)
+    return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
 
 def _claim_folder(out: Path, task: dict) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,7 +33,8 @@ class FakeModel:
     prompted: all pairs so far. batches: how many until somebody presses Ctrl-C.
     """
 
-    name, facts = "a fake model", "no parameters"
+    name, facts, precision = "a fake model", "no parameters", "float32"
+    checkpoint = SimpleNamespace(version="no weights")
 
     def __init__(self, answers: dict, batches: int = 10**9) -> None:
         self.answers, self.prompted, self.batches = answers, [], batches
@@ -525,10 +527,20 @@ def test_a_folder_of_another_evaluation_is_refused(tmp_path):
     other.name = "another model"
     with pytest.raises(ValueError, match=r"for the model 'a fake model'.*another --out"):
         evaluate(other, "json-lines", data, out)
+    retrained, quantized = FakeModel(answers), FakeModel(answers)
+    retrained.checkpoint, quantized.precision = SimpleNamespace(version="later weights"), "int8"
+    with pytest.raises(ValueError, match="for the weights 'no weights', not 'later weights'"):
+        evaluate(retrained, "json-lines", data, out)
+    with pytest.raises(ValueError, match="for the precision 'float32', not 'int8'"):
+        evaluate(quantized, "json-lines", data, out)
     with pytest.raises(ValueError, match="for the split 'val'"):
         evaluate(FakeModel(answers), "json-lines", data, out, split="test")
     data.write_text(data.read_text("utf-8").replace("say 3", "tell 3"), "utf-8")
     with pytest.raises(ValueError, match=r"example 4 was 'say 3' before and is now 'tell 3'"):
+        evaluate(FakeModel(answers), "json-lines", data, out)
+    lines = data.read_text("utf-8").splitlines(keepends=True)
+    data.write_text("".join(lines[1:]), "utf-8")
+    with pytest.raises(ValueError, match="for the images"):
         evaluate(FakeModel(answers), "json-lines", data, out)
 
 

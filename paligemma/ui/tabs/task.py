@@ -125,18 +125,13 @@ class TaskTab:
 
     @property
     def model_outputs(self) -> list[Component]:
-        return [part for part in (self.names, self.language, self.style) if part]
+        return [part for part in (self.names, self.language) if part]
 
     def show_model(self, model: PaliGemma) -> Updates:
-        """The names that the model knows; what it was not trained for cannot be chosen."""
+        """The names that the model knows; languages that it does not know cannot be chosen."""
         updates: Updates = {self.names: self._show_names(model)}
         if self.language:
             updates[self.language] = language_choice(model)
-        if self.style and model.is_built_in:
-            info = "The built-in model knows this style only."
-            updates[self.style] = gr.Radio(value=self.task.styles[0], info=info, interactive=False)
-        elif self.style:
-            updates[self.style] = gr.Radio(info="", interactive=True)
         return updates
 
     def _show_names(self, model: PaliGemma | None) -> gr.HTML:
