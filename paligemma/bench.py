@@ -156,7 +156,7 @@ def measure_generation(
     peak = {} if loaded.is_random else {"peak_memory_bytes": _peak_memory()}
     return {
         "model": loaded.name,
-        "precision": loaded.precision,
+        "precision": loaded.quantize or str(loaded.dtype).removeprefix("torch."),
         "device": str(device),
         "image_size": model.config.vision_config.image_size,
         "batch_size": batch_size,

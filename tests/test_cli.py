@@ -474,7 +474,7 @@ def test_stickers_are_scored_by_artist(monkeypatch, folder, capsys):
 
 def test_artists_are_those_of_stickers(folder, capsys):
     said = complaint(capsys, "evaluate", "--model", folder, "--artists", "twemoji")
-    assert "need --world stickers" in said
+    assert "--artists needs --world stickers" in said
 
 
 def test_fetch_stickers_without_npm_is_a_mistake(tmp_path, monkeypatch, capsys):

@@ -27,7 +27,8 @@ BUILT_IN = "built-in"
 BUILT_IN_FOLDER = Path(__file__).parents[1] / "builtin"
 KNOWN_NAMES = "known_names.txt"  # one a line
 STICKER_SHEET = "stickers.webp"
-MASK_CODEC_FILES = ("mask_codec.npz", hub.MASK_CODEC_FILE)  # beside a checkpoint's weights
+MASK_CODEC = "mask_codec.npz"  # beside a checkpoint's weights
+MASK_CODEC_FILES = (MASK_CODEC, hub.MASK_CODEC_FILE)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,19 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paligemma.cli.common import add_model_options, load_pipeline, make_folder
 
 if TYPE_CHECKING:
     from paligemma.synthetic.world import World
+
+# What is meant where an option is left out; one that does not apply is refused.
+SCENE_DEFAULTS = {"world": "pictograms", "num_scenes": 500, "first_seed": 1_000_000}
+BENCHMARK_DEFAULTS = {"split": "val", "batch_size": 16}
+STICKER_OPTIONS = ("artists", "held_out_fonts")
 
 
 def add_commands(commands) -> None:
@@ -16,14 +22,13 @@ def add_commands(commands) -> None:
     add_model_options(parser)
     parser.add_argument("--task", help="a benchmark such as vqav2 (default: drawn scenes)")
     parser.add_argument("--data", type=Path, help="the benchmark's folder or file")
-    parser.add_argument("--split", default="val", help="the benchmark's split (default: val)")
+    parser.add_argument("--split", help="the benchmark's split (default: val)")
     parser.add_argument("--out", type=Path, help="folder of the results; the same one resumes")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, help="(default: 16)")
     parser.add_argument("--limit", type=int, help="only the first examples")
     parser.add_argument(
         "--world",
         choices=("pictograms", "drawings", "stickers"),
-        default="pictograms",
         help="what the drawn scenes show (default: pictograms)",
     )
     parser.add_argument("--artists", help="those of the stickers, such as twemoji,openmoji")
@@ -31,7 +36,7 @@ def add_commands(commands) -> None:
         "--held-out-fonts", action="store_true", help="stickers' words in fonts not trained on"
     )
     _add_scene_options(parser)
-    parser.set_defaults(run=run_evaluate)
+    parser.set_defaults(run=run_evaluate, num_scenes=None, first_seed=None)
 
     parser = commands.add_parser(
         "pointing", help="measure how often attention peaks in the named object"
@@ -45,22 +50,27 @@ def add_commands(commands) -> None:
 
 
 def _add_scene_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--num-scenes", type=int, default=500, help="drawn scenes (default: 500)")
-    parser.add_argument("--first-seed", type=int, default=1_000_000, help="seed of the first scene")
+    count, seed = SCENE_DEFAULTS["num_scenes"], SCENE_DEFAULTS["first_seed"]
+    parser.add_argument(
+        "--num-scenes", type=int, default=count, help=f"drawn scenes (default: {count})"
+    )
+    parser.add_argument("--first-seed", type=int, default=seed, help="seed of the first scene")
 
 
 def run_evaluate(arguments: Namespace) -> None:
     """Score a model: a table, then one JSON line."""
     if arguments.task:
+        _refuse(arguments, (*SCENE_DEFAULTS, *STICKER_OPTIONS), "drawn scenes, without --task")
+        _fill(arguments, BENCHMARK_DEFAULTS)
         _evaluate_benchmark(arguments)
         return
-    if arguments.data or arguments.out:
-        raise ValueError("--data and --out need a --task, such as coco-captions.")
+    benchmark_options = (*BENCHMARK_DEFAULTS, "data", "out", "limit")
+    _refuse(arguments, benchmark_options, "a --task, such as coco-captions")
+    _fill(arguments, SCENE_DEFAULTS)
     if arguments.world != "pictograms":
         _evaluate_composed(arguments)
         return
-    if arguments.artists or arguments.held_out_fonts:
-        raise ValueError("--artists and --held-out-fonts need --world stickers or drawings.")
+    _refuse(arguments, STICKER_OPTIONS, "--world stickers or drawings")
     from paligemma.evaluation.synthetic import evaluate_synthetic
 
     pg = load_pipeline(arguments)
@@ -70,13 +80,29 @@ def run_evaluate(arguments: Namespace) -> None:
     print(json.dumps(scores))
 
 
+def _refuse(arguments: Namespace, names: Iterable[str], needed: str) -> None:
+    """Raises ValueError if one of these options is given."""
+    for name in names:
+        if getattr(arguments, name) not in (None, False):
+            raise ValueError(f"--{name.replace('_', '-')} needs {needed}.")
+
+
+def _fill(arguments: Namespace, defaults: dict[str, Any]) -> None:
+    """Give the options that were left out their defaults."""
+    for name, value in defaults.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+
+
 def _evaluate_composed(arguments: Namespace) -> None:
     from paligemma.evaluation.world import evaluate_world, format_scores
     from paligemma.synthetic.drawings import OPTIONS, Drawings
     from paligemma.synthetic.scene_options import SceneOptions
     from paligemma.synthetic.sticker_world import Stickers
 
-    artists = tuple(arguments.artists.split(",")) if arguments.artists else None
+    artists = None
+    if arguments.artists:
+        artists = tuple(name.strip() for name in arguments.artists.split(","))
     drawn = (artists, arguments.held_out_fonts)
     world: World
     if arguments.world == "drawings":
@@ -139,8 +165,8 @@ def run_pointing(arguments: Namespace) -> None:
         questions = synthetic_questions(arguments.num_scenes, arguments.first_seed)
     else:
         questions = coco_questions(arguments.coco, arguments.images)
-    scores = measure_pointing(load_pipeline(arguments), questions)
     make_folder(arguments.out)
+    scores = measure_pointing(load_pipeline(arguments), questions)
     save_pointing(scores, arguments.out)
     print(format_pointing(scores))
     print(f"Best whole view: {best_view(scores)}. Wrote {arguments.out}.")

@@ -29,9 +29,9 @@ def add_commands(commands) -> None:
     )
     parser.add_argument("--images", type=Path, help="folder of the images (default: the file's)")
     parser.add_argument(
-        "--task", choices=("detect", "segment"), default="detect", help="for boxes and masks"
+        "--task", choices=("detect", "segment"), help="for boxes and masks (default: detect)"
     )
-    parser.add_argument("--prefix", default="caption en", help="prompt of a folder's images")
+    parser.add_argument("--prefix", help="prompt of a folder's images (default: caption en)")
     parser.add_argument(
         "--model", help="whose tokenizer and mask codec to use (default: the built-in model)"
     )
@@ -70,12 +70,13 @@ def run_data_check(arguments: Namespace) -> None:
     from paligemma.training.inspect import check_data, check_run
 
     path, images, task = arguments.file, arguments.images, arguments.task
+    prefix, model = arguments.prefix, arguments.model
     if path.suffix in (".yaml", ".yml"):
-        if images or arguments.model:
-            raise ValueError("A run's YAML names its images and its model itself.")
+        if images or task or prefix or model:
+            raise ValueError("A run's YAML names images, tasks, prompts and model itself.")
         report = check_run(read_run(path))
     else:
-        report = check_data(path, images, task, arguments.prefix, arguments.model)
+        report = check_data(path, images, task or "detect", prefix or "caption en", model)
     for reason in report.invalid:
         print(reason)
     for what, count in report.left_out.items():

@@ -39,8 +39,8 @@ class Composer:
                 for artist, numbers in by_artist.items():
                     groups[styles[artist]].append(numbers)
                 self.sprites[name] = groups["color"], groups["glyph"]
-        if not self.sprites:
-            raise ValueError(f"the atlas has nothing by {', '.join(artists)}")
+        if strangers := [name for name in artists if name not in atlas.artists]:
+            raise ValueError(f"the atlas has nothing by {', '.join(strangers)}")
         self.names = tuple(self.sprites)
         self.families = fonts.installed(self.options.held_out_fonts)
         self.weights = dict(self.options.grounds)

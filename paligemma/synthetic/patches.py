@@ -1,49 +1,25 @@
 """What each patch of composed scenes shows: targets for a tower that learns to see."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from paligemma.synthetic.compose import Composer
 from paligemma.synthetic.composed_scene import ComposedScene
 from paligemma.synthetic.grounds import GROUND_COLORS
 from paligemma.synthetic.restyle import COLORS
 from paligemma.synthetic.words import CHARACTERS
+from paligemma.synthetic.world import PatchLabels
 
 LEAST_CELLS = 4  # of a patch's 64, from which on a thing counts as what the patch shows
 
 
-@dataclass(frozen=True)
-class ScenePatches:
-    """B scenes of P patches each, in rows from the top left.
+def label_patches(scenes: Sequence[ComposedScene], grid: int) -> PatchLabels:
+    """The labels of `grid` × `grid` patches of each scene.
 
-    `kind` [B, P] int64: 0 for no thing, else one more than the kind's number. `color` [B, P]: one
-    more than its place in `restyle.COLORS`; 0 for no thing, and for a thing without one colour.
-    `box` [B, P, 4] float32 of that thing (x1, y1, x2, y2). `mask` [B, P, 64] float32: which of the
-    patch's 8 × 8 cells it covers. `characters` [B, P, 4]: one a quarter, one more than its place in
-    `words.CHARACTERS`, 0 for none. `ground` [B, P]: the place of the background's colour in
-    `grounds.GROUND_COLORS` where nothing else is, -1 elsewhere and where no word says it.
+    Kinds are numbered as in `kinds.csv`, colors as `restyle.COLORS`, characters as
+    `words.CHARACTERS`, backgrounds as `grounds.GROUND_COLORS`; of what no word says there is none.
     """
-
-    kind: np.ndarray
-    color: np.ndarray
-    box: np.ndarray
-    mask: np.ndarray
-    characters: np.ndarray
-    ground: np.ndarray
-
-
-def render_batch(
-    composer: Composer, seeds: Sequence[int]
-) -> tuple[np.ndarray, list[ComposedScene]]:
-    """The images [B, R, R, 3] uint8 and the scenes of these seeds."""
-    drawn = [composer(seed) for seed in seeds]
-    return np.stack([image for image, _ in drawn]), [scene for _, scene in drawn]
-
-
-def label_patches(scenes: Sequence[ComposedScene], grid: int) -> ScenePatches:
-    """The targets of `grid` × `grid` patches of each scene."""
     batch = len(scenes)
     cells = np.stack([_cells(scene.owners, grid) for scene in scenes])
     most = max(len(scene.objects) for scene in scenes)
@@ -63,13 +39,13 @@ def label_patches(scenes: Sequence[ComposedScene], grid: int) -> ScenePatches:
     names = list(GROUND_COLORS)
     background = np.array([names.index(s.background) if s.background else -1 for s in scenes])
     bare = (owner == 0) & (characters == 0).all(-1)
-    return ScenePatches(
-        kind=kinds[rows, owner],
-        color=colors[rows, owner],
-        box=boxes[rows, owner],
-        mask=((cells == owner[..., None]) & (owner[..., None] > 0)).astype(np.float32),
-        characters=characters,
-        ground=np.where(bare, background[:, None], -1),
+    return PatchLabels(
+        kind=torch.from_numpy(kinds[rows, owner]),
+        color=torch.from_numpy(colors[rows, owner]),
+        box=torch.from_numpy(boxes[rows, owner]),
+        mask=torch.from_numpy((cells == owner[..., None]) & (owner[..., None] > 0)).float(),
+        characters=torch.from_numpy(characters),
+        background=torch.from_numpy(np.where(bare, background[:, None], -1)),
     )
 
 

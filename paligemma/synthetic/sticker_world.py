@@ -77,9 +77,7 @@ class Stickers:
         return [Image.fromarray(drawn.image) for drawn in scenes]
 
     def patch_labels(self, scenes: Sequence[DrawnScene], grid: int) -> PatchLabels:
-        labels = label_patches([drawn.scene for drawn in scenes], grid)
-        fields = (labels.kind, labels.color, labels.box, labels.mask, labels.characters)
-        return PatchLabels(*map(torch.from_numpy, (*fields, labels.ground)))
+        return label_patches([drawn.scene for drawn in scenes], grid)
 
     def samples(self, scene: DrawnScene, rng: np.random.Generator) -> list[SceneSample]:
         drawn = scene.scene

@@ -89,10 +89,11 @@ def save_best(output_dir: Path, step: int, module: nn.Module, is_main: bool) -> 
             raise ValueError(f"{path} cannot be written: {error}.") from error
 
 
-def restore_best(output_dir: Path, module: nn.Module) -> None:
-    """Put back the parameters that `save_best` wrote."""
+def restore_best(output_dir: Path, module: nn.Module) -> int:
+    """Put back the parameters that `save_best` wrote: their step."""
     state = read_tree(output_dir / "states" / BEST)
     set_model_state_dict(module, state["trained"], options=SCATTERED)
+    return state["step"]
 
 
 def newest_step(output_dir: Path) -> int | None:

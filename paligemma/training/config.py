@@ -39,7 +39,7 @@ Above0 = Annotated[float, Field(gt=0)]
 From0 = Annotated[float, Field(ge=0)]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 Metric = Literal["loss", "exact", "accuracy", "cider", "ap50", "map", "miou"]
-TaskName = Literal["caption", "ask", "read", "detect", "segment", "region"]
+TaskName = Literal["caption", "ask", "read", "detect", "segment", "region", "question"]
 
 
 def _pattern(text: str) -> str:
@@ -433,10 +433,17 @@ class Run(Part):
         if not isinstance(given, dict):
             return given
         stage = given.get("stage", "transfer")
+        if not isinstance(stage, str):
+            return given
         defaults = STAGES.get(stage, {}) | {"stage": "transfer"}
         if stage == "transfer" and given.get("model") == BUILT_IN:
             defaults |= TRANSFER_OF_BUILT_IN
         return defaults | given
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the weights are random at first."""
+        return self.random_init or isinstance(self.model, NewModel)
 
     @model_validator(mode="after")
     def _hangs_together(self) -> "Run":
@@ -444,12 +451,11 @@ class Run(Part):
             raise ValueError("give either max_steps or epochs")
         if self.model is None and self.objective not in ("tokenizer", "mask_codec"):
             raise ValueError("the field model is missing")
-        fresh = self.random_init or isinstance(self.model, NewModel)
-        if fresh and self.lora:
+        if self.is_new and self.lora:
             raise ValueError(
                 "random_init and lora exclude each other: an adapter needs a trained base"
             )
-        if self.tokenizer and (fresh or self.lora or self.model is None):
+        if self.tokenizer and (self.is_new or self.lora or self.model is None):
             raise ValueError("tokenizer is for a trained checkpoint, and not under an adapter")
         if self.lora and self.objective != "answers":
             raise ValueError("lora adapts a whole model; its objective is answers")
@@ -601,7 +607,7 @@ def _sentence(error: Any) -> str:
 
 def _place(loc: tuple[str | int, ...]) -> tuple[list[str], type[Part]]:
     """Where an error is, without pydantic's tags of unions, and the part that it is in."""
-    place = [str(step) for step in loc]
+    place = [str(step) for step in loc if step != "[key]"]
     field = place[0] if place else ""
     owner = PARTS.get(field, Run) if len(place) > 1 else Run
     if len(place) > TAG_AT.get(field, len(place)):

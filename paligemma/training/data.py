@@ -108,15 +108,44 @@ def open_mask_codec(run: Run, start: Checkpoint) -> MaskCodec | None:
     return None
 
 
-class Mixture:
-    """Which row of which source is sample number k of a run: a function of the seed and k.
+class SampleOrder:
+    """Which row of which source is sample number k of a run: a function of the seed and k."""
+
+    def __init__(self, sources: Sequence[Source], seed: int) -> None:
+        self.sources, self.seed = sources, seed
+
+    def __len__(self) -> int:
+        """Rows of all sources together: an epoch."""
+        return sum(map(len, self.sources))
+
+    def at(self, number: int) -> tuple[int, int]:
+        """(source, row) of sample `number`."""
+        raise NotImplementedError
+
+
+class EveryRow(SampleOrder):
+    """Every row of every source once, in one random order, and then again: to evaluate on."""
+
+    def __init__(self, sources: Sequence[Source], seed: int) -> None:
+        super().__init__(sources, seed)
+        self.ends = np.cumsum([len(source) for source in sources])
+        self.order = np.random.default_rng(seed).permutation(len(self))
+
+    def at(self, number: int) -> tuple[int, int]:
+        row = int(self.order[number % len(self)])
+        source = int(np.searchsorted(self.ends, row, side="right"))
+        return source, row - int(self.ends[source]) + len(self.sources[source])
+
+
+class Mixture(SampleOrder):
+    """The sources mixed by their weights: to train on.
 
     Each source is gone through in a new order an epoch. Of every `BLOCK` draws each source has the
     share of its weight, to one draw, in random places.
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int) -> None:
-        self.sources, self.seed = sources, seed
+        super().__init__(sources, seed)
         shares = np.array(weights) / sum(weights) * BLOCK
         self.counts = np.maximum(shares.astype(int), 1)
         order = np.argsort(self.counts - shares)  # those that lack most come first
@@ -132,12 +161,7 @@ class Mixture:
         self.places = lru_cache(maxsize=2)(self._places)
         self.order = lru_cache(maxsize=2 * len(self.sources))(self._order)
 
-    def __len__(self) -> int:
-        """Rows of all sources together: an epoch."""
-        return sum(map(len, self.sources))
-
     def at(self, number: int) -> tuple[int, int]:
-        """(source, row) of sample `number`."""
         block, place = divmod(number, int(self.counts.sum()))
         source, drawn = self.places(block)
         which = int(source[place])
@@ -167,7 +191,7 @@ class MixtureBatches(Dataset):
     invalid ones that others stand in for.
     """
 
-    mixture: Mixture
+    mixture: SampleOrder
 
     def __getitem__(self, numbers: Numbers) -> dict[str, Any]:
         raise NotImplementedError
@@ -182,7 +206,7 @@ class SampleBatches(MixtureBatches):
 
     def __init__(
         self,
-        mixture: Mixture,
+        mixture: SampleOrder,
         processor: PaliGemmaProcessor,
         max_text_tokens: int,
         loss_weights: Mapping[Any, float],
@@ -270,7 +294,7 @@ class SceneBatches(MixtureBatches):
 
     def __init__(
         self,
-        mixture: Mixture,
+        mixture: SampleOrder,
         processor: PaliGemmaProcessor,
         grid: int,
         run: Run,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from paligemma.checkpoints import lora as adapters
 from paligemma.checkpoints.io import save_model, write_processor_files, write_text
 from paligemma.checkpoints.lora import Adapter
-from paligemma.checkpoints.resolve import Checkpoint, resolve
+from paligemma.checkpoints.resolve import MASK_CODEC, Checkpoint, resolve
 from paligemma.config import PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma.detections import LAST_LOC
 from paligemma.devices import best_device, best_dtype
@@ -85,15 +85,18 @@ def with_tokenizer(found: Checkpoint, path: Path | None) -> Checkpoint:
     vision = found.config.vision_config
     processor = PaliGemmaProcessor(tokenizer, vision.num_image_tokens, vision.image_size)
     text = replace(found.config.text_config, vocab_size=tokenizer.get_vocab_size())
-    config = replace(
-        found.config,
-        text_config=text,
-        image_token_index=processor.image_token_id,
-        pad_token_id=processor.pad_token_id,
-        eos_token_id=processor.eos_token_id,
-        bos_token_id=processor.bos_token_id,
-    )
+    config = replace(found.config, text_config=text, **_token_numbers(processor))
     return _with_config(replace(found, processor=processor), config)
+
+
+def _token_numbers(processor: PaliGemmaProcessor) -> dict[str, int]:
+    """What a config says of a tokenizer."""
+    return {
+        "image_token_index": processor.image_token_id,
+        "pad_token_id": processor.pad_token_id,
+        "eos_token_id": processor.eos_token_id,
+        "bos_token_id": processor.bos_token_id,
+    }
 
 
 def with_vocabulary(table: Tensor, before: Tokenizer, after: Tokenizer, seed: int) -> Tensor:
@@ -133,12 +136,17 @@ def _new_checkpoint(given: NewModel) -> Checkpoint:
     vision = VisionConfig(**given.vision_config)
     sizes: dict[str, Any] = {"vocab_size": tokenizer.get_vocab_size()} | given.text_config
     text = TextConfig(**sizes)
+    if text.vocab_size < tokenizer.get_vocab_size():
+        raise ValueError(
+            f"text_config.vocab_size is {text.vocab_size}, but {path} has "
+            f"{tokenizer.get_vocab_size()} tokens."
+        )
     processor = PaliGemmaProcessor(tokenizer, vision.num_image_tokens, vision.image_size)
     config = PaliGemmaConfig(
         vision_config=vision,
         text_config=text,
         projection_dim=text.hidden_size,
-        image_token_index=processor.image_token_id,
+        **_token_numbers(processor),
     )
     return Checkpoint("new", path.parent, config, processor, given.mask_codec)
 
@@ -161,7 +169,7 @@ def make_model(run: Run, found: Checkpoint, start: Checkpoint) -> PaliGemmaForCo
     An adapter that is trained further is not merged: see `attach_adapter`.
     """
     config = start.config
-    if run.random_init or isinstance(run.model, NewModel):
+    if run.is_new:
         model = PaliGemmaForConditionalGeneration(config)
         initialize(model, run.seed)
         vocabulary = found.processor.tokenizer.get_vocab()
@@ -265,10 +273,13 @@ def write_output(run: Run, start: Checkpoint, state: dict[str, Tensor]) -> None:
     write_processor_files(start.config, run.output_dir)
     tokenizer = start.processor.tokenizer.to_str(pretty=True)
     write_text(run.output_dir / "tokenizer.json", tokenizer)
-    if start.mask_codec is not None and start.mask_codec.parent != run.output_dir:
-        shutil.copyfile(start.mask_codec, run.output_dir / start.mask_codec.name)
+    mask_codec = run.output_dir / MASK_CODEC
+    if start.mask_codec is not None and start.mask_codec != mask_codec:
+        shutil.copyfile(start.mask_codec, mask_codec)
     heads = {name: value.contiguous() for name, value in state.items() if name.startswith(HEADS)}
     if heads:
-        if (start.path / AUXILIARY).is_file():  # those that this stage has no use for stay
+        if (
+            not run.is_new and (start.path / AUXILIARY).is_file()
+        ):  # those that this stage has no use for stay
             heads = load_file(start.path / AUXILIARY) | heads
         save_file(heads, run.output_dir / AUXILIARY)

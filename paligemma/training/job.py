@@ -16,11 +16,13 @@ from paligemma.models.mask_codec import MaskCodec
 from paligemma.training.alignment import align_words
 from paligemma.training.augment import Augmentation
 from paligemma.training.auxiliary import PatchHeads
-from paligemma.training.config import NewModel, Run
+from paligemma.training.config import Run
 from paligemma.training.data import (
+    EveryRow,
     Mixture,
     MixtureBatches,
     SampleBatches,
+    SampleOrder,
     SceneBatches,
     open_mask_codec,
     open_sources,
@@ -44,6 +46,7 @@ from paligemma.training.memory import (
     planned_model,
 )
 from paligemma.training.objectives import Objective, make_objective
+from paligemma.training.sources import EVAL_SEED
 from paligemma.training.validation import Validation
 
 
@@ -123,12 +126,21 @@ class MaskCodecJob:
 def make_job(run: Run) -> Job:
     """Everything that a run trains and trains on. Raises ValueError for what cannot be trained."""
     if run.objective == "mask_codec":
-        make = lambda mixture: SilhouetteBatches(mixture, run.open_world(), run.seed)
-        return MaskCodecJob(run, MaskReconstruction(run.seed), *_batches(run, None, make))
+        batches = SilhouetteBatches(make_mixture(run, "data", None), run.open_world(), run.seed)
+        unseen = None
+        if run.eval_data:
+            mixture = make_mixture(run, "eval_data", None)
+            unseen = SilhouetteBatches(mixture, batches.world, run.seed, EVAL_SEED)
+        return MaskCodecJob(run, MaskReconstruction(run.seed), batches, unseen)
     found = find_checkpoint(run)
     start = with_tokenizer(found, run.tokenizer)
     start = at_resolution(start, run.resolution or found.config.vision_config.image_size)
     start = on_loc_grid(start, run.soft_loc_targets)
+    if run.lora and not run.lora.merge and start.config != found.config:
+        raise ValueError(
+            "an adapter has the image size and the grid of boxes of its base: another resolution, "
+            "or soft_loc_targets of another grid, need lora.merge."
+        )
     processor, grid = start.processor, start.config.vision_config.grid
     codec = open_mask_codec(run, start)
     if run.packing or run.objective == "patches":
@@ -158,8 +170,7 @@ def make_job(run: Run) -> Job:
         for block in (module for module in model.modules() if isinstance(module, BLOCKS)):
             block.forward = partial(recomputed, block.forward, use_reentrant=False)
     objective = make_objective(model, processor, run).train()
-    is_new = run.random_init or isinstance(run.model, NewModel)
-    has_heads = not is_new and load_auxiliary(objective, start.path)
+    has_heads = not run.is_new and load_auxiliary(objective, start.path)
     if run.auxiliary and run.auxiliary.align_words:
         if not has_heads:
             raise ValueError(
@@ -175,15 +186,15 @@ def make_job(run: Run) -> Job:
 
 
 def _batches(
-    run: Run, codec: MaskCodec | None, make: Callable[[Mixture], MixtureBatches]
+    run: Run, codec: MaskCodec | None, make: Callable[[SampleOrder], MixtureBatches]
 ) -> tuple[MixtureBatches, MixtureBatches | None]:
     """The batches to train on and to evaluate on."""
     batches = make(make_mixture(run, "data", codec))
     return batches, make(make_mixture(run, "eval_data", codec)) if run.eval_data else None
 
 
-def make_mixture(run: Run, field: str, codec: MaskCodec | None) -> Mixture:
-    """The sources of a run's `field`, "data" or "eval_data", mixed by their weights.
+def make_mixture(run: Run, field: str, codec: MaskCodec | None) -> SampleOrder:
+    """The sources of a run's `field`: "data" mixed by their weights, or all of "eval_data".
 
     Raises ValueError if samples are invalid and are not to be skipped.
     """
@@ -194,4 +205,6 @@ def make_mixture(run: Run, field: str, codec: MaskCodec | None) -> Mixture:
             f"{len(invalid)} samples cannot be trained on, such as {min(invalid)} "
             "Mend them, or set on_invalid to skip."
         )
-    return Mixture(sources, [given.weight for given in getattr(run, field)], run.seed)
+    if field == "eval_data":
+        return EveryRow(sources, run.seed)
+    return Mixture(sources, [given.weight for given in run.data], run.seed)

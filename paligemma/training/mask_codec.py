@@ -15,7 +15,7 @@ from torch import Tensor
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.synthetic.world import World
 from paligemma.training.auxiliary import Counts
-from paligemma.training.data import Mixture, MixtureBatches, Numbers
+from paligemma.training.data import MixtureBatches, Numbers, SampleOrder
 from paligemma.training.objectives import Batch, Losses, Objective
 
 COMMITMENT = 0.25
@@ -24,15 +24,15 @@ IDLE = 0.05  # a codebook row whose average count falls below this restarts
 
 
 class SilhouetteBatches(MixtureBatches):
-    """Silhouettes of a world, [B, 64, 64], as `masks`; one a scene's number of the mixture."""
+    """Silhouettes of a world, [B, 64, 64], as `masks`; other ones for other `seeds`."""
 
-    def __init__(self, mixture: Mixture, world: World, seed: int) -> None:
-        self.mixture, self.world, self.seed = mixture, world, seed
+    def __init__(self, mixture: SampleOrder, world: World, *seeds: int) -> None:
+        self.mixture, self.world, self.seeds = mixture, world, seeds
 
     def __getitem__(self, numbers: Numbers) -> dict[str, Any]:
         step, chosen = numbers
         at = [self.mixture.at(number) for number in chosen]
-        rngs = [np.random.default_rng((self.seed, *place)) for place in at]
+        rngs = [np.random.default_rng((*self.seeds, *place)) for place in at]
         masks = torch.from_numpy(self.world.silhouettes(rngs))
         places = [self.mixture.sources[source].place(row) for source, row in at]
         return {"masks": masks, "step": torch.tensor(step), "places": places, "skipped": []}

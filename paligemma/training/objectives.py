@@ -36,6 +36,7 @@ from paligemma.training.auxiliary import (
     GroundingHead,
     NextGroupHead,
     PatchHeads,
+    mean,
     take,
     true_indices,
     word_counts,
@@ -212,7 +213,7 @@ class Answers(Objective):
         losses = -(scores.gather(1, ids) * shares).sum(1)
         if self.smoothing:
             losses = (1 - self.smoothing) * losses - self.smoothing * scores.mean(1)
-        return (losses * weights).sum() / counts["answers"]
+        return mean(losses * weights, counts["answers"])
 
 
 class Language(Answers):

@@ -19,4 +19,4 @@ def lr_factor(
     first = round(warmup * steps)
     ramp = min(1.0, (step + 1) / first) if first else 1.0
     start = 0 if overlap else first
-    return ramp * cosine(max(step - start, 0) / (steps - start), floor)
+    return ramp * cosine(max(step - start, 0) / max(steps - start, 1), floor)

@@ -42,6 +42,7 @@ MAX_ABSENT = 3  # names of absent categories in a prompt
 RENDER_SIDE = 256  # pixels; scenes are drawn larger than the model sees them, as photos are
 # Seeds of scenes, as many of each; those below are for tests and for measuring the model.
 TRAIN_SEED, EVAL_SEED = 1 << 40, 2 << 40
+MOST_SCENES = 1_000  # that are drawn in search of one with a sample
 
 
 class InvalidSample(ValueError):
@@ -369,7 +370,8 @@ class CocoSource:
         """The object's mask within its box as codes: resized bilinearly, with antialiasing."""
         width, height = size
         mask = torch.from_numpy(decode_segmentation(annotation.segmentation, size)).float()
-        x1, y1 = round(box[0] * width), round(box[1] * height)
+        x1 = min(round(box[0] * width), width - 1)
+        y1 = min(round(box[1] * height), height - 1)
         x2, y2 = max(round(box[2] * width), x1 + 1), max(round(box[3] * height), y1 + 1)
         within = mask[None, None, y1:y2, x1:x2]
         square = (MASK_SIZE, MASK_SIZE)
@@ -393,6 +395,8 @@ class SyntheticScenes:
         self.world = open_world(given.world)
         self.count, self.tasks, self.codec = given.scenes, given.tasks, codec
         self.seed, self.first_seed = seed, first_seed
+        if self.tasks:
+            self.samples(0)
 
     def __len__(self) -> int:
         return self.count
@@ -414,15 +418,18 @@ class SyntheticScenes:
         """The scene of a row, and all samples about it; the first scene that has any.
 
         The world is asked for samples `rounds` times, which differ; each prompt is there once.
+        Raises ValueError if it has none of `tasks`.
         """
         rng, samples = np.random.default_rng((self.seed, row)), {}
-        while not samples:
+        for _ in range(MOST_SCENES):
             scene = self._draw(rng)
             for _ in range(rounds):
                 for one in self.world.samples(scene, rng):
                     if not self.tasks or one.task in self.tasks:
                         samples.setdefault(one.prefix, one)
-        return scene, list(samples.values())
+            if samples:
+                return scene, list(samples.values())
+        raise ValueError(f"its scenes have no samples of the tasks {', '.join(self.tasks or ())}.")
 
     def _draw(self, rng: np.random.Generator) -> Any:
         return self.world.scene(self.first_seed + int(rng.integers(TRAIN_SEED)))

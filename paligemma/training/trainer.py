@@ -63,6 +63,7 @@ MAY_CHANGE = (
     "eval_metrics",
     "max_eval_samples",
     "early_stopping_patience",
+    "on_invalid",
 )
 
 
@@ -244,11 +245,11 @@ class Trainer:
         size = self.run.micro_batch_size or self.share
         mine = self.accelerator.process_index * self.share
         cuts = [range(at, min(at + size, self.share)) for at in range(0, self.share, size)]
-        numbers = [
+        numbers = (
             (step, [step * self.run.batch_size + mine + number for number in cut])
             for step in steps
             for cut in cuts
-        ]
+        )
         loader = DataLoader(
             batches,
             batch_size=None,
@@ -322,7 +323,7 @@ class Trainer:
         batches = self.job.eval_batches
         if batches is None:
             return {}
-        steps = range(max(len(batches.mixture) // self.run.batch_size, 1))
+        steps = range(math.ceil(len(batches.mixture) / self.run.batch_size))
         total = torch.zeros((), device=self.accelerator.device)
         self.objective.eval()
         for micro_batches in self._batches(batches, steps):
@@ -435,13 +436,15 @@ class Trainer:
         checkpoint.restore_state(state, self.objective, self.optimizers)
         self.step = state["step"]
         self.losses[: self.step] = state["losses"]
-        self.eval_losses = state["eval_losses"]
-        self.eval_scores = state.get("eval_scores", {})  # a state of before there were any
+        if all(before[name] == now[name] for name in ("eval_data", "max_eval_samples")):
+            self.eval_losses = state["eval_losses"]
+            self.eval_scores = state.get("eval_scores", {})  # a state of before there were any
 
     def finish(self) -> None:
         """Write the output: that of the best evaluation where it was asked for, else the last."""
-        if (best := self.best_step) is not None:
-            checkpoint.restore_best(self.run.output_dir, self.objective)
+        best = None
+        if self.best_step is not None:
+            best = checkpoint.restore_best(self.run.output_dir, self.objective)
         state = checkpoint.gather(self.objective, frozen=self.job.saves_all)
         invalid = set(gather_object(sorted(self.invalid)))
         if self.accelerator.is_main_process:

@@ -15,7 +15,7 @@ from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
 from paligemma.training.config import Run
-from paligemma.training.data import Mixture
+from paligemma.training.data import SampleOrder
 from paligemma.training.inspect import samples_sheet
 from paligemma.training.sources import InvalidSample, Sample
 
@@ -34,20 +34,24 @@ class ValidationScores:
 class Validation:
     """The first `max_eval_samples` samples of `eval_data`, their images as the model sees them."""
 
-    def __init__(self, run: Run, start: Checkpoint, mixture: Mixture, has_masks: bool) -> None:
+    def __init__(self, run: Run, start: Checkpoint, mixture: SampleOrder, has_masks: bool) -> None:
         self.start, self.has_masks = start, has_masks
         self.samples: list[Sample] = []
+        longest = 1
         for number in range(min(len(mixture), run.max_eval_samples)):
-            source, row = mixture.at(number)
+            which, row = mixture.at(number)
+            source = mixture.sources[which]
             try:
-                sample = mixture.sources[source][row]
+                sample = source[row]
+                longest = max(longest, len(start.processor.encode_suffix(sample.suffix)))
                 image, *more = map(self._square, sample.images)
                 self.samples.append(replace(sample, image=image, more_images=tuple(more)))
-            except InvalidSample:
-                if run.on_invalid == "refuse":
+            except ValueError as error:
+                if run.on_invalid == "skip":
+                    continue
+                if isinstance(error, InvalidSample):
                     raise
-        references = [start.processor.encode_suffix(sample.suffix) for sample in self.samples]
-        longest = max(map(len, references), default=1)
+                raise InvalidSample(f"{source.place(row)}: {error}") from error
         self.options = SamplingOptions(max_new_tokens=min(2 * longest + ROOM, MAX_NEW_TOKENS))
 
     def _square(self, image: Path | Image.Image) -> Image.Image:

@@ -669,7 +669,10 @@ MISTAKES = {
                                                "image": "one.png"}] * 2})},
               "two examples with the id 1"),
     "no batch": (["--task", "json-lines", "--data", "{}", "--batch-size", "0"], {}, "from 1"),
-    "data without a task": (["--data", "{}"], {}, "need a --task"),
+    "data without a task": (["--data", "{}"], {}, "--data needs a --task"),
+    "a limit without a task": (["--limit", "10"], {}, "--limit needs a --task"),
+    "scenes for a task": (["--task", "json-lines", "--data", "{}", "--num-scenes", "9"], {},
+                          "--num-scenes needs drawn scenes"),
 }  # fmt: skip
 
 

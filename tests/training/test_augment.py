@@ -244,4 +244,4 @@ def test_the_check_of_a_run_has_its_limits(tmp_path, capsys):
     assert main(["data", "check", str(config)]) == 2
     assert "Only the samples of runs of the objective answers" in capsys.readouterr().err
     assert main(["data", "check", str(config), "--model", "built-in"]) == 2
-    assert "A run's YAML names its images and its model itself." in capsys.readouterr().err
+    assert "A run's YAML names images, tasks, prompts and model itself." in capsys.readouterr().err

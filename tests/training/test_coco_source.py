@@ -75,6 +75,12 @@ def test_coco_boxes_and_masks_become_tokens(tmp_path):
     assert ((masks[1] > 0.5) == (x + y < 64)).float().mean() > 0.95  # the triangle half of its own
 
 
+def test_a_sliver_at_the_border_has_a_mask(tmp_path):
+    path = coco(tmp_path, bbox=[79.6, 39.7, 0.4, 0.3], segmentation=[[79.6, 39.7, 80, 40, 79, 40]])
+    source = CocoSource(path, None, "segment", tiny.codec())
+    assert all(len(one.codes) == 16 for one in parse(source[0].suffix))
+
+
 BAD_OBJECTS = {
     "no category": ({"category_id": 9}, "there is no category 9"),
     "no box": ({"bbox": [1, 2, 3]}, "the box [1, 2, 3] is not x, y, width, height"),

@@ -22,7 +22,7 @@ from paligemma.formats.coco import find_instances, read_instances
 from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.synthetic import scenes
 from paligemma.training.config import STAGES, Run, Scenes, parse_run, read_run
-from paligemma.training.data import Mixture, SampleBatches
+from paligemma.training.data import EveryRow, Mixture, SampleBatches
 from paligemma.training.sources import (
     CocoSource,
     ImageFolder,
@@ -69,6 +69,7 @@ WRONG = {
     ),
     "a share of all": ({"warmup_ratio": 1.5}, "warmup_ratio is 1.5: input should be less than 1."),
     "no such stage": ({"stage": "transfr"}, "did you mean transfer?"),
+    "stages": ({"stage": ["transfer"]}, "stage is ['transfer']"),
     "no such dtype": ({"dtype": "bfloat"}, "did you mean bfloat16?"),
     "steps and epochs": ({"epochs": 2}, "give either max_steps or epochs."),
     "neither": ({"max_steps": None}, "give either max_steps or epochs."),
@@ -129,7 +130,10 @@ WRONG = {
     ),
     "packing of files": ({"packing": {"max_length": 9}}, "packing needs synthetic data"),
     "a tower on files": ({"stage": "tower"}, "patches needs synthetic data, all of one world"),
-    "a weight of no task": ({"loss_weights": {"ocr": 1}}, "did you mean"),
+    "a weight of no task": (
+        {"loss_weights": {"detectt": 1}},
+        "loss_weights.detectt is 'detectt'",
+    ),
     "siglip in pieces": ({"stage": "siglip", "micro_batch_size": 2}, "leave micro_batch_size out"),
 }
 
@@ -531,6 +535,12 @@ def test_synthetic_samples_are_of_the_tasks_asked_for_and_repeat():
     assert other.image.tobytes() != again.image.tobytes()
 
 
+def test_a_task_that_a_world_has_not_is_refused(monkeypatch):
+    monkeypatch.setattr("paligemma.training.sources.MOST_SCENES", 20)
+    with pytest.raises(ValueError, match="no samples of the tasks question"):
+        SyntheticScenes(Scenes(scenes=6, tasks=("question",)), tiny.codec(), seed=3)
+
+
 def test_a_world_asked_twice_asks_more_about_the_same_scene():
     source = SyntheticScenes(Scenes(scenes=6), tiny.codec(), seed=3)
     scene, once = source.samples(4)
@@ -574,6 +584,13 @@ def test_an_epoch_has_every_sample_once_and_the_next_in_another_order():
     epochs = [[mixture.at(37 * e + n)[1] for n in range(37)] for e in range(60)]
     assert all(sorted(epoch) == [*range(37)] for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 60
+
+
+def test_what_is_evaluated_is_every_row_once():
+    rows = EveryRow([Numbers(range(10)), Numbers(range(190))], seed=5)
+    drawn = [rows.at(n) for n in range(200)]
+    assert sorted(drawn) == [*((0, n) for n in range(10)), *((1, n) for n in range(190))]
+    assert drawn != sorted(drawn) and rows.at(203) == drawn[3]
 
 
 def test_a_mixture_keeps_its_weights_and_goes_through_each_source_evenly():

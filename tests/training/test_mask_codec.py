@@ -63,6 +63,16 @@ def test_it_goes_on_where_it_was_stopped(small, tmp_path, monkeypatch):
         assert torch.equal(value, other.state_dict()[name]), name
 
 
+def test_it_is_evaluated_on_other_masks(small, tmp_path):
+    scenes = [{"synthetic": {"scenes": 3}}]
+    job = runs.trainer(parse_run(given(tmp_path, data=scenes, eval_data=scenes))).job
+    trained, unseen = (
+        {mask.numpy().tobytes() for mask in batches[0, range(3)]["masks"]}
+        for batches in (job.batches, job.eval_batches)
+    )
+    assert len(trained) == len(unseen) == 3 and not trained & unseen
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_are_as_one(tmp_path):

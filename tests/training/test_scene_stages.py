@@ -211,6 +211,31 @@ def test_a_checkpoint_takes_another_vocabulary(tmp_path):
         runs.trainer(gone)
 
 
+def test_a_mask_codec_of_any_name_goes_with_the_output(tmp_path):
+    given = runs.scenes(tmp_path, "multimodal", max_steps=1)
+    (tmp_path / "mask_codec.npz").rename(tmp_path / "mine.npz")
+    given["model"]["mask_codec"] = str(tmp_path / "mine.npz")
+    one = runs.trainer(parse_run(given))
+    one.loop()
+    one.finish()
+    assert resolve(tmp_path / "out").mask_codec == tmp_path / "out" / "mask_codec.npz"
+
+
+def test_a_vocabulary_that_the_tokenizer_exceeds_is_refused(tmp_path):
+    given = runs.scenes(tmp_path, "multimodal")
+    given["model"]["text_config"]["vocab_size"] = 900
+    with pytest.raises(ValueError, match=r"vocab_size is 900, but .*tokenizer.json has \d+ tokens"):
+        runs.trainer(parse_run(given))
+
+
+def test_answers_that_weigh_nothing_do_not_stop_a_run(tmp_path):
+    weights = dict.fromkeys(("caption", "ask", "read", "detect", "segment", "region"), 0)
+    given = runs.scenes(tmp_path, "multimodal", loss_weights=weights, max_steps=2)
+    one = runs.trainer(parse_run(given))
+    one.loop()
+    assert one.losses[:2].isfinite().all()
+
+
 def test_soft_targets():
     processor, vocabulary = tiny.processor(), tiny.config().text_config.vocab_size
     ids, shares = soft_targets(processor, vocabulary, SoftLocTargets(grid=128))

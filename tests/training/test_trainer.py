@@ -25,6 +25,7 @@ from paligemma.training.config import STAGES, parse_run, read_run
 from paligemma.training.initialize import resample
 from paligemma.training.objectives import Answers, SigLIP
 from paligemma.training.schedule import lr_factor
+from paligemma.training.sources import InvalidSample
 from paligemma.training.trainer import Trainer, train
 
 ROOT = Path(__file__).parents[2]
@@ -301,6 +302,10 @@ def test_the_schedule(step, expected):
     assert lr_factor(step, 100, 0.1) == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_warm_up_that_takes_every_step():
+    assert [lr_factor(step, 4, 0.9) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+
+
 # --- Adapters -------------------------------------------------------------------------------------
 
 LORA = {"rank": 3, "alpha": 6.0, "target_modules": ["q_proj", "down_proj", "fc1", "linear"]}
@@ -425,6 +430,14 @@ def test_a_whole_model_is_trained_from_a_merged_adapter(home, adapter, tmp_path)
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("change", [{"resolution": 48}, {"soft_loc_targets": {"grid": 64}}])
+def test_an_adapter_keeps_the_image_size_and_grid_of_its_base(home, tmp_path, change):
+    given = runs.values(home, output_dir=str(tmp_path), lora={}, param_groups=[], **change)
+    with pytest.raises(ValueError, match=r"need lora\.merge"):
+        runs.trainer(parse_run(given))
+    runs.trainer(parse_run(given | {"lora": {"merge": True}}))
+
+
 def test_transformers_reads_the_adapter(home, adapter):
     transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
     base = transformers.PaliGemmaForConditionalGeneration.from_pretrained(home / "model")
@@ -520,7 +533,8 @@ def test_the_stages_follow_one_another(home, tmp_path, monkeypatch):
         assert given["model"] == (before["output_dir"] if follows else "built-in")
     model = str(home / "model")
     for given in in_order:
-        side = {"resolution": 40} if "resolution" in given else {}
+        sides = {"siglip": 24, "resolution": 40}
+        side = {"resolution": sides[given["stage"]]} if "resolution" in given else {}
         one = runs.trainer(parse_run(tiny_stage(given, model=model, **side)))
         one.loop()
         one.finish()
@@ -578,12 +592,14 @@ def test_a_run_is_evaluated_on_data_of_its_own(home, tmp_path):
     one = trained(home, tmp_path, **changes)
     assert [*one.eval_losses] == [8, 16, 20]
     assert one.eval_losses[20] < one.eval_losses[8]
-    # the last: over two batches of four, by hand
+    # the last, by hand: over nine samples and the first three again, in three batches
     one.objective.eval()
-    batches = [one.job.eval_batches[0, range(4)], one.job.eval_batches[1, range(4, 8)]]
+    parts = [range(at, at + 4) for at in (0, 4, 8)]
+    batches = [one.job.eval_batches[step, part] for step, part in enumerate(parts)]
+    assert len({place for batch in batches for place in batch["places"]}) == 9
     with torch.no_grad():
         losses = [one.objective(b, one.objective.counts(b))["loss"] for b in batches]
-    assert one.eval_losses[20] == pytest.approx(sum(losses).item() / 2, rel=1e-5)
+    assert one.eval_losses[20] == pytest.approx(sum(losses).item() / 3, rel=1e-5)
     # and nothing else differs
     whole, other = runs.weights(home / "whole"), runs.weights(tmp_path / "out")
     assert all(torch.equal(value, other[name]) for name, value in whole.items())
@@ -632,7 +648,7 @@ def test_a_run_stops_early_and_its_output_is_the_best(home, tmp_path, monkeypatc
         if self.training:
             return answer_loss(self, hidden, batch, counts)
         calls.append(batch)
-        return torch.tensor(losses[(len(calls) - 1) // 2])  # an evaluation has two batches
+        return torch.tensor(losses[(len(calls) - 1) // 3])  # an evaluation has three batches
 
     monkeypatch.setattr(Answers, "answer_loss", chosen)
     changes = {"eval_steps": 3, "metric_for_best_model": "loss", "early_stopping_patience": 2}
@@ -650,6 +666,30 @@ def test_a_run_stops_early_and_its_output_is_the_best(home, tmp_path, monkeypatc
         assert torch.equal(value, output[name.removeprefix("model.")])
     again = runs.trainer(one.run)
     assert again.is_done and again.best_step == 6
+
+
+def test_evaluations_on_other_data_are_forgotten(home, tmp_path):
+    changes = evaluated(tmp_path, metric_for_best_model="loss")
+    one = trained(home, tmp_path, **changes)
+    kept = runs.trainer(parse_run(runs.values(home, output_dir=str(one.run.output_dir), **changes)))
+    assert kept.eval_losses == one.eval_losses
+    changes["max_eval_samples"] = 5
+    made = runs.values(home, output_dir=str(one.run.output_dir), **changes)
+    assert runs.trainer(parse_run(made)).eval_losses == {}
+
+
+def test_samples_that_cannot_be_evaluated_are_named_or_skipped(home, tmp_path):
+    samples = runs.write_samples(tmp_path / "other", count=9)
+    (tmp_path / "other" / "4.png").write_bytes(b"no image")
+    lines = samples.read_text("utf-8").splitlines()
+    lines[6] = json.dumps(json.loads(lines[6]) | {"suffix": "a \0"})
+    samples.write_text("\n".join(lines), "utf-8")
+    changes = {"eval_data": [{"jsonl": str(samples)}], "eval_metrics": True}
+    made = runs.values(home, output_dir=str(tmp_path / "out"), **changes)
+    with pytest.raises(InvalidSample, match=r"samples.jsonl, line [57]: "):
+        runs.trainer(parse_run(made))
+    one = runs.trainer(parse_run(made | {"on_invalid": "skip"}))
+    assert len(one.job.validation.samples) == 7
 
 
 def test_the_loss_falls_and_is_drawn(home):
