@@ -21,5 +21,5 @@ USER 1000
 VOLUME /home/app/.cache/huggingface
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/health')"]
+    CMD ["python", "-c", "import os, urllib.request; port = os.environ.get('GRADIO_SERVER_PORT', '7860'); urllib.request.urlopen(f'http://127.0.0.1:{port}/health')"]
 CMD ["python", "app.py"]

@@ -222,7 +222,7 @@ class PaliGemmaConfig:
         _require_object("config.json", values)
         if (kind := values.get("model_type", "paligemma")) != "paligemma":
             raise ValueError(
-                f"config.json is of a {_shorten(kind)} model; only 'paligemma' can be loaded."
+                f"config.json is of a {short_repr(kind)} model; only 'paligemma' can be loaded."
             )
         read_quantization(values)
         text_values = values.get("text_config") or {}
@@ -292,17 +292,18 @@ def _check_number(name: str, value: Any, bounds: tuple[float, float]) -> Any:
     whole = isinstance(low, int)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         kind = "whole number" if whole else "number"
-        raise ValueError(f"{name} is {_shorten(value)}; it must be a {kind}.")
+        raise ValueError(f"{name} is {short_repr(value)}; it must be a {kind}.")
     if not low <= value <= high:  # NaN is refused too
         allowed = f"{low:,} to {high:,}" if whole else f"{low:g} to {high:g}"
         if low == 1:
             allowed = f"above 0, and {high:,} at most"
         allowed = allowed if low != high else f"{low}"
-        raise ValueError(f"{name} is {_shorten(value)}; it must be {allowed}.")
+        raise ValueError(f"{name} is {short_repr(value)}; it must be {allowed}.")
     return value
 
 
-def _shorten(value: Any) -> str:
+def short_repr(value: Any) -> str:
+    """A value as Python writes it, for a message: 80 characters at most."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -400,7 +401,7 @@ def _text_from_dict(values: Mapping[str, Any]) -> TextConfig:
     if not isinstance(kind, str) or kind not in _TEXT_DEFAULTS:
         allowed = ", ".join(map(repr, _TEXT_DEFAULTS))
         raise ValueError(
-            f"text_config.model_type is {_shorten(kind)}; it must be one of {allowed}."
+            f"text_config.model_type is {short_repr(kind)}; it must be one of {allowed}."
         )
 
     rope = values.get("rope_parameters") or {}  # where transformers 5 keeps rope_theta
@@ -447,8 +448,8 @@ def _require_object(name: str, values: Any) -> None:
 
 def _require(name: str, value: Any, allowed: tuple) -> None:
     if value is not None and value not in allowed:
-        expected = " or ".join(map(_shorten, allowed)) or "absent"
-        raise ValueError(f"{name} is {_shorten(value)}; it must be {expected}.")
+        expected = " or ".join(map(short_repr, allowed)) or "absent"
+        raise ValueError(f"{name} is {short_repr(value)}; it must be {expected}.")
 
 
 # The table of 257216 rows: 256000 text tokens, 1024 <loc>, 128 <seg>, <image>, and padding.

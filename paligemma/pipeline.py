@@ -10,7 +10,7 @@ The app, the command line and the tests use this class; the layers below know on
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
@@ -254,11 +254,19 @@ class PaliGemma:
         return self._explainer(image, prompt).explain(reply, attention[0], views)
 
     def explain_reply(
-        self, image, prompt: str, reply: Reply, views: Sequence[str] = CHEAP_VIEWS
+        self,
+        image,
+        prompt: str,
+        reply: Reply,
+        views: Sequence[str] = CHEAP_VIEWS,
+        check: Callable[[], object] = lambda: None,
     ) -> Explanation:
-        """The same for an existing reply, in one forward pass over it."""
+        """The same for an existing reply, in one forward pass over it.
+
+        `check` is called before each backward pass; what it raises ends the work.
+        """
         explainer = self._explainer(image, prompt)
-        return explainer.explain(reply, explainer.attention(reply), views)
+        return explainer.explain(reply, explainer.attention(reply), views, check)
 
     def similarity(self, image, word: str) -> np.ndarray:
         """Cosine similarity of each patch's features to a word's embedding: [grid, grid]."""

@@ -20,7 +20,7 @@ QUESTION_WORDS = (
     "what who whose which where when why how is are was were do does did can could has have there"
 ).split()
 SEARCH = re.compile(
-    r"(?:find|locate|show|where is|where are)(?: me)?(?: (?:the|a|an|all))?\s+", re.I
+    r"(?:find|locate|show|where is|where are)(?: me)?(?: (?:the|a|an|all))?(?:\s+|$)", re.I
 )
 
 
@@ -39,8 +39,8 @@ def likely_prompt(text: str) -> str:
     first, rest = words[0].lower().rstrip(":"), " ".join(words[1:])
     if first == "ocr":
         return "ocr"
-    if first in WITH_NAMES and rest:
-        return f"{first} {rest}"
+    if first in WITH_NAMES:
+        return f"{first} {rest}" if rest else text
     if first in WITH_LANGUAGE:
         if len(words) > 1 and words[1].lower() in LANGUAGES:
             return " ".join([first, words[1].lower(), *words[2:]])

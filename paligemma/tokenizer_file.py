@@ -16,6 +16,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from paligemma.config import short_repr
+
 MAX_BYTES = 48_000_000  # the published files have 18 to 35 MB
 MAX_OBJECTS = 2_000_000  # lists and objects in a file; 600,000 merges are published
 MAX_TOKENS = 1_048_576
@@ -82,7 +84,7 @@ def _check_file(values: Any) -> None:
     model = values.get("model")
     _require(isinstance(model, dict), "it has no model")
     kind = model.get("type", "BPE")
-    _require(isinstance(kind, str) and kind in MODELS, f"its model is {_shorten(kind)}")
+    _require(isinstance(kind, str) and kind in MODELS, f"its model is {short_repr(kind)}")
     _require(not model.get("dropout"), "its model has a dropout")
     _check_vocabulary(model.get("vocab"))
     _check_added_tokens(values.get("added_tokens") or [])
@@ -93,7 +95,7 @@ def _check_file(values: Any) -> None:
         for component in components:
             kind = component.get("type")
             _require(
-                isinstance(kind, str) and kind in kinds, f"its {part} is of type {_shorten(kind)}"
+                isinstance(kind, str) and kind in kinds, f"its {part} is of type {short_repr(kind)}"
             )
             growth *= _check_component(part, component)
         _require(growth <= MAX_GROWTH, f"its {part} makes texts too long")
@@ -125,9 +127,9 @@ def _check_added_tokens(added: Any) -> None:
     for token in added:
         _require(isinstance(token, dict), "its added_tokens hold more than objects")
         content, identifier = token.get("content"), token.get("id")
-        _require(_is_token(content) and content, f"an added token is {_shorten(content)}")
-        _require(_is_id(identifier), f"the id of {_shorten(content)} is {_shorten(identifier)}")
-        _require(identifier not in ids, f"two added tokens have the id {_shorten(identifier)}")
+        _require(_is_token(content) and content, f"an added token is {short_repr(content)}")
+        _require(_is_id(identifier), f"the id of {short_repr(content)} is {short_repr(identifier)}")
+        _require(identifier not in ids, f"two added tokens have the id {short_repr(identifier)}")
         ids.add(identifier)
 
 
@@ -152,7 +154,7 @@ def _check_component(part: str, component: dict[str, Any]) -> float:
     if component["type"] == "Strip" and part == "decoder":
         for key in ("start", "stop"):
             cut = component.get(key)
-            _require(isinstance(cut, int) and 0 <= cut <= 8, f"its {part} strips {_shorten(cut)}")
+            _require(isinstance(cut, int) and 0 <= cut <= 8, f"its {part} strips {short_repr(cut)}")
     content = component.get("prepend" if component["type"] == "Prepend" else "content", "")
     _require(isinstance(content, str), f"its {part} has no text as content")
     if component["type"] not in ("Replace", "Split"):
@@ -166,7 +168,7 @@ def _check_component(part: str, component: dict[str, Any]) -> float:
         _require(len(text) <= MAX_TOKEN_LENGTH, f"its {part} has a long pattern")
     else:
         simple = kind == "Regex" and PATTERN.fullmatch(text)
-        _require(simple, f"its {part} has the pattern {_shorten(text)}, not sets of characters")
+        _require(simple, f"its {part} has the pattern {short_repr(text)}, not sets of characters")
     return max(1.0, len(content) / (len(text) if kind == "String" else 1))
 
 
@@ -181,8 +183,3 @@ def _is_token(value: Any) -> bool:
 def _require(holds: Any, otherwise: str) -> None:
     if not holds:
         raise ValueError(otherwise)
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -79,6 +79,11 @@ def test_what_the_built_in_model_was_not_trained_on():
         assert untrained_note(prompt) == ""
 
 
+def test_a_task_without_names_is_left_as_it_is():
+    for prompt in "detect", "Segment", "find", "find the":
+        assert likely_prompt(prompt) == prompt
+
+
 def test_unknown_names():
     known = ("anchor", "moon", "wheel")
     assert unknown_names("detect anchor ; woman ; wheels", known) == ["woman", "wheels"]

@@ -1,4 +1,4 @@
-"""Drawing on images: a image and values in, a new image out, the input unchanged."""
+"""Drawing on images: an image and values in, a new image out, the input unchanged."""
 
 from .attention import (
     attention_legend,

@@ -1,6 +1,6 @@
 """The published checkpoints, from the papers and the model pages of the hub.
 
-The app's picker, the README's table and the memory figures come from this table.
+The app's picker, the table of docs/weights.md and the memory figures come from this table.
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from paligemma.checkpoints.calibration import CALIBRATION_FILE
 from paligemma.checkpoints.io import (
     CONFIG,
     INDEX,
@@ -16,8 +17,10 @@ from paligemma.checkpoints.io import (
     write_json,
     write_processor_files,
 )
-from paligemma.checkpoints.resolve import Checkpoint
+from paligemma.checkpoints.resolve import KNOWN_NAMES, STICKER_SHEET, Checkpoint
 from paligemma.models.frozen import quantize_frozen
+
+NAMES = (KNOWN_NAMES, STICKER_SHEET)  # what the app shows of what a model knows
 
 
 def convert(
@@ -56,8 +59,11 @@ def convert(
         tokenizer = checkpoint.processor.tokenizer.to_str(pretty=True)
         (folder / "tokenizer.json").write_text(tokenizer, "utf-8")
         if checkpoint.path.is_dir():  # the source's own processor files replace the ones above
-            for file in checkpoint.path.glob("*.json"):
-                if file.name not in (CONFIG, INDEX):
+            files = [*checkpoint.path.glob("*.json"), *map(checkpoint.path.joinpath, NAMES)]
+            # what is measured or known of a base does not hold for what an adapter makes of it
+            left = {CONFIG, INDEX, *((CALIBRATION_FILE, *NAMES) if checkpoint.adapter else ())}
+            for file in files:
+                if file.is_file() and file.name not in left:
                     shutil.copyfile(file, folder / file.name)
         if checkpoint.mask_codec is not None:
             shutil.copyfile(checkpoint.mask_codec, folder / checkpoint.mask_codec.name)

@@ -25,6 +25,7 @@ from paligemma.checkpoints.io import (
     read_json,
     to_hub_names,
 )
+from paligemma.config import short_repr
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 EMBEDDINGS = "language_model.embed_tokens.weight"  # the output layer is this table, too
@@ -155,7 +156,7 @@ def read_adapter(folder: Path) -> Adapter:
     def number(name: str, value: Any, highest: float, whole: bool) -> Any:
         kind = int if whole else int | float
         if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value <= highest:
-            refuse(f"has {name} {_shorten(value)}; it must be above 0, and {highest:g} at most.")
+            refuse(f"has {name} {short_repr(value)}; it must be above 0, and {highest:g} at most.")
         return value
 
     def pattern(name: str, highest: float, whole: bool) -> dict[str, Any]:
@@ -163,11 +164,11 @@ def read_adapter(folder: Path) -> Adapter:
         if not isinstance(given, dict) or len(given) > MAX_TARGETS:
             refuse(f"has a {name} that is no short object of module names.")
         if unusual := [key for key in given if not MODULE_NAME.fullmatch(key)]:
-            refuse(f"has a {name} of {_shorten(unusual[0])}, which is no name of a module.")
+            refuse(f"has a {name} of {short_repr(unusual[0])}, which is no name of a module.")
         return {key: number(f"{name}.{key}", each, highest, whole) for key, each in given.items()}
 
     if (kind := values.get("peft_type", "LORA")) != "LORA":
-        refuse(f"is of a {_shorten(kind)} adapter; only LoRA can be merged.")
+        refuse(f"is of a {short_repr(kind)} adapter; only LoRA can be merged.")
     base = values.get("base_model_name_or_path")
     if base is not None and (not isinstance(base, str) or len(base) > 1_000):
         refuse("does not name its base_model_name_or_path.")
@@ -176,13 +177,13 @@ def read_adapter(folder: Path) -> Adapter:
             refuse(f"asks for {meaning} ({key}), which cannot be merged here; {MERGE_WITH_PEFT}.")
     if (bias := values.get("bias") or "none") != "none":
         refuse(
-            f"asks for biases that were trained too (bias {_shorten(bias)}), which cannot be "
+            f"asks for biases that were trained too (bias {short_repr(bias)}), which cannot be "
             f"merged here; {MERGE_WITH_PEFT}."
         )
     init = values.get("init_lora_weights")
     if isinstance(init, str) and init.startswith(CHANGES_BASE):
         refuse(
-            f"asks for init_lora_weights {_shorten(init)}, which changes the base's weights too; "
+            f"asks for init_lora_weights {short_repr(init)}, which changes the base's weights too; "
             f"{MERGE_WITH_PEFT}."
         )
     saved, dropout = values.get("modules_to_save") or [], values.get("lora_dropout")
@@ -196,7 +197,7 @@ def read_adapter(folder: Path) -> Adapter:
     for field_name, names in ("target_modules", targets or ()), ("modules_to_save", saved):
         for name in names:
             if not isinstance(name, str) or not MODULE_NAME.fullmatch(name):
-                refuse(f"has {_shorten(name)} in {field_name}, which is no name of a module.")
+                refuse(f"has {short_repr(name)} in {field_name}, which is no name of a module.")
     return Adapter(
         base=base or None,
         rank=number("r", values.get("r", 8), MAX_RANK, whole=True),
@@ -210,11 +211,6 @@ def read_adapter(folder: Path) -> Adapter:
         modules_to_save=tuple(saved),
         dropout=float(dropout) if isinstance(dropout, float) and 0 <= dropout < 1 else 0.0,
     )
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _peft_config(adapter: Adapter, ensure_weight_tying: bool = False):
@@ -404,12 +400,12 @@ def _sort(folder: Path, adapter: Adapter, shapes: dict[str, list[int]]) -> _Cont
         else:
             whole = "embeddings" if part.startswith("embedding") else "more than LoRA's A and B"
             raise ValueError(
-                f"{folder} holds {_shorten(name)}: it adapts {whole}, which cannot be merged "
+                f"{folder} holds {short_repr(name)}: it adapts {whole}, which cannot be merged "
                 f"here; {MERGE_WITH_PEFT}."
             )
     for module, parts in layers.items():
         if len(parts) != len(needed):
-            raise ValueError(f"{folder} has only half of the adapter of {_shorten(module)}.")
+            raise ValueError(f"{folder} has only half of the adapter of {short_repr(module)}.")
     if (output is None) != (EMBEDDINGS not in saved):
         raise ValueError(f"{folder} {APART}.")
     return _Contents(layers, saved, output)
@@ -434,7 +430,7 @@ def _check_fit(
     )
     if differing:
         raise ValueError(
-            f"{folder} does not fit its base: {_shorten(differing[0])} is in one of them only."
+            f"{folder} does not fit its base: {short_repr(differing[0])} is in one of them only."
         )
     for module, parts in contents.layers.items():
         rank, layer = adapter.rank_of(module), layers[module]

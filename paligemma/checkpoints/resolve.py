@@ -87,7 +87,8 @@ class Checkpoint:
         listed = self.path / KNOWN_NAMES
         if self.adapter or not listed.is_file():
             return ()
-        return tuple(listed.read_text(encoding="utf-8").split("\n")[:-1])
+        lines = listed.read_text(encoding="utf-8").split("\n")
+        return tuple(name for line in lines if (name := line.strip()))
 
     @property
     def score_calibration(self) -> ScoreCalibration | None:

@@ -151,6 +151,7 @@ def gradient_attention(
     image_features: Tensor,
     token_type_ids: Tensor,
     positions: Sequence[int],
+    check: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Attention times its gradient, for the answer tokens at `positions`: [L, tokens, P] float32.
 
@@ -158,8 +159,9 @@ def gradient_attention(
     A token's logit is differentiated by every attention weight of the text positions; a weight
     times that gradient, where positive, is its contribution to the logit, to first order. The mean
     over heads is propagated from the patches through the text positions, up to each layer (Chefer
-    et al., arXiv 2103.15679). One backward pass a token. Raises ValueError if autograd cannot run:
-    the model is spread over devices, or the activations need more memory than there is.
+    et al., arXiv 2103.15679). One backward pass a token, before which `check` is called: what it
+    raises ends the work. Raises ValueError if autograd cannot run: the model is spread over
+    devices, or the activations need more memory than there is.
     """
     _check_backward(model, input_ids.shape[1])
     recorder = _GraphRecorder()
@@ -174,6 +176,7 @@ def gradient_attention(
             RECORDER.reset(token)
         maps = []
         for position in positions:
+            check()
             query = position - 1  # a token is predicted at the position before it
             logit = model.logits(hidden[:, query])[0, input_ids[0, position]]
             gradients = torch.autograd.grad(logit, recorder.outputs, retain_graph=True)

@@ -8,7 +8,7 @@ Attention shows which patches the decoder read, not what it used of them; two vi
 are both true.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -160,15 +160,23 @@ class Explainer:
         return maps[0]
 
     def explain(
-        self, reply: Reply, attention: AttentionWeights, names: Sequence[str]
+        self,
+        reply: Reply,
+        attention: AttentionWeights,
+        names: Sequence[str],
+        check: Callable[[], object] = lambda: None,
     ) -> Explanation:
-        """`attention` in each of the views `names`. Raises ValueError for an unknown view."""
+        """`attention` in each of the views `names`.
+
+        `check` is called now and then in a long computation, which ends with what it raises. Raises
+        ValueError for an unknown view.
+        """
         if unknown := [name for name in names if name not in VIEWS]:
             raise ValueError(f"{unknown[0]!r} is no view; choose {', '.join(VIEWS)}.")
         prompt = self.processor.prompt_texts(self.prompt)
         queries = query_slice(len(prompt), len(reply.tokens))
         means = views.mean_attention(attention)
-        layers = {name: self._layers(name, reply, attention, queries) for name in names}
+        layers = {name: self._layers(name, reply, attention, queries, check) for name in names}
         maps = {name: _combine_layers(name, values) for name, values in layers.items()}
         if "relative" in names:
             maps["relative"] = views.relative(means[queries], self.neutral.mean(0))
@@ -194,7 +202,12 @@ class Explainer:
         return word_similarity(self.model, self.features[0], ids).numpy().reshape(grid, grid)
 
     def _layers(
-        self, name: str, reply: Reply, attention: AttentionWeights, queries: slice
+        self,
+        name: str,
+        reply: Reply,
+        attention: AttentionWeights,
+        queries: slice,
+        check: Callable[[], object],
     ) -> np.ndarray:
         """One view of an answer's T tokens, for each layer: [L, T, P]."""
         match name:
@@ -215,7 +228,7 @@ class Explainer:
                 return np.reshape(cosines, (1, len(cosines), self.features.shape[1])).clip(0)
         ids, types = self._sequence(reply)
         positions = range(ids.shape[1] - len(reply.tokens), ids.shape[1])
-        return gradient_attention(self.model, ids, self.features, types, positions).numpy()
+        return gradient_attention(self.model, ids, self.features, types, positions, check).numpy()
 
     @cached_property
     def neutral(self) -> np.ndarray:

@@ -46,6 +46,7 @@ VIEW_NAMES = {
 MAX_EXPLANATION_BYTES = 10**9  # of all sessions' answers together
 DROPPED = "These attention maps are no longer in memory: press Show attention again."
 MAX_FRAMES = 60  # tokens of an answer in the animation and the strip
+MAX_POSITIONS = 120  # rows and columns of the attention between tokens
 LISTED_TOKENS = 6  # at a clicked patch
 LEGEND_WIDTH = 320  # pixels
 
@@ -223,7 +224,9 @@ def draw_answer(answer: ExplainedAnswer | None, view: str, opacity: float) -> It
         animation.write_bytes(to_gif(token_frames(image, maps, texts, opacity)))
         strip = token_strip(image, maps, texts, opacity, VIEWS[view].unit)
         explanation = answer.explanation
-        matrix = token_matrix(explanation.between_tokens, explanation.positions)
+        positions = explanation.positions[:MAX_POSITIONS]
+        between = explanation.between_tokens[: len(positions), : len(positions)]
+        matrix = token_matrix(between, positions)
         yield (
             gr.Image(str(animation), visible=True),
             gr.Image(strip, visible=True),

@@ -97,13 +97,13 @@ class ModelManager:
         self.version += 1
 
     def resolve_comparison(
-        self, source: str, progress: ProgressCallback | None = None
+        self, source: str, progress: ProgressCallback | None = None, dtype: str | None = None
     ) -> Checkpoint:
         """A checkpoint that fits beside the current model; raises ValueError as `resolve`."""
         self._require_allowed(source)
         freed = self._comparison[1].memory if self._comparison else 0
-        checkpoint = self._resolve(source, progress, freed)
-        checkpoint.plan(self._device, freed=freed)
+        checkpoint = self._resolve(source, progress, freed, dtype)
+        checkpoint.plan(self._device, dtype, freed)
         return checkpoint
 
     def load_comparison(self, checkpoint: Checkpoint | None, dtype: str) -> PaliGemma:

@@ -24,6 +24,13 @@ class ModelRun:
         """Whether the time limit has passed."""
         return self._max_seconds is not None and monotonic() - self._start > self._max_seconds
 
+    def check(self) -> None:
+        """Raises ValueError if the time limit is over, and when the client has gone."""
+        if self.is_over:
+            raise ValueError(f"The time limit of a request, {self._max_seconds:g} s, is over.")
+        if client_has_gone():
+            raise ValueError("This request was stopped.")
+
     def stream(
         self,
         model: PaliGemma,
@@ -36,8 +43,7 @@ class ModelRun:
 
         Raises ValueError if the time limit is over before, and when the client has gone.
         """
-        if self.is_over:
-            raise ValueError(f"The time limit of a request, {self._max_seconds:g} s, is over.")
+        self.check()
         count = len(answer)
         # closing the stream stops the model
         with closing(model.stream(image, prompt, options, answer)) as replies:

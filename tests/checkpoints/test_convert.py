@@ -225,11 +225,18 @@ def test_an_adapter_is_merged(sources, tmp_path):
         if name in names
     }
     lora.save(tmp_path / "adapter", config, state)
+    measured = [sources["gemma1"] / name for name in ("score_calibration.json", "known_names.txt")]
+    for file in measured:
+        file.write_text("{}\n", "utf-8")
+    plain = converted(sources["gemma1"], tmp_path / "plain")
     folder = converted(tmp_path / "adapter", tmp_path / "merged")
     merged, before = state_of(folder), state_of(sources["gemma1"])
     changed = {name for name, tensor in merged.items() if not torch.equal(tensor, before[name])}
     assert changed == {name for name in before if "q_proj.weight" in name}
     assert_same(merged, resolve(tmp_path / "adapter").load_model().state_dict())
+    for file in measured:  # on the base alone
+        file.unlink()
+        assert (plain / file.name).is_file() and not (folder / file.name).exists()
 
 
 # --- Where convert may not write ------------------------------------------------------------------

@@ -71,7 +71,9 @@ class Scripted:
         disc = (1 - np.hypot(x, y)).astype(np.float32)
         return [None if found.codes is None else disc for found in detections]
 
-    def explain_reply(self, image, prompt: str, reply: Reply, views=CHEAP_VIEWS) -> Explanation:
+    def explain_reply(
+        self, image, prompt: str, reply: Reply, views=CHEAP_VIEWS, check=None
+    ) -> Explanation:
         """Two layers of two heads; token n attends to the patch in row n, column 3n, and to BOS."""
         count = len(reply.tokens)
         heads = np.full((2, 2, count, 8, 8), 1e-3, np.float32)

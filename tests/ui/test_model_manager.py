@@ -193,6 +193,17 @@ def test_memory_is_planned_before_weights_are_fetched(monkeypatch, load):
         getattr(ModelManager(PaliGemma.load()), load)("google/paligemma2-28b-pt-896")
 
 
+def test_a_comparison_is_planned_in_the_precision_asked_for(monkeypatch):
+    monkeypatch.setattr("paligemma.devices.free_memory", lambda device: 9 * 10**9)
+    fitting = lambda source, *, fits, **options: fits(VARIANTS["paligemma2-3b-224"])
+    monkeypatch.setattr(model_manager, "resolve", fitting)
+    manager = ModelManager(PaliGemma.load(), device="cpu")
+    with pytest.raises(ValueError, match="in float32"):
+        manager.resolve_comparison("google/paligemma2-3b-pt-224", dtype="float32")
+    with pytest.raises(AttributeError):  # it fits, and then there is no checkpoint
+        manager.resolve_comparison("google/paligemma2-3b-pt-224", dtype="bfloat16")
+
+
 # --- What visitors of a public page may load ------------------------------------------------------
 
 FOREIGN = [

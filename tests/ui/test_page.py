@@ -562,7 +562,7 @@ def test_the_inside_of_the_model_is_not_shown_of_a_former_one(layout):
 def test_no_former_comparison_or_batch_stays_beside_a_failure(page, path):
     with gr.Blocks(), gr.Tabs():
         tab = compare.CompareTab(page)
-    prepared = tab.resolve(page, "nowhere/at all", {"path": str(path)}, "ocr")
+    prepared = tab.resolve(page, "nowhere/at all", "bfloat16", {"path": str(path)}, "ocr")
     screen = next(prepared)
     assert not screen[tab.table] and not screen[tab.slider].visible
     assert screen[tab.checkpoint] is screen[tab.resume.answer] is None
@@ -609,7 +609,7 @@ def test_a_view_that_was_not_computed_is_refused(path, tmp_path):
             ask()
 
 
-def test_maps_of_another_model_are_refused(page, path, tmp_path):
+def test_maps_of_another_model_are_refused(page, path, tmp_path, monkeypatch):
     """A map is of the model that computed it: another model has another grid."""
     pg, other = (PaliGemma.load(tiny.write(tmp_path / name)) for name in ("one", "two"))
     clicked = SimpleNamespace(index=(5, 5))
@@ -628,6 +628,9 @@ def test_maps_of_another_model_are_refused(page, path, tmp_path):
         with pytest.raises(ValueError, match="Another model was loaded since"):
             ask()
     page.models.current = pg
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="was stopped"):
+        patch.setattr("paligemma.ui.model_run.client_has_gone", lambda: True)
+        attention.change_view(page, answer, 0, "gradient", 0, 0.5)
     attention.change_view(page, answer, 0, "gradient", 0, 0.5)
     assert "gradient" in answer.explanation.maps
 
@@ -801,6 +804,26 @@ def test_pictures_in_zips_have_a_limit_unpacked(tmp_path, monkeypatch):
     assert len(batch.unpack(paths[:1])) == 1
     with pytest.raises(ValueError, match="At most 1 MB of pictures in zips, unpacked"):
         batch.unpack(paths)
+
+
+def test_one_upload_is_not_listed_again_and_again(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(batch.MAX_IMAGES):
+            archive.writestr(f"{number}.png", b"")
+    with pytest.raises(ValueError, match="At most 200 pictures and zips at once, not 201"):
+        batch.unpack([str(tmp_path / "a.zip")] * 201)
+    opened, open_zip = [], zipfile.ZipFile
+    monkeypatch.setattr(zipfile, "ZipFile", lambda path: opened.append(path) or open_zip(path))
+    with pytest.raises(ValueError, match="At most 200 pictures at once"):
+        batch.unpack([str(tmp_path / "a.zip")] * 150)
+    assert len(opened) == 2
+
+
+def test_a_picture_that_takes_the_last_of_the_time_is_left_out(page, path, monkeypatch):
+    run = page.start_run()
+    read = lambda: monkeypatch.setattr(type(run), "is_over", True) or str(path)
+    shown = batch.stream_result(run, page.model, batch.BatchImage("a.png", read), "ocr", None)
+    assert list(shown) == []
 
 
 def test_a_zip_bomb_is_not_unpacked(monkeypatch, tmp_path):

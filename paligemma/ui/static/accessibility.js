@@ -16,7 +16,7 @@ function visibleTabs(list) {
 // Arrow keys, Home and End move to another tab.
 document.addEventListener("keydown", (event) => {
   const tab = event.target.closest?.("[role=tab]");
-  if (!tab) return;
+  if (!tab || event.altKey || event.ctrlKey || event.metaKey) return;
   const tabs = visibleTabs(tab.closest("[role=tablist]"));
   const last = tabs.length - 1, at = tabs.indexOf(tab);
   const targets = {ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: last};
@@ -46,9 +46,11 @@ function speakStatus() {
   if (status.endsWith("…")) return;
   let spoken = document.getElementById("spoken");
   if (!spoken) {
+    const page = document.querySelector(".contain");
+    if (!page) return; // gradio has not built it yet
     spoken = Object.assign(document.createElement("div"), {id: "spoken", className: "unseen"});
     spoken.setAttribute("role", "status");
-    document.querySelector(".contain").append(spoken);
+    page.append(spoken);
   }
   const text = status && `${status} ${answerText(panel)}`.trim();
   if (spoken.textContent !== text) spoken.textContent = text;

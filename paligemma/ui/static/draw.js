@@ -189,6 +189,7 @@ class Drawing {
 
   clear() {
     this.marks.push({isClear: true, paint: paintWhite});
+    this.undone = [];
     this.change();
   }
 
@@ -254,6 +255,7 @@ class Drawing {
     this.isChanged = true;
     if (this.isSending) return;
     this.isSending = true;
+    this.isLost = false;
     try {
       let path = "";
       while (this.isChanged) {
@@ -265,6 +267,7 @@ class Drawing {
       sentAt = performance.now();
       this.trigger("input");
     } catch {
+      this.isLost = true;
       this.hint.textContent = "The drawing could not be sent: change it to try again.";
     } finally {
       this.isSending = false;
@@ -301,6 +304,7 @@ function endWait(name) {
 const isWaiting = () => drawing?.isSending || performance.now() < sentAt + MAX_WAIT_MS;
 
 function clickAfterDrawing(button, retries = 1200) {
+  if (drawing?.isLost) return; // the answer would be about the picture before
   if (!isWaiting() && !button.disabled) button.click();
   else if (retries) setTimeout(() => clickAfterDrawing(button, retries - 1), 50);
 }

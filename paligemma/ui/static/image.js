@@ -46,7 +46,9 @@ addEventListener("change", (event) => {
 
 addEventListener("paste", (event) => {
   const file = imageFile(event.clipboardData);
-  if (!file) return;
+  // cells of a table come as text and as a picture of it: into a field goes the text
+  const isText = event.target.matches?.("input, textarea") && event.clipboardData.types.includes("text/plain");
+  if (!file || isText) return;
   event.preventDefault();
   event.stopImmediatePropagation(); // gradio's picture takes it only while it is empty
   putImage(file);

@@ -90,10 +90,15 @@ function captionPicture() {
 /** Copies text to the clipboard; `navigator.clipboard` does not exist on pages without https. */
 function copyText(text) {
   const area = Object.assign(document.createElement("textarea"), {value: text});
+  const focused = document.activeElement;
   document.body.append(area);
   area.select();
-  document.execCommand("copy");
+  const isCopied = document.execCommand("copy");
   area.remove();
+  focused?.focus();
+  if (!focused) return [];
+  focused.dataset.copied = isCopied ? " ✓" : " ✗"; // style.css shows it behind the label
+  setTimeout(() => delete focused.dataset.copied, 1500);
   return [];
 }
 
@@ -132,11 +137,13 @@ document.addEventListener("click", (event) => {
   }
 });
 
-/** A click or Enter on a part of the model diagram asks for its source file. */
+/** A click, Enter or Space on a part of the model diagram asks for its source file. */
 function openSourceOnClick(element, trigger) {
   const open = (part) => part && trigger("click", {file: part.dataset.file});
   element.addEventListener("click", (event) => open(event.target.closest("[data-file]")));
   element.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") open(event.target.closest("[data-file]"));
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault(); // Space would scroll
+    open(event.target.closest("[data-file]"));
   });
 }

@@ -238,7 +238,7 @@ class AttentionTab:
             yield {self.controls.status: status}
             return
         views = CHEAP_VIEWS if view in CHEAP_VIEWS else (*CHEAP_VIEWS, view)
-        explanation = model.explain_reply(upload.image, prompt, reply, views)
+        explanation = model.explain_reply(upload.image, prompt, reply, views, run.check)
         answer = ExplainedAnswer(upload.path, prompt, ref(model), self.store)
         self.store.put(answer, explanation)
         texts = answer.token_texts
@@ -261,7 +261,8 @@ def change_view(page: Page, answer: ExplainedAnswer | None, token, view, layer, 
     read_choice(view, list(VIEWS), "A view")
     if answer is not None and view not in (known := answer.explanation).maps:
         model, image = page.same_model(answer.model, ADVICE), open_for_page(answer.path)
-        more = model.explain_reply(image, answer.prompt, known.reply, (view,))
+        check = page.start_run().check
+        more = model.explain_reply(image, answer.prompt, known.reply, (view,), check)
         maps, layers = known.maps | more.maps, known.layers | more.layers
         answer.store.put(answer, replace(known, maps=maps, layers=layers))
     slider = gr.skip() if answer is None else layer_slider(answer, view, layer)

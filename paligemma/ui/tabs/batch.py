@@ -181,6 +181,8 @@ def unpack(paths: Sequence[str]) -> list[BatchImage]:
     """
     images: list[BatchImage] = []
     unpacked = 0  # bytes of the images in zips
+    if len(paths) > MAX_IMAGES:
+        raise ValueError(f"At most {MAX_IMAGES} pictures and zips at once, not {len(paths)}.")
     if sum(os.path.getsize(path) for path in paths) > MAX_UPLOAD_BYTES:
         raise ValueError(f"At most {MAX_UPLOAD_BYTES >> 20} MB of pictures at once.")
     for path in paths:
@@ -198,12 +200,13 @@ def unpack(paths: Sequence[str]) -> list[BatchImage]:
             ]
         except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
             raise ValueError(f"The zip {Path(path).name!r} cannot be read: {error}.") from error
+        if len(images) > MAX_IMAGES:
+            raise ValueError(f"At most {MAX_IMAGES} pictures at once.")
+        if unpacked > MAX_UNPACKED_BYTES:
+            megabytes = MAX_UNPACKED_BYTES >> 20
+            raise ValueError(f"At most {megabytes} MB of pictures in zips, unpacked.")
     if not images:
         raise ValueError("There are no pictures yet: add some, or a zip of them.")
-    if len(images) > MAX_IMAGES:
-        raise ValueError(f"At most {MAX_IMAGES} pictures at once, not {len(images)}.")
-    if unpacked > MAX_UNPACKED_BYTES:
-        raise ValueError(f"At most {MAX_UNPACKED_BYTES >> 20} MB of pictures in zips, unpacked.")
     return images
 
 
@@ -257,12 +260,14 @@ def stream_result(
     prompt: str,
     options: SamplingOptions,
 ) -> Iterator[BatchResult]:
-    """A result a token; the last one has the drawing, or an error."""
+    """A result a token; the last one has the drawing, or an error. None past the time limit."""
     name = batch_image.name
     try:
         image = open_for_page(batch_image.read())
     except ValueError as error:
         yield BatchResult(name, error=str(error))
+        return
+    if run.is_over:  # opening took what was left
         return
     with closing(run.stream(model, image, prompt, options)) as replies:
         for reply in replies:

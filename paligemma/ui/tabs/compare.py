@@ -124,7 +124,7 @@ class CompareTab:
             self.outputs,
             prepare=(
                 partial(self.resolve, page),
-                [self.source, page.image, self.prompt],
+                [self.source, self.dtype, page.image, self.prompt],
                 [self.checkpoint, *self.outputs],
             ),
         )
@@ -132,13 +132,15 @@ class CompareTab:
         page.on_continue(self.key, self.controls, self.resume, rest, {}, self.outputs)
 
     def resolve(
-        self, page: Page, source: str | None, image: dict | None, prompt: str
+        self, page: Page, source: str | None, dtype: str, image: dict | None, prompt: str
     ) -> Iterator[Updates]:
         """Resolve the other model, once there are an image and a prompt; a former answer goes."""
         yield self.reset() | {self.checkpoint: None, self.controls.status: WAITING}
         upload_path(image)
         raw_prompt(prompt)
-        for checkpoint, status in resolve_with_progress(page.models.resolve_comparison, source):
+        read_choice(dtype, DTYPES, "The precision")
+        resolve = partial(page.models.resolve_comparison, dtype=dtype)
+        for checkpoint, status in resolve_with_progress(resolve, source):
             yield {self.checkpoint: checkpoint, self.controls.status: status}
 
     def compare(

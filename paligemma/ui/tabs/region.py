@@ -140,9 +140,12 @@ class RegionTab:
         inputs = {"image": page.image, "box": self.box, "mode": self.mode, "answer": self.text}
         inputs |= {"language": self.language}
         outputs = [page.last_request, *self.outputs]
-        page.on_run(self.key, self.controls, partial(self.run, page), inputs, outputs)
+        ran = page.on_run(self.key, self.controls, partial(self.run, page), inputs, outputs)
         resume, rest = self.answer_buttons.resume, partial(self.continue_answer, page)
-        page.on_continue(self.key, self.controls, resume, rest, {}, outputs)
+        continued = page.on_continue(self.key, self.controls, resume, rest, {}, outputs)
+        # by hand alone: an address sets the fields as well, and runs
+        for event in self.image.select, self.box.input, self.text.input, self.mode.input:
+            event(None, cancels=[ran, continued], **PRIVATE)
 
     def run(
         self,
