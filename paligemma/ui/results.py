@@ -3,15 +3,15 @@
 The sliders act on the last answer; they do not call the model.
 """
 
-import io
 import json
 import zipfile
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from html import escape
 from itertools import islice
+from pathlib import Path
 from reprlib import repr as short_repr
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
@@ -129,7 +129,8 @@ class ObjectsPanel:
                 elem_classes="cutouts",
                 buttons=["fullscreen", "download"],
             )
-        self.packed = gr.Textbox(visible=False)
+        self.csv = gr.Textbox(visible=False)
+        self.zip = gr.File(visible=False)
 
     @property
     def shown(self) -> list[Component]:
@@ -145,12 +146,12 @@ class ObjectsPanel:
         inputs = [self.answer, *self.display.values()]
         sliders = [component.input for component in self.display.values()]
         gr.on(sliders, self.redraw, inputs, self.shown, **LATEST)
-        for button, pack, js in (
-            (self.save, objects_zip, "(zip) => saveZip(zip)"),
-            (self.copy, objects_csv, "(csv) => copyText(csv)"),
+        for button, pack, packed, js in (
+            (self.save, objects_zip, self.zip, "(zip) => saveFile(zip.url, 'objects.zip')"),
+            (self.copy, objects_csv, self.csv, "(csv) => copyText(csv)"),
         ):
-            packed = button.click(pack, inputs, self.packed, **PARALLEL)
-            packed.success(None, self.packed, None, js=js, **PRIVATE)
+            done = button.click(pack, inputs, packed, **PARALLEL)
+            done.success(None, packed, None, js=js, **PRIVATE)
 
     def redraw_after(self, run) -> None:
         """Redraw after the event `run` if a slider was moved meanwhile."""
@@ -253,20 +254,21 @@ def objects_csv(answer: AnswerObjects | None, *display) -> str:
         return to_csv([answer.filtered(read_size(answer.path), DisplayOptions.of(*display))])
 
 
-def objects_zip(answer: AnswerObjects | None, *display) -> str:
-    """A zip of what is shown, in base64: drawing, masks, cutouts, COCO JSON, CSV."""
-    with FULL_SIZE:
-        answer, options = _complete(answer), DisplayOptions.of(*display)
-        image = open_image(answer.path)
-        objects = answer.filtered(image.size, options)
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("coco.json", json.dumps(to_coco([objects])))
-            archive.writestr("objects.csv", to_csv([objects]))
-            for name, picture in _pictures(image, objects, options):
-                with archive.open(name, "w") as file:
-                    picture.save(file, "PNG")
-        return b64encode(packed.getvalue()).decode("ascii")
+def objects_zip(answer: AnswerObjects | None, *display) -> Iterator[str]:
+    """The path of a zip of what is shown: drawing, masks, cutouts, COCO JSON, CSV."""
+    answer, options = _complete(answer), DisplayOptions.of(*display)
+    with TemporaryDirectory() as folder:
+        packed = Path(folder) / "objects.zip"
+        with FULL_SIZE:
+            image = open_image(answer.path)
+            objects = answer.filtered(image.size, options)
+            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("coco.json", json.dumps(to_coco([objects])))
+                archive.writestr("objects.csv", to_csv([objects]))
+                for name, picture in _pictures(image, objects, options):
+                    with archive.open(name, "w") as file:
+                        picture.save(file, "PNG")
+        yield str(packed)  # gradio copies it, and serves the copy
 
 
 def _pictures(

@@ -37,6 +37,7 @@ ANSWERS = {  # by prompt; "how many?" takes half a minute unless it is stopped
     "segment cat": write([Detection("cat", (0.1, 0.1, 0.4, 0.5), CODES)]),
     "answer en how many?": "0123456789" * 50,
     "caption en": "two things",
+    "caption en <loc0000><loc0000><loc1023><loc1023>": "all of it " * 50,
     "ocr": "",
 }
 GALLERY = [
@@ -719,6 +720,44 @@ def test_reloading_shows_the_same_page(built_in):
     built_in.reload()
     expect(line(built_in)).to_contain_text("Saved example answer")
     expect(panel(built_in).locator(".result .mask")).to_have_count(2)
+
+
+def test_text_is_pasted_into_a_field_though_a_picture_of_it_comes_with_it(page):
+    tab(page, "Detect").click()
+    before = page.locator("#image img").get_attribute("src")
+    taken = page.evaluate("""() => {
+        const data = new DataTransfer();
+        data.setData('text/plain', 'cat');
+        data.items.add(new File(['x'], 'cells.png', {type: 'image/png'}));
+        const options = {bubbles: true, cancelable: true, clipboardData: data};
+        const event = new ClipboardEvent('paste', options);
+        document.querySelector('#text-detect textarea').dispatchEvent(event);
+        return event.defaultPrevented;
+    }""")
+    assert not taken
+    expect(page.locator("#image img")).to_have_attribute("src", before)
+
+
+def test_copying_says_so_and_keeps_the_focus(page):
+    tab(page, "Caption").click()
+    press(page, "Caption")
+    copy = panel(page).get_by_role("button", name="Copy answer")
+    copy.click()
+    expect(copy).to_have_attribute("data-copied", re.compile("✓|✗"))
+    assert copy.evaluate("button => button === document.activeElement")
+    expect(copy).not_to_have_attribute("data-copied", re.compile("."))
+
+
+def test_another_box_stops_the_run(page, pg):
+    tab(page, "Region").click()
+    box = panel(page).get_by_label("Box: left, top")
+    box.fill("0, 0, 100, 100")
+    press(page, "Run")
+    expect(panel(page).get_by_label("Raw output")).to_have_value(re.compile("all of it"))
+    box.press_sequentially(" ")
+    at_rest(page)
+    until(lambda: pg.log and pg.log[-1][2] == "closed")
+    expect(panel(page).get_by_label("Raw output")).to_have_value("")
 
 
 def test_an_example_stops_a_run(page, pg):

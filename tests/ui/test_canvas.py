@@ -73,8 +73,14 @@ def test_stamps_are_placed_and_found(page):
     expect(VISITS.panel(page).locator(".prose.status").first).to_contain_text("Found 1 object.")
     undo.click()
     assert ink(page) is None
-    page.locator("#canvas").get_by_role("button", name="Redo", exact=True).click()
+    redo = page.locator("#canvas").get_by_role("button", name="Redo", exact=True)
+    redo.click()
     assert ink(page)
+    stamp(page, "moon", 0.5, 0.5)
+    undo.click()
+    expect(redo).to_be_enabled()
+    page.locator("#canvas").get_by_role("button", name="Clear canvas", exact=True).click()
+    expect(redo).to_be_disabled()
 
 
 def test_an_emoji_is_typed_and_placed(page):

@@ -80,6 +80,14 @@ function showExample(example, tab, key) {
   return pressRun(key);
 }
 
+/** Resolves once no run of a tab goes on. */
+async function hasEnded(key) {
+  const stop = document.getElementById(`run-${key}`).parentElement.querySelector("button.stop");
+  for (let wait = 0; wait < 200 && !stop.disabled; wait++) {
+    await new Promise((done) => setTimeout(done, 50));
+  }
+}
+
 /** After a model was loaded: its caption of the picture. */
 function captionPicture() {
   tabButton("caption").click();
@@ -109,14 +117,9 @@ function shareLink(image) {
   return ["Copied: " + location.href];
 }
 
-/** Downloads a zip file that arrives in base64. */
-function saveZip(base64) {
-  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([bytes], {type: "application/zip"}));
-  link.download = "objects.zip";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+/** Downloads a file of the page. */
+function saveFile(url, name) {
+  Object.assign(document.createElement("a"), {href: url, download: name}).click();
   return [];
 }
 

@@ -145,7 +145,9 @@ class RegionTab:
         continued = page.on_continue(self.key, self.controls, resume, rest, {}, outputs)
         # by hand alone: an address sets the fields as well, and runs
         for event in self.image.select, self.box.input, self.text.input, self.mode.input:
-            event(None, cancels=[ran, continued], **PRIVATE)
+            stopped = event(None, cancels=[ran, continued], **PRIVATE)
+            late = f"() => hasEnded('{self.key}').then({js})"  # its last token may be on its way
+            stopped.then(None, None, forgotten, js=late, **PRIVATE)
 
     def run(
         self,
