@@ -33,7 +33,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER
-from paligemma.training.config import Lora, parse_run
+from paligemma.training.config import Lora
+from paligemma.training.read_config import parse_run
 from paligemma.training.trainer import Trainer
 
 SAMPLES = Path(__file__).parents[1] / "examples" / "train.jsonl"

@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 
 from paligemma.checkpoints.lora import WEIGHTS
 from paligemma.training import checkpoint
-from paligemma.training.config import parse_run
+from paligemma.training.read_config import parse_run
 from paligemma.training.trainer import train
 
 # An adapter with dropout on a quantized base, its optimizer's states in 8 bits, answers scored on

@@ -16,8 +16,9 @@ from paligemma.checkpoints.resolve import resolve
 from paligemma.config import VARIANTS
 from paligemma.devices import format_bytes
 from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
-from paligemma.training.config import Run, parse_run
+from paligemma.training.config import Run
 from paligemma.training.memory import gathered_memory, needed_memory, planned_model
+from paligemma.training.read_config import parse_run
 
 SIZES = {
     "3B": "paligemma-3b-224",

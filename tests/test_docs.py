@@ -19,7 +19,7 @@ from PIL import Image
 
 from paligemma.__main__ import main
 from paligemma.checkpoints import random_weights
-from paligemma.training.config import parse_run
+from paligemma.training.read_config import parse_run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]

@@ -41,7 +41,7 @@ def add_commands(commands) -> None:
 
 def run_train(arguments: Namespace) -> None:
     """Train as a YAML file says; the same command resumes a run that was stopped."""
-    from paligemma.training.config import read_run
+    from paligemma.training.read_config import read_run
     from paligemma.training.trainer import train
 
     train(read_run(arguments.config))
@@ -66,8 +66,8 @@ def run_sticker_sheet(arguments: Namespace) -> None:
 
 def run_data_check(arguments: Namespace) -> None:
     """List the invalid samples of a file, a folder or a run, and draw a sheet of valid ones."""
-    from paligemma.training.config import read_run
     from paligemma.training.inspect import check_data, check_run
+    from paligemma.training.read_config import read_run
 
     path, images, task = arguments.file, arguments.images, arguments.task
     prefix, model = arguments.prefix, arguments.model

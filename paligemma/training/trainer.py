@@ -36,7 +36,7 @@ from paligemma.checkpoints.io import write_json
 from paligemma.devices import best_device
 from paligemma.evaluation.classes import draw_classes
 from paligemma.training import checkpoint
-from paligemma.training.config import AdamW8bitOptions, MuonOptions, Run, parse_run
+from paligemma.training.config import AdamW8bitOptions, MuonOptions, Run
 from paligemma.training.data import MixtureBatches
 from paligemma.training.initialize import compute_dtype
 from paligemma.training.job import is_sharded, make_job
@@ -44,6 +44,7 @@ from paligemma.training.memory import BLOCKS
 from paligemma.training.objectives import Answers
 from paligemma.training.optimizer import make_optimizers, set_learning_rates
 from paligemma.training.plot import draw_curve
+from paligemma.training.read_config import parse_run
 from paligemma.training.sources import InvalidSample
 from paligemma.training.tokenizer import write_tokenizer
 from paligemma.training.validation import ValidationScores

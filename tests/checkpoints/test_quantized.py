@@ -14,8 +14,8 @@ from paligemma.checkpoints.io import CONFIG, WEIGHTS
 from paligemma.checkpoints.resolve import resolve
 from paligemma.devices import weights_memory
 from paligemma.pipeline import PaliGemma
-from paligemma.training.config import read_run
 from paligemma.training.initialize import find_checkpoint, make_model
+from paligemma.training.read_config import read_run
 
 IMAGE = Path(__file__).parents[2] / "examples" / "harbour.png"
 

@@ -19,7 +19,8 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from paligemma.checkpoints.io import load_model
-from paligemma.training.config import Run, parse_run
+from paligemma.training.config import Run
+from paligemma.training.read_config import parse_run
 from paligemma.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]

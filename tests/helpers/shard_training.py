@@ -18,9 +18,9 @@ from accelerate.state import DistributedType
 from torch.distributed.tensor import DTensor
 
 from paligemma.training import checkpoint, trainer
-from paligemma.training.config import parse_run, read_run
 from paligemma.training.initialize import find_checkpoint
 from paligemma.training.memory import needed_memory, planned_model
+from paligemma.training.read_config import parse_run, read_run
 
 
 class Sharding(Accelerator):

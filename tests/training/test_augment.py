@@ -13,7 +13,7 @@ from paligemma.__main__ import main
 from paligemma.detections import parse
 from paligemma.images import open_image
 from paligemma.training.augment import MIN_VISIBLE, Augmentation, jitter_colors, mirror, random_crop
-from paligemma.training.config import parse_run
+from paligemma.training.read_config import parse_run
 from paligemma.training.sources import Sample
 
 BOX = "<loc0100><loc0000><loc0300><loc0200>"

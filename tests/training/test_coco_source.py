@@ -14,8 +14,8 @@ from pycocotools import mask as rle
 
 from paligemma.__main__ import main
 from paligemma.detections import parse
-from paligemma.training.config import parse_run
 from paligemma.training.data import encode
+from paligemma.training.read_config import parse_run
 from paligemma.training.sources import CocoSource, InvalidSample
 
 

@@ -21,8 +21,9 @@ from paligemma.evaluation.datasets.questions import load_json_lines
 from paligemma.formats.coco import find_instances, read_instances
 from paligemma.models.paligemma import IGNORE_INDEX
 from paligemma.synthetic import scenes
-from paligemma.training.config import STAGES, Run, Scenes, parse_run, read_run
+from paligemma.training.config import STAGES, Run, Scenes
 from paligemma.training.data import EveryRow, Mixture, SampleBatches
+from paligemma.training.read_config import parse_run, read_run
 from paligemma.training.sources import (
     CocoSource,
     ImageFolder,

@@ -10,7 +10,7 @@ import torch
 
 from paligemma.models.mask_codec import MaskCodec
 from paligemma.training import checkpoint, mask_codec
-from paligemma.training.config import parse_run
+from paligemma.training.read_config import parse_run
 from paligemma.training.trainer import Trainer
 
 

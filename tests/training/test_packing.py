@@ -14,10 +14,10 @@ from paligemma.models.paligemma import IGNORE_INDEX, loss_mask
 from paligemma.processor import PaliGemmaProcessor
 from paligemma.synthetic.scenes import COLORS, KINDS
 from paligemma.synthetic.world import Mention, SceneSample, open_world
-from paligemma.training.config import parse_run
 from paligemma.training.data import SceneBatches
 from paligemma.training.job import make_job
 from paligemma.training.packing import PADDING, Packer, packed_mask
+from paligemma.training.read_config import parse_run
 from paligemma.training.tokenizer import train_tokenizer
 
 WORLD = open_world("pictograms")

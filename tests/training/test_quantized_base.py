@@ -16,7 +16,7 @@ from paligemma.models.frozen import FrozenInt4, FrozenInt8
 from paligemma.models.gemma import TokenEmbedding
 from paligemma.models.int8 import QuantizedEmbedding
 from paligemma.pipeline import PaliGemma
-from paligemma.training.config import parse_run
+from paligemma.training.read_config import parse_run
 from paligemma.training.trainer import Trainer
 
 PRECISIONS = pytest.mark.parametrize("precision", ["int8", "int4"])

@@ -13,8 +13,9 @@ from paligemma.checkpoints.io import read_config
 from paligemma.checkpoints.resolve import BUILT_IN_FOLDER, resolve
 from paligemma.synthetic.scenes import CHARACTERS
 from paligemma.training import checkpoint
-from paligemma.training.config import SoftLocTargets, parse_run
+from paligemma.training.config import SoftLocTargets
 from paligemma.training.objectives import soft_targets
+from paligemma.training.read_config import parse_run
 from paligemma.training.sources import EVAL_SEED
 from paligemma.training.tokenizer import train_tokenizer
 from paligemma.training.trainer import Trainer

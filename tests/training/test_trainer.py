@@ -21,9 +21,10 @@ from paligemma.checkpoints import lora as adapters
 from paligemma.checkpoints.io import load_model
 from paligemma.pipeline import PaliGemma
 from paligemma.training import checkpoint
-from paligemma.training.config import STAGES, parse_run, read_run
+from paligemma.training.config import STAGES
 from paligemma.training.initialize import resample
 from paligemma.training.objectives import Answers, SigLIP
+from paligemma.training.read_config import parse_run, read_run
 from paligemma.training.schedule import lr_factor
 from paligemma.training.sources import InvalidSample
 from paligemma.training.trainer import Trainer, train
