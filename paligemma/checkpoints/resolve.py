@@ -1,8 +1,8 @@
 """From a name to a checkpoint on this machine: the built-in model, a folder, an `.npz`, the hub."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ BUILT_IN = "built-in"
 BUILT_IN_FOLDER = Path(__file__).parents[1] / "builtin"
 KNOWN_NAMES = "known_names.txt"  # one a line
 STICKER_SHEET = "stickers.webp"
+SAMPLED_PIECES, SAMPLED_BYTES = 64, 4096  # of each file of weights
 MASK_CODEC = "mask_codec.npz"  # beside a checkpoint's weights
 MASK_CODEC_FILES = (MASK_CODEC, hub.MASK_CODEC_FILE)
 
@@ -67,19 +68,18 @@ class Checkpoint:
         return self.source
 
     @property
-    def version(self) -> str:
-        """Which weights these are: where they lie, their bytes, and when they last changed."""
-        places = [place for place in (self.path, self.adapter) if place]
-        files = [
-            file
-            for place in places
-            for file in ([place] if place.is_file() else sorted(place.glob("*.safetensors")))
-        ]
-        stats = [file.stat() for file in files]
-        changed = datetime.fromtimestamp(max(one.st_mtime for one in stats), UTC)
-        size = sum(one.st_size for one in stats)
-        where = " with ".join(str(place.resolve()) for place in places)
-        return f"{where}, {size:,} bytes, changed {changed:%Y-%m-%d %H:%M:%S}"
+    def fingerprint(self) -> str:
+        """A digest of samples of the weights' files: a copy has the same, wherever it lies."""
+        digest = hashlib.sha256()
+        for place in filter(None, (self.path, self.adapter)):
+            files = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
+            for path in files:
+                size = path.stat().st_size
+                with path.open("rb") as file:
+                    for piece in range(SAMPLED_PIECES):
+                        file.seek(piece * size // SAMPLED_PIECES)
+                        digest.update(file.read(SAMPLED_BYTES))
+        return digest.hexdigest()[:16]
 
     @property
     def known_names(self) -> tuple[str, ...]:

@@ -83,7 +83,8 @@ def run_evaluate(arguments: Namespace) -> None:
 def _refuse(arguments: Namespace, names: Iterable[str], needed: str) -> None:
     """Raises ValueError if one of these options is given."""
     for name in names:
-        if getattr(arguments, name) not in (None, False):
+        value = getattr(arguments, name)
+        if value is not None and value is not False:
             raise ValueError(f"--{name.replace('_', '-')} needs {needed}.")
 
 

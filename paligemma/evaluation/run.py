@@ -8,7 +8,6 @@ again answers only what no file there has, whatever the number of processes was 
 the first process reads all files, so that each example counts once.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -56,9 +55,8 @@ def evaluate_benchmark(
         "task": benchmark.key,
         "data": str(data.resolve()),
         "split": split,
-        "images": _digest(dataset.examples),
         "model": pg.name,
-        "weights": pg.checkpoint.version,
+        "weights": pg.checkpoint.fingerprint,
         "precision": pg.precision,
     }
     with state.main_process_first():
@@ -149,12 +147,6 @@ def _check_ids(examples: Iterable[EvaluationExample], data: Path) -> None:
         ids.add(example.id)
 
 
-def _digest(examples: Iterable[EvaluationExample]) -> str:
-    """Which image each example shows: an answer to one is none to another with the same prompt."""
-    shown = "\n".join(f"{example.id} {example.image.name}" for example in examples)
-    return hashlib.sha256(shown.encode()).hexdigest()[:16]
-
-
 def _claim_folder(out: Path, task: dict) -> None:
     """Make `out` the folder of this evaluation. Raises ValueError if it is that of another."""
     path = out / "task.json"
@@ -168,7 +160,9 @@ def _claim_folder(out: Path, task: dict) -> None:
     except ValueError:
         raise ValueError(f"{path} is damaged; give another --out.") from None
     for name, value in task.items():
-        if before.get(name) != value:
+        if name not in before:
+            raise ValueError(f"{out} holds predictions of an earlier version; give another --out.")
+        if before[name] != value:
             raise ValueError(
                 f"{out} holds predictions for the {name} {before.get(name)!r}, not {value!r}; "
                 "give another --out."

@@ -41,6 +41,8 @@ class Composer:
                 self.sprites[name] = groups["color"], groups["glyph"]
         if strangers := [name for name in artists if name not in atlas.artists]:
             raise ValueError(f"the atlas has nothing by {', '.join(strangers)}")
+        if not self.sprites:
+            raise ValueError("the atlas has no drawing of the kinds that are asked for")
         self.names = tuple(self.sprites)
         self.families = fonts.installed(self.options.held_out_fonts)
         self.weights = dict(self.options.grounds)

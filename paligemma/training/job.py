@@ -138,8 +138,8 @@ def make_job(run: Run) -> Job:
     start = on_loc_grid(start, run.soft_loc_targets)
     if run.lora and not run.lora.merge and start.config != found.config:
         raise ValueError(
-            "an adapter has the image size and the grid of boxes of its base: another resolution, "
-            "or soft_loc_targets of another grid, need lora.merge."
+            "an adapter has the image size, loc_grid and loc_reach of its base: another "
+            "resolution, or soft_loc_targets that change them, need lora.merge."
         )
     processor, grid = start.processor, start.config.vision_config.grid
     codec = open_mask_codec(run, start)
@@ -181,7 +181,7 @@ def make_job(run: Run) -> Job:
     validation = None
     if run.eval_metrics:
         assert batches[1] is not None
-        validation = Validation(run, start, batches[1].mixture, codec is not None)
+        validation = Validation(run, start, batches[1].mixture.sources, codec is not None)
     return ModelJob(run, start, objective, *batches, validation, memory)
 
 

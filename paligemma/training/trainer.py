@@ -437,8 +437,11 @@ class Trainer:
         checkpoint.restore_state(state, self.objective, self.optimizers)
         self.step = state["step"]
         self.losses[: self.step] = state["losses"]
-        if all(before[name] == now[name] for name in ("eval_data", "max_eval_samples")):
+        # what was measured on other data does not compare; the output of a whole run stays
+        is_whole, is_same = self.step == self.steps, before["eval_data"] == now["eval_data"]
+        if is_whole or is_same:
             self.eval_losses = state["eval_losses"]
+        if is_whole or (is_same and before["max_eval_samples"] == now["max_eval_samples"]):
             self.eval_scores = state.get("eval_scores", {})  # a state of before there were any
 
     def finish(self) -> None:

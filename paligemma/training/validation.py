@@ -1,6 +1,8 @@
 """Answers while training: the model is asked what `eval_data` asks, and its answers are scored."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -15,9 +17,9 @@ from paligemma.models.paligemma import PaliGemmaForConditionalGeneration
 from paligemma.pipeline import PaliGemma
 from paligemma.reply import Reply
 from paligemma.training.config import Run
-from paligemma.training.data import SampleOrder
+from paligemma.training.data import Mixture
 from paligemma.training.inspect import samples_sheet
-from paligemma.training.sources import InvalidSample, Sample
+from paligemma.training.sources import InvalidSample, Sample, Source
 
 SHOWN = 8  # samples whose answers are drawn beside the truth
 ROOM = 8  # tokens that an answer may have beyond twice the longest reference
@@ -32,15 +34,24 @@ class ValidationScores:
 
 
 class Validation:
-    """The first `max_eval_samples` samples of `eval_data`, their images as the model sees them."""
+    """`max_eval_samples` samples of `eval_data`, their images as the model sees them.
 
-    def __init__(self, run: Run, start: Checkpoint, mixture: SampleOrder, has_masks: bool) -> None:
+    `places` are their sources and rows: mixed by the sources' weights, each once.
+    """
+
+    def __init__(
+        self, run: Run, start: Checkpoint, sources: Sequence[Source], has_masks: bool
+    ) -> None:
         self.start, self.has_masks = start, has_masks
         self.samples: list[Sample] = []
+        mixture = Mixture(sources, [given.weight for given in run.eval_data], run.seed)
+        drawn = map(mixture.at, count())
+        self.places: dict[tuple[int, int], None] = {}
+        while len(self.places) < min(len(mixture), run.max_eval_samples):
+            self.places[next(drawn)] = None
         longest = 1
-        for number in range(min(len(mixture), run.max_eval_samples)):
-            which, row = mixture.at(number)
-            source = mixture.sources[which]
+        for which, row in self.places:
+            source = sources[which]
             try:
                 sample = source[row]
                 longest = max(longest, len(start.processor.encode_suffix(sample.suffix)))

@@ -382,3 +382,15 @@ def test_a_folder_without_permission(folder):
         assert "cannot be opened: Permission denied." in refused(folder)
     finally:
         folder.parent.chmod(0o700)
+
+
+def test_a_fingerprint_is_of_the_weights_wherever_they_lie(tmp_path):
+    one = tiny.write(tmp_path / "one")
+    shutil.copytree(one, tmp_path / "copy")
+    first = resolve(one).fingerprint
+    assert resolve(tmp_path / "copy").fingerprint == first != resolve("built-in").fingerprint
+    weights = one / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    weights.write_bytes(content)
+    assert resolve(one).fingerprint != first

@@ -430,7 +430,6 @@ def test_a_whole_model_is_trained_from_a_merged_adapter(home, adapter, tmp_path)
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("change", [{"resolution": 48}, {"soft_loc_targets": {"grid": 64}}])
 def test_an_adapter_keeps_the_image_size_and_grid_of_its_base(home, tmp_path, change):
     given = runs.values(home, output_dir=str(tmp_path), lora={}, param_groups=[], **change)
@@ -439,6 +438,7 @@ def test_an_adapter_keeps_the_image_size_and_grid_of_its_base(home, tmp_path, ch
     runs.trainer(parse_run(given | {"lora": {"merge": True}}))
 
 
+@torch.no_grad()
 def test_transformers_reads_the_adapter(home, adapter):
     transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
     base = transformers.PaliGemmaForConditionalGeneration.from_pretrained(home / "model")
@@ -670,13 +670,18 @@ def test_a_run_stops_early_and_its_output_is_the_best(home, tmp_path, monkeypatc
 
 
 def test_evaluations_on_other_data_are_forgotten(home, tmp_path):
-    changes = evaluated(tmp_path, metric_for_best_model="loss")
+    changes = evaluated(tmp_path, metric_for_best_model="exact", eval_metrics=True, save_steps=8)
     one = trained(home, tmp_path, **changes)
-    kept = runs.trainer(parse_run(runs.values(home, output_dir=str(one.run.output_dir), **changes)))
-    assert kept.eval_losses == one.eval_losses
-    changes["max_eval_samples"] = 5
-    made = runs.values(home, output_dir=str(one.run.output_dir), **changes)
-    assert runs.trainer(parse_run(made)).eval_losses == {}
+    given = runs.values(home, output_dir=str(one.run.output_dir), **changes)
+    fewer = given | {"max_eval_samples": 5}
+    assert runs.trainer(parse_run(fewer)).eval_scores == one.eval_scores  # it is whole
+    (one.run.output_dir / "states" / "step-00000020.state").unlink()
+    assert [*runs.trainer(parse_run(given)).eval_scores] == [8, 16]
+    again = runs.trainer(parse_run(fewer))
+    assert again.eval_scores == {} and [*again.eval_losses] == [8, 16]
+    other = str(runs.write_samples(tmp_path / "third", count=7))
+    again = runs.trainer(parse_run(given | {"eval_data": [{"jsonl": other}]}))
+    assert again.eval_scores == again.eval_losses == {}
 
 
 def test_samples_that_cannot_be_evaluated_are_named_or_skipped(home, tmp_path):
@@ -691,6 +696,16 @@ def test_samples_that_cannot_be_evaluated_are_named_or_skipped(home, tmp_path):
         runs.trainer(parse_run(made))
     one = runs.trainer(parse_run(made | {"on_invalid": "skip"}))
     assert len(one.job.validation.samples) == 7
+
+
+def test_answers_are_of_all_sources_by_their_weights(home, tmp_path):
+    few, many = (runs.write_samples(tmp_path / name, count=n) for name, n in (("a", 3), ("b", 90)))
+    data = [{"jsonl": str(few), "weight": 1}, {"jsonl": str(many), "weight": 1}]
+    changes = {"eval_data": data, "eval_metrics": True, "max_eval_samples": 12}
+    job = runs.trainer(runs.run(home, output_dir=str(tmp_path / "out"), **changes)).job
+    assert len(job.eval_batches.mixture) == 93
+    places = job.validation.places
+    assert len(set(places)) == 12 and sum(source == 0 for source, _ in places) == 3
 
 
 def test_the_loss_falls_and_is_drawn(home):

@@ -238,7 +238,10 @@ def load_json_lines(data: Path, split: str) -> EvaluationDataset:
     return make_dataset(
         (
             EvaluationExample(
-                str(number), find_image(one.image), one.prefix, AnswerReferences((one.suffix,))
+                f"{number} {Path(one.image).name}",  # another image is another example
+                find_image(one.image),
+                one.prefix,
+                AnswerReferences((one.suffix,)),
             )
             for number, one in enumerate(records, 1)
         ),

@@ -157,7 +157,7 @@ class AttentionTab:
         used.then(None, js=f'() => pressRun("{self.key}")', **PRIVATE)
         display: dict[str, Component] = {"view": self.view, "opacity": self.opacity}
         asked = {"image": page.image, "prompt": self.prompt} | display
-        outputs = [page.last_request, *self.outputs]
+        outputs = [page.last_request, self.view, *self.outputs]
         page.on_run(self.key, self.controls, partial(self.explain, page), asked, outputs)
         rest = partial(self.continue_answer, page)
         page.on_continue(self.key, self.controls, self.resume, rest, display, outputs)
@@ -238,7 +238,13 @@ class AttentionTab:
             yield {self.controls.status: status}
             return
         views = CHEAP_VIEWS if view in CHEAP_VIEWS else (*CHEAP_VIEWS, view)
-        explanation = model.explain_reply(upload.image, prompt, reply, views, run.check)
+        try:
+            explanation = model.explain_reply(upload.image, prompt, reply, views, run.check)
+        except ValueError:
+            if not run.is_over:
+                raise
+            view, explanation = DEFAULT_VIEW, model.explain_reply(upload.image, prompt, reply)
+            status = with_notes(status, ["The time limit was over before this view was there."])
         answer = ExplainedAnswer(upload.path, prompt, ref(model), self.store)
         self.store.put(answer, explanation)
         texts = answer.token_texts
@@ -247,6 +253,7 @@ class AttentionTab:
         yield {
             self.answer: answer,
             self.tokens: gr.Radio(choices, value=0, visible=True),
+            self.view: view,
             self.layer: layer_slider(answer, view),
             self.controls.status: status,
             page.last_request: LastRequest(prompt, texts),

@@ -181,11 +181,10 @@ def unpack(paths: Sequence[str]) -> list[BatchImage]:
     """
     images: list[BatchImage] = []
     unpacked = 0  # bytes of the images in zips
-    if len(paths) > MAX_IMAGES:
-        raise ValueError(f"At most {MAX_IMAGES} pictures and zips at once, not {len(paths)}.")
     if sum(os.path.getsize(path) for path in paths) > MAX_UPLOAD_BYTES:
         raise ValueError(f"At most {MAX_UPLOAD_BYTES >> 20} MB of pictures at once.")
     for path in paths:
+        _check_count(images)  # before another list is read
         if not zipfile.is_zipfile(path):
             images.append(BatchImage(Path(path).name, partial(_plain_file, path)))
             continue
@@ -200,14 +199,18 @@ def unpack(paths: Sequence[str]) -> list[BatchImage]:
             ]
         except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
             raise ValueError(f"The zip {Path(path).name!r} cannot be read: {error}.") from error
-        if len(images) > MAX_IMAGES:
-            raise ValueError(f"At most {MAX_IMAGES} pictures at once.")
         if unpacked > MAX_UNPACKED_BYTES:
             megabytes = MAX_UNPACKED_BYTES >> 20
             raise ValueError(f"At most {megabytes} MB of pictures in zips, unpacked.")
+    _check_count(images)
     if not images:
         raise ValueError("There are no pictures yet: add some, or a zip of them.")
     return images
+
+
+def _check_count(images: Sequence[BatchImage]) -> None:
+    if len(images) > MAX_IMAGES:
+        raise ValueError(f"At most {MAX_IMAGES} pictures at once.")
 
 
 def _check_entries(path: str) -> None:

@@ -118,13 +118,6 @@ class RegionTab:
         self.box.change(
             follow_box, [page.image, self.first_corner, self.box], shown, preprocess=False, **LATEST
         )
-        self.image.select(
-            add_corner,
-            [page.image, self.first_corner],
-            [*shown, self.box],
-            preprocess=False,
-            **PARALLEL,
-        )
         self.mode.change(
             lambda mode: [
                 *[gr.update(visible=mode == "region")] * 2,
@@ -148,6 +141,14 @@ class RegionTab:
             stopped = event(None, cancels=[ran, continued], **PRIVATE)
             late = f"() => hasEnded('{self.key}').then({js})"  # its last token may be on its way
             stopped.then(None, None, forgotten, js=late, **PRIVATE)
+        # after that: handlers of an event run in order
+        self.image.select(
+            add_corner,
+            [page.image, self.first_corner],
+            [*shown, self.box],
+            preprocess=False,
+            **PARALLEL,
+        )
 
     def run(
         self,
