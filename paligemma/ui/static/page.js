@@ -105,7 +105,7 @@ function copyText(text) {
   area.remove();
   focused?.focus();
   if (!focused) return [];
-  focused.dataset.copied = isCopied ? " ✓" : " ✗"; // style.css shows it behind the label
+  focused.dataset.copied = isCopied ? "✓" : "✗"; // style.css shows it behind the label
   setTimeout(() => delete focused.dataset.copied, 1500);
   return [];
 }
