@@ -164,7 +164,7 @@ def _claim_folder(out: Path, task: dict) -> None:
             raise ValueError(f"{out} holds predictions of an earlier version; give another --out.")
         if before[name] != value:
             raise ValueError(
-                f"{out} holds predictions for the {name} {before.get(name)!r}, not {value!r}; "
+                f"{out} holds predictions for the {name} {before[name]!r}, not {value!r}; "
                 "give another --out."
             )
 

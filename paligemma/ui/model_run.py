@@ -28,8 +28,7 @@ class ModelRun:
         """Raises ValueError if the time limit is over, and when the client has gone."""
         if self.is_over:
             raise ValueError(f"The time limit of a request, {self._max_seconds:g} s, is over.")
-        if client_has_gone():
-            raise ValueError("This request was stopped.")
+        _check_client()
 
     def stream(
         self,
@@ -50,8 +49,7 @@ class ModelRun:
             for reply in replies:
                 report_tokens(len(reply.tokens) - count)
                 count = len(reply.tokens)
-                if client_has_gone():
-                    raise ValueError("This request was stopped.")
+                _check_client()
                 if self.is_over and not reply.finished:
                     yield replace(reply, finish_reason="time")
                     return
@@ -63,3 +61,8 @@ class ModelRun:
         """The last reply of `stream`."""
         *_, reply = self.stream(model, image, prompt, options)
         return reply
+
+
+def _check_client() -> None:
+    if client_has_gone():
+        raise ValueError("This request was stopped.")

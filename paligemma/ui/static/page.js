@@ -103,8 +103,8 @@ function copyText(text) {
   area.select();
   const isCopied = document.execCommand("copy");
   area.remove();
-  focused?.focus();
   if (!focused) return [];
+  focused.focus();
   focused.dataset.copied = isCopied ? "✓" : "✗"; // style.css shows it behind the label
   setTimeout(() => delete focused.dataset.copied, 1500);
   return [];
