@@ -130,7 +130,8 @@ class AttentionTab:
     def outputs(self) -> list[Component]:
         chosen: list[Component] = [self.answer, self.tokens, self.layer]
         shown = [*self._shown, self.patch, self.tower, *self._whole]
-        return [*chosen, *shown, self.likely, *self.resume.outputs, self.controls.status]
+        rest = [self.likely, *self.resume.outputs, self.view, self.controls.status]
+        return [*chosen, *shown, *rest]
 
     @property
     def _map(self) -> list[Component]:
@@ -148,8 +149,8 @@ class AttentionTab:
         hidden = dict.fromkeys([self.legend, *self._whole], gr.Image(None, visible=False))
         tokens = gr.Radio([], value=None, visible=False)
         chosen = {self.tokens: tokens, self.layer: gr.Slider(value=0)}
-        likely = {self.likely: gr.Button(visible=False)}
-        return dict.fromkeys(self.outputs) | chosen | hidden | likely | self.resume.reset()
+        others = {self.likely: gr.Button(visible=False), self.view: gr.skip()}
+        return dict.fromkeys(self.outputs) | chosen | hidden | others | self.resume.reset()
 
     def wire(self, page: Page) -> None:
         page.run_on_enter(self.prompt, self.key)
@@ -157,7 +158,7 @@ class AttentionTab:
         used.then(None, js=f'() => pressRun("{self.key}")', **PRIVATE)
         display: dict[str, Component] = {"view": self.view, "opacity": self.opacity}
         asked = {"image": page.image, "prompt": self.prompt} | display
-        outputs = [page.last_request, self.view, *self.outputs]
+        outputs = [page.last_request, *self.outputs]
         page.on_run(self.key, self.controls, partial(self.explain, page), asked, outputs)
         rest = partial(self.continue_answer, page)
         page.on_continue(self.key, self.controls, self.resume, rest, display, outputs)
