@@ -149,7 +149,7 @@ class AttentionTab:
         hidden = dict.fromkeys([self.legend, *self._whole], gr.Image(None, visible=False))
         tokens = gr.Radio([], value=None, visible=False)
         chosen = {self.tokens: tokens, self.layer: gr.Slider(value=0)}
-        others = {self.likely: gr.Button(visible=False), self.view: gr.skip()}
+        others = {self.likely: gr.Button(visible=False), self.view: gr.skip()}  # a choice, kept
         return dict.fromkeys(self.outputs) | chosen | hidden | others | self.resume.reset()
 
     def wire(self, page: Page) -> None:
