@@ -1,23 +1,32 @@
 """Draw the example pictures: python examples/draw.py (from the project's folder).
 
-The scenes are composed by hand from the drawn world; training never draws them.
+Scenes of pictograms are composed by hand, those of stickers from the sheet beside the built-in
+model, each with a seed that places them well. Training never draws them.
 """
 
 import json
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from paligemma.detections import Detection, format
 from paligemma.pipeline import PaliGemma
+from paligemma.synthetic.compose import Composer
+from paligemma.synthetic.drawings import StickerScene
 from paligemma.synthetic.language import caption
+from paligemma.synthetic.scene_options import SceneOptions
 from paligemma.synthetic.scenes import Item, Look, Scene, Text, render
+from paligemma.synthetic.sticker_sheet import load_sheet
 from paligemma.tasks import TASKS
 
 HERE = Path(__file__).parent
 WHITE, INK = (250, 250, 250), (20, 20, 30)
 SIZE = 640  # pixels a side
+STICKER_SIZE = 480
+SHEET = HERE.parent / "paligemma" / "builtin" / "stickers.webp"
 LINES = Look(has_rim=False)
 
 SCENES = {
@@ -87,8 +96,21 @@ SCENES = {
     ),
 }  # fmt: skip
 
+STICKERS = {  # kinds of the sheet, one of each, and a seed
+    "farm": (("chicken", "pig", "sheep"), 48),
+    "picnic": (("apple", "ice cream", "watermelon"), 85),
+    "road": (("bus", "taxi", "traffic light"), 49),
+    "band": (("guitar", "piano", "trumpet"), 157),
+    "party": (("balloon", "cake", "present"), 111),
+}
+
 PROMPTS = [
     ("harbour", "detect", "anchor ; wheel"),
+    ("road", "detect", "taxi ; bus"),
+    ("farm", "segment", "pig"),
+    ("party", "caption", ""),
+    ("band", "ask", "is there a guitar?"),
+    ("picnic", "detect", "apple ; watermelon"),
     ("weather", "segment", "cloud ; sun"),
     ("music", "caption", ""),
     ("castle", "read", ""),
@@ -105,7 +127,28 @@ PROMPTS = [
 ]
 
 
-def training_samples(name: str, scene: Scene) -> list[dict]:
+def compose(kinds: tuple[str, ...], seed: int) -> StickerScene:
+    """A scene of one sticker of each kind, as they are, side by side on a named ground."""
+    options = SceneOptions(
+        size=STICKER_SIZE, kinds=kinds, counts=(*[0] * len(kinds), 1), sizes=(0.3, 0.45), restyle=0,
+        texts=0, effects=0, overlaps=0, stretch=0, any_angle=0,
+    )  # fmt: skip
+    pixels, scene = Composer(load_sheet(SHEET), options)(seed)
+    return StickerScene(scene, pixels)
+
+
+def all_scenes() -> dict[str, Scene | StickerScene]:
+    """By the name of the image's file."""
+    return SCENES | {name: compose(*sticker) for name, sticker in STICKERS.items()}
+
+
+def draw(scene: Scene | StickerScene) -> Image.Image:
+    if isinstance(scene, StickerScene):
+        return Image.fromarray(scene.image)
+    return render(scene, SIZE)
+
+
+def training_samples(name: str, scene: Scene | StickerScene) -> list[dict]:
     """Samples about the image for a training run: its caption, and the objects of each kind."""
     samples = [{"prefix": TASKS["caption"].prompt(), "suffix": caption(scene)}]
     for kind in sorted({item.kind for item in scene.items}):
@@ -122,11 +165,12 @@ def answered(pg: PaliGemma, name: str, task: str, text: str) -> dict:
 
 
 if __name__ == "__main__":
-    for name, scene in SCENES.items():
-        render(scene, SIZE).save(HERE / f"{name}.png", optimize=True)
+    scenes = all_scenes()
+    for name, scene in scenes.items():
+        draw(scene).save(HERE / f"{name}.png", optimize=True)
     pg = PaliGemma.load()
     rows = ",\n ".join(json.dumps(answered(pg, *prompt)) for prompt in PROMPTS)
-    samples = [one for name, scene in SCENES.items() for one in training_samples(name, scene)]
+    samples = [one for name, scene in scenes.items() for one in training_samples(name, scene)]
     lines = "".join(json.dumps(one) + "\n" for one in samples)
     (HERE / "train.jsonl").write_text(lines, encoding="utf-8")
     (HERE / "prompts.json").write_text(f"[{rows}]\n", encoding="utf-8")

@@ -1,8 +1,9 @@
 """Make scores of the built-in model chances: python scripts/calibrate_scores.py [--num-scenes 2000]
 
-Asks for objects in drawn scenes, fits the chance that a box is right to its score, writes
-score_calibration.json beside the weights, and measures it on as many other scenes: the expected
-calibration error, and a drawing of both curves.
+Asks for objects in scenes of the world of drawings (`paligemma data fetch-stickers` fetches them),
+fits the chance that a box is right to its score, writes score_calibration.json beside the weights,
+and measures it on as many other scenes: the expected calibration error, and a drawing of both
+curves.
 """
 
 import argparse
@@ -11,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -28,8 +29,8 @@ from paligemma.evaluation.metrics.calibration import (
     reliability,
 )
 from paligemma.evaluation.metrics.detection import match_detections
-from paligemma.evaluation.synthetic import find_objects
-from paligemma.synthetic.scenes import sample
+from paligemma.evaluation.world import CHUNK, ask_scenes, target_objects
+from paligemma.synthetic.drawings import OPTIONS, Drawings
 
 DRAWING = Path(__file__).parents[1] / "docs" / "calibration.png"
 FITTED_ON, MEASURED_ON = 2_000_000, 1_000_000  # the first seeds
@@ -38,20 +39,21 @@ Judged = tuple[list[float], list[bool]]  # scores, and whether each box is right
 
 def judge_boxes(pg: PaliGemma, num_scenes: int, first_seed: int) -> Judged:
     """The score of every box that was found, and whether it is at an object of its name."""
-    scenes = [sample(first_seed + number) for number in range(num_scenes)]
+    world = Drawings(OPTIONS.as_drawn(None))
     scores: list[float] = []
     right: list[bool] = []
-    for objects, found in zip(
-        *find_objects(pg, scenes, np.random.default_rng(first_seed)), strict=True
-    ):
-        matches = match_detections(objects, found)
-        at_objects = {
-            match
-            for target, match in zip(objects, matches, strict=True)
-            if match is not None and box_iou(target.box, found[match].box) >= MIN_IOU
-        }
-        scores += [one.score or 0.0 for one in found]
-        right += [number in at_objects for number in range(len(found))]
+    for start in tqdm(range(0, num_scenes, CHUNK), desc=f"{CHUNK} scenes at a time"):
+        numbers = range(start, min(start + CHUNK, num_scenes))
+        for one in ask_scenes(pg, world, numbers, first_seed, ("detect",)):
+            objects, found = target_objects(one.sample), one.reply.detections
+            matches = match_detections(objects, found)
+            at_objects = {
+                match
+                for target, match in zip(objects, matches, strict=True)
+                if match is not None and box_iou(target.box, found[match].box) >= MIN_IOU
+            }
+            scores += [box.score or 0.0 for box in found]
+            right += [number in at_objects for number in range(len(found))]
     return scores, right
 
 

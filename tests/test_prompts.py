@@ -95,4 +95,4 @@ def test_unknown_names():
 
 def test_the_built_in_model_lists_the_names_of_its_world():
     known = resolve("built-in").known_names
-    assert known == tuple(sorted(open_world("pictograms").kinds))
+    assert known == tuple(sorted(open_world("drawings").kinds))

@@ -101,7 +101,7 @@ def measure_answers(pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Gener
     return {"ask_accuracy": _mean(correct), "ask_examples": len(correct)}
 
 
-def find_objects(
+def _find_objects(
     pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Generator
 ) -> tuple[list[list[Detection]], list[tuple[Detection, ...]]]:
     """What there is, and what was found, of the one to four kinds that each scene is asked for."""
@@ -112,7 +112,7 @@ def find_objects(
 
 
 def measure_detection(pg: PaliGemma, scenes: Sequence[Scene], rng: np.random.Generator) -> Scores:
-    targets, found = find_objects(pg, scenes, rng)
+    targets, found = _find_objects(pg, scenes, rng)
     ap50, mean_ap = average_precision(targets, found)
     return {"detect_ap50": ap50, "detect_map": mean_ap, "detect_examples": len(targets)}
 

@@ -7,7 +7,7 @@ and IoU have 95 % intervals: scenes, not examples, are resampled, since those of
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +66,7 @@ def evaluate_world(
     targets: list[list[Detection]] = []
     found: list[Sequence[Detection]] = []
     for start in tqdm(range(0, num_scenes, CHUNK), desc=f"{CHUNK} scenes at a time"):
-        for one in _answers(pg, world, range(start, min(start + CHUNK, num_scenes)), first_seed):
+        for one in ask_scenes(pg, world, range(start, min(start + CHUNK, num_scenes)), first_seed):
             sample, reply = one.sample, one.reply
             if sample.task in ("detect", "segment"):
                 if not sample.objects:
@@ -79,7 +79,7 @@ def evaluate_world(
                         (one.scene, exact)
                     )
             if sample.task == "detect":
-                targets.append(_targets(sample))
+                targets.append(target_objects(sample))
                 found.append(reply.detections)
             elif sample.task == "segment":
                 values["segment iou"] += [(one.scene, iou) for iou in _overlaps(world, one)]
@@ -99,16 +99,21 @@ def format_scores(scores: dict[str, Score]) -> str:
     return "\n".join(lines)
 
 
-def _answers(
-    pg: PaliGemma, world: World, numbers: Iterable[int], first_seed: int
+def ask_scenes(
+    pg: PaliGemma,
+    world: World,
+    numbers: Iterable[int],
+    first_seed: int,
+    tasks: Collection[str] | None = None,
 ) -> Iterable[Answered]:
-    """Every sample of the scenes of these numbers with its reply."""
+    """Every sample, or those of `tasks`, of the scenes of these numbers, with its reply."""
     asked: list[tuple[int, Any, SceneSample]] = []  # number, image, sample
     for number in numbers:
         scene = world.scene(first_seed + number)
         [image] = world.images([scene], RENDER_SIDE)
         rng = np.random.default_rng(first_seed + number)
-        asked += [(number, image, sample) for sample in world.samples(scene, rng)]
+        samples = world.samples(scene, rng)
+        asked += [(number, image, one) for one in samples if tasks is None or one.task in tasks]
     asked.sort(key=lambda one: len(one[2].prefix))  # prompts of similar length share a batch
     for start in range(0, len(asked), BATCH_SIZE):
         batch = asked[start : start + BATCH_SIZE]
@@ -119,7 +124,8 @@ def _answers(
             yield Answered(number, sample, reply, masks)
 
 
-def _targets(sample: SceneSample) -> list[Detection]:
+def target_objects(sample: SceneSample) -> list[Detection]:
+    """The objects that are to be found."""
     return [Detection(*pair) for pair in zip(sample.labels, sample.boxes, strict=True)]
 
 
@@ -135,7 +141,7 @@ def _overlaps(world: World, one: Answered) -> list[float]:
         inside = paste_mask(mask, _within(predicted, frame), FRAME, FRAME)
         return mask_iou(inside, world.crop(sample.objects[target], frame) > 0.5)
 
-    return matched_ious(_targets(sample), found, iou)
+    return matched_ious(target_objects(sample), found, iou)
 
 
 def _around(a: Box, b: Box) -> Box:

@@ -85,9 +85,9 @@ def phrase(*words: str, count: int = 1) -> str:
 
 
 def groups(scene: DescribedScene) -> list[tuple[str, str, int]]:
-    """Groups of like objects in alphabetical order: (kind, color, count)."""
-    counted = Counter((item.kind, item.color) for item in scene.items)
-    return sorted((kind, color, count) for (kind, color), count in counted.items())
+    """Groups of like objects, (kind, color, count), in the order of the highest of each."""
+    counted = Counter((item.kind, item.color) for item in _top_down(scene))
+    return [(kind, color, count) for (kind, color), count in counted.items()]
 
 
 def mentions(text: str, kinds: Kinds = None) -> tuple[Mention, ...]:
@@ -127,18 +127,18 @@ def short_caption(scene: DescribedScene) -> str:
 
 def _kinds(scene: DescribedScene) -> list[tuple[str, str, int]]:
     """Like `groups`, whatever the colors."""
-    counted = Counter(item.kind for item in scene.items)
-    return sorted((kind, "", count) for kind, count in counted.items())
+    counted = Counter(item.kind for item in _top_down(scene))
+    return [(kind, "", count) for kind, count in counted.items()]
 
 
 def description(scene: DescribedScene) -> str:
-    """Every object by itself and where it is, like ones from top to bottom; and the background."""
-    objects = listing([f"{phrase(i.color, i.kind)} at the {corner(i)}" for i in _in_order(scene)])
+    """Every object by itself and where it is, from top to bottom; and the background."""
+    objects = listing([f"{phrase(i.color, i.kind)} at the {corner(i)}" for i in _top_down(scene)])
     return objects + on_background(scene)
 
 
-def _in_order(scene: DescribedScene) -> list[Thing]:
-    return sorted(scene.items, key=lambda item: (item.kind, item.color, item.y))
+def _top_down(scene: DescribedScene) -> list[Thing]:
+    return sorted(scene.items, key=lambda item: item.y)
 
 
 def corner(item: Thing) -> str:
@@ -248,7 +248,7 @@ def caption_sample(
             text, told = short_caption(scene), _kinds(scene)
         case "describe":
             text = description(scene)
-            told = [(item.kind, item.color, 1) for item in _in_order(scene)]
+            told = [(item.kind, item.color, 1) for item in _top_down(scene)]
         case _:
             text, told = caption(scene), groups(scene)
     ends = (one.end for one in mentions(text, kinds) if one.name != "background")

@@ -33,7 +33,7 @@ WORLD_NOTE = (
 )
 GONE_NOTE = "The picture that was here is gone: upload it again, or choose another one."
 SCENE_SIDE = 512  # pixels of a random scene
-SCENE_STYLE: dict[str, Any] = {"counts": (0, 0, 4, 4, 2, 1), "restyle": 0.1, "effects": 0.0}
+SCENE_STYLE: dict[str, Any] = {"counts": (0, 0, 4, 4, 2), "restyle": 0.1, "effects": 0.0}
 FIRST_SEED = 2_000_000  # those below are trained and evaluated on
 
 

@@ -174,22 +174,22 @@ def test_phrases():
     assert phrase("blue", "horse", count=3) == "three blue horses"
 
 
-def test_caption():
-    assert caption(SCENE) == "a blue anchor, an orange cat and two red mice on a navy background"
+def test_a_caption_goes_from_top_to_bottom():
+    assert caption(SCENE) == "two red mice, an orange cat and a blue anchor on a navy background"
     assert caption(EMPTY) == "nothing on a white background"
     one = Scene("black", "noisy", (ANCHOR,), (), 0)
     assert caption(one) == "a blue anchor on a black background"
 
 
 def test_a_short_caption_has_no_colors_and_no_background():
-    assert short_caption(SCENE) == "an anchor, a cat and two mice"
+    assert short_caption(SCENE) == "two mice, a cat and an anchor"
     assert short_caption(EMPTY) == "nothing"
 
 
 def test_a_description_says_where_each_thing_is():
     assert description(SCENE) == (
-        "a blue anchor at the bottom right, an orange cat at the bottom left, "
-        "a red mouse at the top left and a red mouse at the top right on a navy background"
+        "a red mouse at the top left, a red mouse at the top right, an orange cat at the "
+        "bottom left and a blue anchor at the bottom right on a navy background"
     )
     assert description(EMPTY) == "nothing on a white background"
 

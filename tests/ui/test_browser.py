@@ -450,7 +450,7 @@ def test_a_region(built_in):
 def test_names_are_pressed(built_in):
     built_in.goto(f"{built_in.url.split('?')[0]}?tab=detect&example=harbour")
     built_in.wait_for_function("window.restored")
-    panel(built_in).get_by_text("Names it knows (32)").click()
+    panel(built_in).get_by_text("Names it knows (191)").click()
     for name in ("wheel", "anchor", "wheel"):
         panel(built_in).get_by_role("button", name=name, exact=True).first.click()
     expect(panel(built_in).get_by_label("Objects to find")).to_have_value("anchor")

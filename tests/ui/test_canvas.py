@@ -24,7 +24,7 @@ def page(browser, built_in_url, request):
     with visit(browser, built_in_url, width) as page:
         page.get_by_role("tab", name="Draw", exact=True).click()
         expect(page.locator("#canvas canvas")).to_be_visible()
-        expect(page.locator("#stamps .kind")).to_have_count(32)
+        expect(page.locator("#stamps .kind")).to_have_count(191)
         yield page
 
 

@@ -20,12 +20,17 @@ def names(html: str) -> list[str]:
     return re.findall(r' data-name="([^"]+)"', html)
 
 
-def test_the_built_in_model_has_its_names_with_pictograms():
+def test_the_built_in_model_has_its_names_with_stickers():
     pg = PaliGemma.load()
-    html = name_list_html(pg.known_names, None)
+    html = name_list_html(pg.known_names, pg.sticker_sheet)
     assert sorted(names(html)) == sorted(pg.known_names)
-    assert html.count("<svg") == len(pg.known_names)
+    assert html.count('class="cell"') == len(pg.known_names)
     assert "data-text" not in html, "each is drawn as in training"
+
+
+def test_without_a_sheet_the_small_worlds_names_have_pictograms():
+    html = name_list_html(tuple(KINDS), None)
+    assert html.count("<svg") == len(KINDS) and "data-text" not in html
 
 
 def test_without_known_names_all_kinds_are_there():
