@@ -112,10 +112,10 @@ PROMPTS = [
     ("band", "ask", "is there a guitar?"),
     ("picnic", "detect", "apple ; watermelon"),
     ("weather", "segment", "cloud ; sun"),
-    ("music", "caption", ""),
+    ("faces", "caption", ""),
     ("castle", "read", ""),
     ("music", "ask", "how many notes are there?"),
-    ("faces", "detect", "smiley"),
+    ("faces", "detect", "mouse ; skull"),
     ("zoo", "segment", "monkey"),
     ("zoo", "caption", ""),
     ("planes", "detect", "plane"),
@@ -123,7 +123,7 @@ PROMPTS = [
     ("zoo", "ask", "what color is the monkey?"),
     ("harbour", "read", ""),
     ("signs", "detect", "anchor ; heart"),
-    ("signs", "caption", ""),
+    ("weather", "caption", ""),
 ]
 
 
