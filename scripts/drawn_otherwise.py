@@ -155,8 +155,12 @@ def draw(seed: int, style: Style, names: Sequence[str]) -> tuple[Image.Image, Sc
                 image.paste(ink, (left, top), lines)
                 placed.append(Placed(kind, color, box))
                 break
-    items = tuple(Item(one.kind, one.color, 0, 0, 0, 0) for one in placed)
+    items = tuple(Item(one.kind, one.color, *center(one.box), 0, 0) for one in placed)
     return style.finish(image), Scene(background, "plain", items, (), seed), placed
+
+
+def center(box: Box) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
 def measure(pg: PaliGemma, style: Style, num_images: int) -> list[float]:

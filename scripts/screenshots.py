@@ -33,8 +33,8 @@ ALL = *DEFAULT, (1440, "dark"), (390, "light")
 TIMEOUT = 120_000  # milliseconds an answer may take
 ATTENTION = {  # example: its card's number, the prompt, and the token whose map is shown
     "harbour": (0, "detect wheel", "wheel"),
-    "music": (2, "answer en what is red?", "star"),
-    "zoo": (6, "caption en", "monkey"),
+    "music": (9, "answer en what is red?", "star"),
+    "zoo": (12, "caption en", "monkey"),
 }
 
 
@@ -48,16 +48,11 @@ def ask(page: Page) -> None:
 def draw(page: Page) -> None:
     page.get_by_role("tab", name="Draw", exact=True).click()
     canvas, stamps = page.locator("#canvas"), page.locator("#stamps")
-    for color, name, x, y in (
-        ("red", "anchor", 0.3, 0.3),
-        ("blue", "wheel", 0.7, 0.65),
-        ("green", "umbrella", 0.75, 0.2),
-    ):
-        canvas.get_by_role("button", name=color, exact=True).click()
+    for name, x, y in (("house", 0.3, 0.35), ("cow", 0.65, 0.7), ("sun", 0.75, 0.2)):
         stamps.get_by_role("button", name=name, exact=True).click()
         side = canvas.locator("canvas").bounding_box()["width"]
         canvas.locator("canvas").click(position={"x": x * side, "y": y * side})
-    open_tab(page, "Detect").get_by_role("textbox").first.fill("anchor ; wheel ; umbrella")
+    open_tab(page, "Detect").get_by_role("textbox").first.fill("house ; cow ; sun")
     page.locator("#run-detect").click()
     finish(page, "Found")
 
@@ -84,8 +79,8 @@ def attention(page: Page) -> None:
 
 
 def compare(page: Page) -> None:
-    press_example(page, 1, "Segment")
-    open_tab(page, "Compare").get_by_role("textbox").first.fill("detect crown ; moon")
+    press_example(page, 2, "Segment")
+    open_tab(page, "Compare").get_by_role("textbox").first.fill("detect pig ; sheep")
     page.locator("#run-compare").click()
     finish(page, "Same answer|Different answers")
 
@@ -101,11 +96,11 @@ def batch(page: Page) -> None:
 
 TABS: dict[str, tuple[Callable[[Page], object], tuple]] = {
     "draw": (draw, DEFAULT),
-    "caption": (lambda page: press_example(page, 2, "Caption"), DEFAULT),
+    "caption": (lambda page: press_example(page, 3, "Caption"), DEFAULT),
     "ask": (ask, DEFAULT),
-    "read": (lambda page: press_example(page, 3, "Read"), DEFAULT),
-    "detect": (lambda page: press_example(page, 0, "Detect"), ALL),
-    "segment": (lambda page: press_example(page, 1, "Segment"), DEFAULT),
+    "read": (lambda page: press_example(page, 8, "Read"), DEFAULT),
+    "detect": (lambda page: press_example(page, 1, "Detect"), ALL),
+    "segment": (lambda page: press_example(page, 2, "Segment"), DEFAULT),
     "region": (region, DEFAULT),
     "attention": (attention, ALL),
     "compare": (compare, DEFAULT),
