@@ -29,7 +29,7 @@ from paligemma.synthetic import scenes
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "own-images.yaml"
-KINDS = {"comet": "☄", "snowman": "☃", "recycling": "♻"}
+KINDS = {"comet": "☄", "pawn": "♟", "recycling": "♻"}
 FIRST = 1 << 52  # seed of the first scene
 SIDE = 320  # pixels
 

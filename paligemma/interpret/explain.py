@@ -65,7 +65,7 @@ VIEWS = {
     ),
 }
 CHEAP_VIEWS = ("middle", "mean", "rollout", "relative", "similarity")  # without a backward pass
-DEFAULT_VIEW = "middle"  # its peak is in the named object most often: docs/pointing.md
+DEFAULT_VIEW = "middle"  # most of it is in the named object: docs/pointing.md
 NEUTRAL_PROMPT = ""
 
 
