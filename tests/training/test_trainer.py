@@ -20,6 +20,7 @@ from paligemma.__main__ import main
 from paligemma.checkpoints import lora as adapters
 from paligemma.checkpoints.io import load_model
 from paligemma.pipeline import PaliGemma
+from paligemma.synthetic.stickers import stickers_cache
 from paligemma.training import checkpoint
 from paligemma.training.config import STAGES
 from paligemma.training.initialize import resample
@@ -546,12 +547,16 @@ def test_the_stages_follow_one_another(home, tmp_path, monkeypatch):
 
 
 def test_the_built_in_model_is_made_by_its_configs(tmp_path, monkeypatch):
-    """Tokenizer, mask codec, tower and whole model: tiny, each from the outputs before it."""
+    """Tokenizers, mask codec, towers and whole models: tiny, each from the outputs before it."""
     monkeypatch.chdir(tmp_path)
     sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2}
+    has_stickers = (stickers_cache() / "atlas").exists()
     for path in BUILT_IN:
-        given = tiny_stage(yaml.safe_load(path.read_text("utf-8")))
-        if given["stage"] == "tower":
+        text = path.read_text("utf-8")
+        if "world: drawings" in text and not has_stickers:
+            break  # the last stages: they need `paligemma data fetch-stickers`
+        given = tiny_stage(yaml.safe_load(text))
+        if isinstance(given.get("model"), dict):
             given["model"]["vision_config"] |= sizes | {"image_size": 32, "patch_size": 8}
             given["model"]["text_config"] |= sizes
         if "packing" in given:

@@ -721,6 +721,30 @@ def test_a_picture_is_pasted_or_dropped_anywhere(page):
     expect(line(page)).to_contain_text("Done.")
 
 
+def test_of_pictures_pasted_one_after_another_the_last_stays(page):
+    def paste(address):
+        page.evaluate(PUT, [address, "paste", "body"])
+
+    shown, addresses = page.locator("#image img"), {}
+    for card in page.locator("#examples img").all()[1:3]:
+        before, address = shown.get_attribute("src"), card.get_attribute("src")
+        paste(address)
+        expect(shown).not_to_have_attribute("src", before)
+        page.wait_for_function("!isTaking()")
+        digest = shown.get_attribute("src").split("/")[-2]  # of the file, in the path of its copy
+        addresses[digest] = address
+    first, last = addresses
+    for pause in 0, 100, 300:  # milliseconds
+        paste(addresses[first])
+        page.wait_for_timeout(pause)
+        paste(addresses[last])
+        expect(shown).to_have_attribute("src", re.compile(last))
+        page.wait_for_timeout(1000)  # for late answers
+        page.wait_for_function("!isTaking()")
+        expect(shown).to_have_attribute("src", re.compile(last))
+        first, last = last, first
+
+
 def test_reloading_shows_the_same_page(built_in):
     built_in.goto(built_in.url.split("?")[0])
     expect(line(built_in)).to_contain_text("Saved example answer")

@@ -89,7 +89,7 @@ def test_the_drawing_of_a_batch_of_one_is_whole(page):
 
 
 def test_cutouts_are_whole(page):
-    VISITS.press_example(page, 1, "Segment")
+    VISITS.press_example(page, 6, "Segment")
     cutouts = VISITS.panel(page).locator(".cutouts .thumbnail-item img")
     expect(cutouts).to_have_count(2)
     assert {one.evaluate("e => getComputedStyle(e).objectFit") for one in cutouts.all()} == {

@@ -4,6 +4,7 @@
 
 const SIDE = 512; // pixels of the canvas, whatever its size on the screen
 const STAMP_UNITS = 320; // a stamp's larger side in the units of its paths
+const CELL_SIDE = 160 / 152; // of the sheet: its drawing's larger side is 1, the rest margin (atlas.py)
 const SIZES = {brush: [4, 64, 16], eraser: [4, 64, 32], stamp: [64, 320, 160]}; // least, most, first
 const STEP = 16; // pixels that an arrow key moves
 const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
@@ -35,8 +36,8 @@ function stampMark(stamp, colors, size, [x, y]) {
     context.translate(x, y);
     if (stamp.text) return paintText(context, stamp.text, size, colors.brush);
     if (stamp.image) {
-      const {image, left, top, side} = stamp;
-      return context.drawImage(image, left, top, side, side, -size / 2, -size / 2, size, size);
+      const {image, left, top, side} = stamp, whole = size * CELL_SIDE;
+      return context.drawImage(image, left, top, side, side, -whole / 2, -whole / 2, whole, whole);
     }
     context.scale(size / STAMP_UNITS, size / STAMP_UNITS);
     context.fillStyle = colors.fill;

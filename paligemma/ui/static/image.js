@@ -1,12 +1,19 @@
 // How a picture gets into the page: pasted or dropped anywhere, remembered over a reload.
 // Loaded once in the page's head, after page.js.
 
-const shownImage = () => document.querySelector("#image img")?.src;
+const MAX_TAKE_MS = 15000; // that the server takes for a picture, at most
+let sentPictureAt = -Infinity;
 
-/** Puts a file into the picture's field, in place of the picture `former` that is there. */
+const shownImage = () => document.querySelector("#image img")?.src;
+const isTaking = () => performance.now() < sentPictureAt + MAX_TAKE_MS;
+
+/** Puts a file into the picture's field, in place of the picture `former` that is there, once the
+ * server has taken what was sent before: its answer shows that one. */
 function putImage(file, former = shownImage(), retries = 300) {
   const field = document.getElementById("image"), input = field?.querySelector("input[type=file]");
-  if (input) {
+  if (isTaking()) {
+    setTimeout(() => putImage(file, former, retries), 50);
+  } else if (input) {
     const files = new DataTransfer();
     files.items.add(file);
     input.files = files.files;
@@ -71,8 +78,15 @@ addEventListener("drop", (event) => {
   if (file) putImage(file);
 });
 
+/** The server has answered about a new picture. */
+function endTaking() {
+  sentPictureAt = -Infinity;
+  return [];
+}
+
 /** The name of the visitor's own picture, so that a reload of this browser tab shows it again. */
 function rememberImage(name) {
+  endTaking();
   endWait(name ?? "");
   sessionStorage.setItem("image", name ?? "");
   return [];
@@ -84,6 +98,7 @@ function rememberedImage() {
 
 /** Updates that disable `count` buttons until the server has taken a new picture. */
 function disableButtons(count) {
+  sentPictureAt = performance.now();
   return Array(count).fill({__type__: "update", interactive: false});
 }
 
