@@ -1,4 +1,4 @@
-"""How much a tower stage sees: python scripts/tower_names.py runs/drawings/1-tower [--scenes 250]
+"""How much a tower stage sees: python scripts/tower_names.py runs/builtin/6-sticker-tower
 
 The kind that the tower's auxiliary heads give the patches of each thing, in unseen scenes of the
 world of drawings: by known artists, and by those that are never trained on. Needs the atlas of

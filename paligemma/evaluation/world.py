@@ -52,8 +52,10 @@ def evaluate_world(
     pg: PaliGemma, world: World, num_scenes: int, first_seed: int
 ) -> dict[str, Score]:
     """The scores of `pg` by task: `caption`, `ask`, `read`, `region` and `question` are the shares
-    of exact answers, those named `task en` of one language; `detect ap50`, `detect map` and
-    `segment iou`; `absent`, the share of things that are not there and were not found.
+    of exact answers, those named `task en` of one language, where `cap en` and `describe en` are
+    the other styles of captions; `read` is of what is written, `read nothing` of scenes without
+    words; `detect ap50`, `detect map` and `segment iou`; `absent`, the share of things that are
+    not there and were not found.
 
     In `segment iou`, objects that were missed and those that are too many count as 0. Raises
     ValueError for fewer than one scene and for a seed below 0.
@@ -72,12 +74,8 @@ def evaluate_world(
                 if not sample.objects:
                     values["absent"].append((one.scene, not reply.detections))
             else:
-                exact = reply.text == sample.suffix
-                values[sample.task].append((one.scene, exact))
-                if sample.task != "read":
-                    values[f"{sample.task} {sample.prefix.lower().split()[1]}"].append(
-                        (one.scene, exact)
-                    )
+                for name in _score_names(sample):
+                    values[name].append((one.scene, reply.text == sample.suffix))
             if sample.task == "detect":
                 targets.append(target_objects(sample))
                 found.append(reply.detections)
@@ -88,6 +86,14 @@ def evaluate_world(
     scores["detect ap50"] = Score(ap50, None, None, len(targets))
     scores["detect map"] = Score(mean_ap, None, None, len(targets))
     return scores
+
+
+def _score_names(sample: SceneSample) -> tuple[str, ...]:
+    """The scores that an exact answer counts for: see `evaluate_world`."""
+    if sample.task == "read":
+        return ("read",) if sample.suffix else ("read nothing",)
+    first, language = sample.prefix.lower().split()[:2]
+    return sample.task, f"{first if sample.task == 'caption' else sample.task} {language}"
 
 
 def format_scores(scores: dict[str, Score]) -> str:

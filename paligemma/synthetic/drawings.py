@@ -50,7 +50,7 @@ STICKERS = tuple(
 PICTOGRAMS = 0.35  # the share of scenes of pictograms
 READING = 0.5  # the weight of words in many fonts, which are hard to read in so few pixels
 FREQUENT = 25  # repeats of a word that make it a token
-# At most four things, as many as the language counts; larger than the model's images.
+# At most four things, as many as the language counts; as large as the model's images.
 OPTIONS = SceneOptions(
     size=192, kinds=(*KINDS, *STICKERS), counts=(0.04, 0.26, 0.28, 0.24, 0.18), texts=0.6,
     overlaps=0.1,

@@ -34,7 +34,7 @@ WORLD_NOTE = (
 GONE_NOTE = "The picture that was here is gone: upload it again, or choose another one."
 SCENE_SIDE = 512  # pixels of a random scene
 SCENE_STYLE: dict[str, Any] = {"counts": (0, 0, 4, 4, 2), "restyle": 0.1, "effects": 0.0}
-FIRST_SEED = 2_000_000  # those below are trained and evaluated on
+FIRST_SEED = 2_000_000  # evaluation takes those below
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def save_png(path: str) -> str:
 def draw_random_scene(model: PaliGemma) -> str:
     """The path of a new scene of what the model knows, of two objects at least.
 
-    It is composed from the sheet of stickers beside the model, or drawn as the built-in model was
-    trained on. Raises ValueError if the file is no sheet.
+    It is composed from the sheet of stickers beside the model; without one it shows pictograms.
+    Raises ValueError if the file is no sheet.
     """
     seed, sheet = secrets.randbelow(2**31) + FIRST_SEED, model.sticker_sheet
     if sheet is None:

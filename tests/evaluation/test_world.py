@@ -62,6 +62,9 @@ class Oracle:
 def test_the_world_s_own_answers_are_right(world, samples):
     scores = evaluate_world(Oracle(world, samples), world, SCENES, FIRST_SEED)
     assert {"caption", "caption en", "ask", "read", "segment iou", "absent"} <= scores.keys()
+    written = [bool(one.suffix) for one in samples if one.task == "read"]
+    assert scores["read"].examples == sum(written) < len(written)
+    assert scores["read nothing"].examples == len(written) - sum(written)
     for name, score in scores.items():
         assert score.value > (0.9 if name in ("segment iou", "detect map") else 0.999), name
     counted = sum(one.task == "ask" for one in samples)
@@ -78,7 +81,8 @@ def test_a_silent_model_finds_nothing_that_is_not_there(world):
     )
     scores = evaluate_world(silent, world, SCENES, FIRST_SEED)
     assert scores["absent"].value == 1
-    for name in ("caption", "ask", "segment iou", "detect ap50", "detect map"):
+    assert scores["read nothing"].value == 1
+    for name in ("caption", "ask", "read", "segment iou", "detect ap50", "detect map"):
         assert scores[name].value == 0, name
 
 

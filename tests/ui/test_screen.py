@@ -98,6 +98,18 @@ def test_cutouts_are_whole(page):
 
 
 @on_both_screens
+def test_a_single_cutout_is_whole(page):
+    VISITS.press_example(page, 2, "Segment")
+    whole = VISITS.panel(page).locator(".cutouts")
+    image = whole.locator(".thumbnail-item img")
+    expect(image).to_have_count(1)
+    expect(image).not_to_have_js_property("naturalWidth", 0)
+    frame, box = whole.bounding_box(), image.bounding_box()
+    assert box["y"] + box["height"] <= frame["y"] + frame["height"]
+    assert whole.locator(".grid-wrap").evaluate("e => e.scrollHeight - e.clientHeight") <= 0
+
+
+@on_both_screens
 def test_the_footer_has_no_stray_dot(page):
     text = page.locator("footer").inner_text()
     assert re.fullmatch(r"[^·]+(·[^·]+)*", text.strip()), text

@@ -3,34 +3,36 @@
 
 const MAX_TAKE_MS = 15000; // that the server takes for a picture, at most
 let sentPictureAt = -Infinity;
+let newest = 0; // the number of the picture that was pasted or dropped last
 
 const shownImage = () => document.querySelector("#image img")?.src;
 const isTaking = () => performance.now() < sentPictureAt + MAX_TAKE_MS;
 
 /** Puts a file into the picture's field, in place of the picture `former` that is there, once the
- * server has taken what was sent before: its answer shows that one. */
-function putImage(file, former = shownImage(), retries = 300) {
+ * server has taken what was sent before: its answer shows that one. A later file overtakes it. */
+function putImage(file, number = ++newest, former = shownImage(), retries = 300) {
   const field = document.getElementById("image"), input = field?.querySelector("input[type=file]");
+  if (number !== newest) return;
   if (isTaking()) {
-    setTimeout(() => putImage(file, former, retries), 50);
+    setTimeout(() => putImage(file, number, former, retries), 50);
   } else if (input) {
     const files = new DataTransfer();
     files.items.add(file);
     input.files = files.files;
     input.dispatchEvent(new Event("change", {bubbles: true}));
-    if (former) confirmImage(file, former);
+    if (former) confirmImage(file, number, former);
   } else if (retries) {
     if (!field) document.querySelector("#image-sources [role=tab]").click();
     field?.querySelector("button[aria-label='Remove Image']")?.click();
-    setTimeout(() => putImage(file, former, retries - 1), 50);
+    setTimeout(() => putImage(file, number, former, retries - 1), 50);
   }
 }
 
 /** A late answer about the former picture shows that one again, and ends the upload. */
-function confirmImage(file, former, checks = 100) {
+function confirmImage(file, number, former, checks = 100) {
   const shown = shownImage();
-  if (shown === former) putImage(file, null);
-  else if (!shown && checks) setTimeout(() => confirmImage(file, former, checks - 1), 50);
+  if (shown === former) putImage(file, number, null);
+  else if (!shown && checks) setTimeout(() => confirmImage(file, number, former, checks - 1), 50);
 }
 
 function imageFile(transfer) {
@@ -78,15 +80,14 @@ addEventListener("drop", (event) => {
   if (file) putImage(file);
 });
 
-/** The server has answered about a new picture. */
-function endTaking() {
+/** The server has taken a new picture of that name, or none of it. */
+function endTaking(name) {
   sentPictureAt = -Infinity;
-  return [];
+  return name ? rememberImage(name) : [];
 }
 
 /** The name of the visitor's own picture, so that a reload of this browser tab shows it again. */
 function rememberImage(name) {
-  endTaking();
   endWait(name ?? "");
   sessionStorage.setItem("image", name ?? "");
   return [];

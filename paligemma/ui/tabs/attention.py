@@ -57,7 +57,8 @@ STATE_SECONDS = 1800  # that a visitor's maps stay in memory
 NOTE = """
 **What this shows.** A token is predicted at the position before it; the map is the attention from
 that position to the patches of the picture. "Middle layers" comes first because more of it lies in
-the named object than of any other view, measured on 500 drawn scenes: see `docs/pointing.md`.
+the named object than of any other view, measured on 500 scenes of pictograms: see
+`docs/pointing.md`.
 
 **What it does not show.** Attention is not a reason. The vision tower has mixed the patches before
 the decoder reads them, the prompt's tokens pass on what they read, and an answer may stay the same
