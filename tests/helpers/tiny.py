@@ -30,13 +30,13 @@ P, GRID = VISION.num_image_tokens, VISION.grid
 
 
 @cache
-def _trained() -> str:
+def trained_tokenizer() -> str:
     return train_tokenizer(open_world("pictograms").texts(1_800, seed=0)).to_str()
 
 
 def words() -> Tokenizer:
     """The built-in model's tokenizer, of fewer sentences; a new one each time."""
-    return Tokenizer.from_str(_trained())
+    return Tokenizer.from_str(trained_tokenizer())
 
 
 def config(**text) -> PaliGemmaConfig:

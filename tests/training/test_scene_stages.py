@@ -44,6 +44,9 @@ def alphabetical_captions(monkeypatch):
         return sorted(scene.items, key=lambda item: (item.kind, item.color, item.y))
 
     monkeypatch.setattr("paligemma.synthetic.language._top_down", in_order)
+    tiny.trained_tokenizer.cache_clear()  # the tokenizer is trained on captions too
+    yield
+    tiny.trained_tokenizer.cache_clear()
 
 
 @pytest.mark.usefixtures("alphabetical_captions")
