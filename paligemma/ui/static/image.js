@@ -80,10 +80,10 @@ addEventListener("drop", (event) => {
   if (file) putImage(file);
 });
 
-/** The server has taken a new picture of that name, or none of it. */
-function endTaking(name) {
+/** The server has answered about a new picture. */
+function endTaking() {
   sentPictureAt = -Infinity;
-  return name ? rememberImage(name) : [];
+  return [];
 }
 
 /** The name of the visitor's own picture, so that a reload of this browser tab shows it again. */
