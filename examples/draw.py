@@ -12,8 +12,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from paligemma.checkpoints.resolve import BUILT_IN_FOLDER, STICKER_SHEET
 from paligemma.detections import Detection, format
 from paligemma.pipeline import PaliGemma
+from paligemma.synthetic.atlas import Atlas
 from paligemma.synthetic.compose import Composer
 from paligemma.synthetic.drawings import StickerScene
 from paligemma.synthetic.language import caption
@@ -26,7 +28,6 @@ HERE = Path(__file__).parent
 WHITE, INK = (250, 250, 250), (20, 20, 30)
 SIZE = 640  # pixels a side
 STICKER_SIZE = 480
-SHEET = HERE.parent / "paligemma" / "builtin" / "stickers.webp"
 LINES = Look(has_rim=False)
 
 SCENES = {
@@ -127,19 +128,20 @@ PROMPTS = [
 ]
 
 
-def compose(kinds: tuple[str, ...], seed: int) -> StickerScene:
+def compose(sheet: Atlas, kinds: tuple[str, ...], seed: int) -> StickerScene:
     """A scene of one sticker of each kind, as they are, side by side on a named ground."""
     options = SceneOptions(
         size=STICKER_SIZE, kinds=kinds, counts=(*[0] * len(kinds), 1), sizes=(0.3, 0.45), restyle=0,
         texts=0, effects=0, overlaps=0, stretch=0, any_angle=0,
     )  # fmt: skip
-    pixels, scene = Composer(load_sheet(SHEET), options)(seed)
+    pixels, scene = Composer(sheet, options)(seed)
     return StickerScene(scene, pixels)
 
 
 def all_scenes() -> dict[str, Scene | StickerScene]:
     """By the name of the image's file."""
-    return SCENES | {name: compose(*sticker) for name, sticker in STICKERS.items()}
+    sheet = load_sheet(BUILT_IN_FOLDER / STICKER_SHEET)
+    return SCENES | {name: compose(sheet, *one) for name, one in STICKERS.items()}
 
 
 def draw(scene: Scene | StickerScene) -> Image.Image:

@@ -177,8 +177,8 @@ class Layout:
             page.hold_runs(event)
             taken = event(handler, value, shown, preprocess=False, **LATEST)
             taken.failure(page.allow_runs, None, page.run_buttons, **UNQUEUED)
-            taken.failure(None, js="() => endTaking()", **PRIVATE)
-            js = "(name) => { endTaking(); return rememberImage(name); }"
+            taken.then(None, js="() => endTaking()", **PRIVATE)
+            js = "(name) => rememberImage(name)"
             taken.success(None, source.own_name, None, js=js, **PRIVATE)
         source.draw_tab.select(None, js="() => returnToDrawing()", **PRIVATE)
         image.clear(None, js="() => rememberImage('')", cancels=page.run_events, **PRIVATE)
